@@ -1,0 +1,60 @@
+"""Every error that dltrain raises on purpose.
+
+    DltrainError               shown without a traceback; ``exit_code`` says how the process ends
+    ├── UserError              exit 2: the configuration, a file or an argument is wrong
+    │   ├── ConfigError        a key or value of the configuration, all problems at once
+    │   ├── DataError          a file or folder: named, with its row, column or class
+    │   └── MismatchError      parts that do not fit each other: a CNN for a table
+    └── TrainingError          exit 1: training itself failed, for example diverged
+
+Anything else that escapes is a bug, here or in the user's own class, and keeps its traceback (exit 1).
+A signal that ends a run is :class:`Interrupted`, no ``Exception``: only the command line catches it.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DltrainError(Exception):
+    """Base of what is shown to the user as one message."""
+
+    exit_code = 1
+
+
+class UserError(DltrainError):
+    """The user's input is wrong; the message says what to type instead."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """One or more problems of a configuration, each a sentence of its own."""
+
+    def __init__(self, problems: Iterable[str]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(UserError):
+    """A file or folder that cannot be trained on."""
+
+
+class MismatchError(UserError):
+    """Two chosen parts do not fit each other."""
+
+
+class TrainingError(DltrainError):
+    """Training failed; the message says where and what to try."""
+
+
+class Interrupted(BaseException):
+    """SIGTERM asked the process to stop: like ``KeyboardInterrupt``, with the signal's own exit code."""
+
+    exit_code = 143
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """``"; did you mean 'lstm'?"`` for the closest of ``choices``, or an empty string when none is close."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
