@@ -1,0 +1,125 @@
+"""What a data set is: facts stated once, and up to three parts that hand out samples by index."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Task = Literal["classification", "regression"]
+Kind = Literal["image", "table", "series"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What only the data know; models, losses and metrics are chosen and sized by it.
+
+    ``input_shape`` is one sample as the model gets it: image ``(channels, height, width)``, table ``(features,)``,
+    series ``(steps, features)``. Targets are class indices ``(batch,)`` int64 for classification and
+    ``(batch, num_outputs)`` float32, standardised, for regression: ``original = target * target_std + target_mean``.
+    """
+
+    name: str
+    task: Task
+    kind: Kind
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    class_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
+    target_name: str = ""
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+
+class Samples(Protocol):
+    """A part of a data set, in memory: any batch of it is one indexing operation."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples at ``indices`` (batch,) int64, as ``(inputs, targets)`` where the samples lie."""
+        ...
+
+    def to(self, device: torch.device) -> "Samples": ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Samples that lie one behind the other: ``inputs`` (n, ...) and ``targets`` (n, ...)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
+
+    def to(self, device: torch.device) -> "Arrays":
+        return Arrays(self.inputs.to(device), self.targets.to(device))
+
+    @property
+    def nbytes(self) -> int:
+        return self.inputs.nbytes + self.targets.nbytes
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Overlapping windows of one series, cut when asked for.
+
+    ``values`` (steps, features) and ``target`` (steps,) are float32; sample ``i`` reads ``window`` steps from
+    ``starts[i]`` on and predicts the ``horizon`` steps of the target that follow.
+    """
+
+    values: Tensor
+    target: Tensor
+    starts: Tensor
+    window: int
+    horizon: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        starts = self.starts.index_select(0, indices)
+        steps, features = self.values.shape
+        # Views whose row s is the window that starts at s: nothing is copied but the rows that are asked for.
+        inputs = self.values.as_strided((steps - self.window + 1, self.window, features), (features, features, 1))
+        targets = self.target.unfold(0, self.horizon, 1)
+        return inputs.index_select(0, starts), targets.index_select(0, starts + self.window)
+
+    def to(self, device: torch.device) -> "Windows":
+        return replace(
+            self, values=self.values.to(device), target=self.target.to(device), starts=self.starts.to(device)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.target.nbytes + self.starts.nbytes
+
+
+@dataclass(frozen=True)
+class Data:
+    """A loaded data set. ``val`` and ``test`` are ``None`` where there is nothing to hold out.
+
+    ``transform`` turns a raw batch into what the model reads, on the device. ``preprocessing`` holds, in plain
+    types, how raw files became samples (categories, means), so that new files can be read the same way later.
+    """
+
+    facts: Facts
+    train: Samples
+    val: Samples | None
+    test: Samples | None
+    transform: nn.Module = field(default_factory=nn.Identity)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+        shape = "×".join(map(str, self.facts.input_shape))
+        outputs = "classes" if self.facts.task == "classification" else "outputs"
+        return f"{self.facts.name}: {sizes}; {self.facts.kind} {shape}, {self.facts.num_outputs} {outputs}"

@@ -1,0 +1,148 @@
+"""The classic image sets in torchvision's file layout; torchvision itself is imported only where it is needed."""
+
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.base import Data
+from dltrain.data.images import LabelledImages, image_data
+from dltrain.errors import DataError
+
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def mnist(
+    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+) -> Data:
+    """MNIST (LeCun et al., 1998): 60,000 and 10,000 handwritten digits, grey, 28 × 28."""
+    parts = _idx_parts("MNIST", root, download)
+    return _given_parts("mnist", tuple("0123456789"), parts, val_fraction, limit, split_seed)
+
+
+def fashion_mnist(
+    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+) -> Data:
+    """Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 pictures of clothes, grey, 28 × 28."""
+    parts = _idx_parts("FashionMNIST", root, download)
+    return _given_parts("fashion_mnist", _FASHION, parts, val_fraction, limit, split_seed)
+
+
+def cifar10(
+    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+) -> Data:
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 colour photographs of ten kinds, 32 × 32."""
+    names, parts = _cifar_parts("CIFAR10", root, download)
+    return _given_parts("cifar10", names, parts, val_fraction, limit, split_seed)
+
+
+def cifar100(
+    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+) -> Data:
+    """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 colour photographs of a hundred kinds, 32 × 32."""
+    names, parts = _cifar_parts("CIFAR100", root, download)
+    return _given_parts("cifar100", names, parts, val_fraction, limit, split_seed)
+
+
+def _given_parts(
+    name: str,
+    class_names: Sequence[str],
+    parts: dict[str, LabelledImages],
+    val_fraction: float,
+    limit: int | None,
+    split_seed: int,
+) -> Data:
+    return image_data(
+        name,
+        class_names,
+        parts["train"],
+        test=parts["test"],
+        val_fraction=val_fraction,
+        limit=limit,
+        split_seed=split_seed,
+    )
+
+
+def _idx_parts(dataset: str, root: str, download: bool) -> dict[str, LabelledImages]:
+    folders = [Path(root).expanduser() / dataset / "raw", Path(root).expanduser() / dataset, Path(root).expanduser()]
+    wanted = [name for names in _IDX_FILES.values() for name in names]
+    if download and not all(_find_idx(folders, name) for name in wanted):
+        _torchvision_set(dataset, root, train=True, download=True)
+    missing = [name for name in wanted if not _find_idx(folders, name)]
+    if missing:
+        raise DataError(
+            f"{dataset}: {', '.join(missing)} (or the same with .gz) not found in '{folders[0]}';"
+            " put the files there, name another folder with dataset.root, or download them with dataset.download=true"
+        )
+    return {part: _read_idx_part(folders, names) for part, names in _IDX_FILES.items()}
+
+
+def _read_idx_part(folders: list[Path], names: tuple[str, str]) -> LabelledImages:
+    image_path, label_path = (_find_idx(folders, name) for name in names)
+    assert image_path is not None and label_path is not None
+    images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
+    if len(images) != len(labels):
+        raise DataError(f"'{image_path}' holds {len(images)} images, but '{label_path}' {len(labels)} labels")
+    if len(labels) and labels.max() >= 10:
+        raise DataError(f"'{label_path}' holds the label {int(labels.max())}, where 0 to 9 are expected")
+    return LabelledImages(labels.long(), images.unsqueeze(1).__getitem__)
+
+
+def _find_idx(folders: list[Path], name: str) -> Path | None:
+    candidates = (folder / (name + suffix) for folder in folders for suffix in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """An IDX file of unsigned bytes, gzipped or not, as uint8; format: yann.lecun.com/exdb/mnist.
+
+    Raises:
+        DataError: the file is no such file, or is cut short.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"'{path}' cannot be read: {error}") from error
+    start = 4 + 4 * dimensions
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) != start + math.prod(shape):
+        raise DataError(f"'{path}' is not a whole IDX file of unsigned bytes with {dimensions} dimensions")
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy())
+
+
+def _cifar_parts(dataset: str, root: str, download: bool) -> tuple[list[str], dict[str, LabelledImages]]:
+    parts = {}
+    for name, train in (("train", True), ("test", False)):
+        part = _torchvision_set(dataset, root, train, download)
+        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        parts[name] = LabelledImages(torch.tensor(part.targets), images.__getitem__)
+    return part.classes, parts
+
+
+def _torchvision_set(dataset: str, root: str, train: bool, download: bool) -> Any:
+    import torchvision.datasets
+
+    kind = getattr(torchvision.datasets, dataset)
+    try:
+        return kind(os.path.expanduser(root), train=train, download=download)
+    except (RuntimeError, OSError) as error:  # not there or damaged, no network
+        wanted = f" in '{Path(root).expanduser() / kind.base_folder}'" if hasattr(kind, "base_folder") else ""
+        listed = [name for name, _ in getattr(kind, "train_list", []) + getattr(kind, "test_list", [])]
+        files = ", ".join([*listed, kind.meta["filename"]] if listed else [])
+        hint = f"the download failed ({error}); " if download else "download them with dataset.download=true, or "
+        raise DataError(
+            f"{dataset}: the files{' ' + files if files else ''} were not found whole{wanted}; {hint}"
+            f"put them there by hand, or name another folder with dataset.root"
+        ) from error

@@ -1,0 +1,36 @@
+"""What happens to a raw batch on its way into the model, a whole batch at a time, on the device."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Bring uint8 images to float32 with zero mean and unit deviation in each channel.
+
+    ``inputs``: (batch, channels, height, width) uint8; ``mean`` and ``std``: one value a channel, in units of the
+    raw values (0 to 255). A channel that never changes is only shifted.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        super().__init__()
+        scale = 1 / torch.where(std > 0, std, 1)
+        self.register_buffer("scale", scale.float().view(-1, 1, 1))
+        self.register_buffer("shift", (-mean * scale).float().view(-1, 1, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.addcmul(cast(Tensor, self.shift), inputs.float(), cast(Tensor, self.scale))
+
+
+def channel_statistics(images: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of ``images`` (n, channels, height, width) uint8, exact, as float64."""
+    values = torch.arange(256, dtype=torch.float64)
+    histogram = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for start in range(0, len(images), chunk):
+        part = images[start : start + chunk]
+        for channel, counts in enumerate(histogram):
+            counts += torch.bincount(part[:, channel].flatten(), minlength=256)
+    weights = histogram / histogram.sum(1, keepdim=True)
+    mean = weights @ values
+    return mean, (weights @ values**2 - mean**2).clamp(min=0).sqrt()
