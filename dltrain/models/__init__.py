@@ -1,0 +1,12 @@
+"""Networks: each option of the ``model`` group is one class or function here.
+
+They take ``input_shape`` (one sample, without the batch) and ``num_outputs``, both facts of the data set.
+"""
+
+from dltrain.models.cnn import CNN
+from dltrain.models.lenet import LeNet
+from dltrain.models.mlp import MLP
+from dltrain.models.recurrent import GRU, LSTM, RNN
+from dltrain.models.resnet import resnet18
+
+__all__ = ["CNN", "GRU", "LSTM", "MLP", "RNN", "LeNet", "resnet18"]

@@ -1,0 +1,66 @@
+"""What the networks share: activations by name, and the check that a network fits the data."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from dltrain.errors import ConfigError, MismatchError, did_you_mean
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "hardswish": nn.Hardswish,
+    "identity": nn.Identity,
+}
+
+_KINDS = {1: "a table", 2: "a series", 3: "images"}  # by the number of dimensions of a sample
+_FITTING = {1: "mlp", 2: "rnn, lstm, gru, mlp", 3: "cnn, lenet, resnet18, mlp, rnn, lstm, gru"}
+
+
+def activation(name: str) -> nn.Module:
+    """A new activation module; raises :class:`ConfigError` for a name that is none of ``ACTIVATIONS``."""
+    if name not in ACTIVATIONS:
+        hint = did_you_mean(str(name), ACTIVATIONS)
+        raise ConfigError([f"model.activation: '{name}' is none of {', '.join(ACTIVATIONS)}{hint}"])
+    return ACTIVATIONS[name]()
+
+
+def require_dimensions(input_shape: Sequence[int], allowed: Sequence[int], model: str) -> None:
+    """Raise :class:`MismatchError`, naming the models that fit, unless a sample has an allowed number of dimensions."""
+    dimensions = len(input_shape)
+    if dimensions not in allowed:
+        shape = "×".join(map(str, input_shape))
+        takes = " or ".join(_KINDS[number] for number in allowed)
+        raise MismatchError(
+            f"model={model} takes {takes}, but the data set is {_KINDS.get(dimensions, 'something else')}"
+            f" (one sample is {shape}); models that fit: {_FITTING.get(dimensions, 'your own')}"
+        )
+
+
+def require_sizes(key: str, sizes: Sequence[int]) -> None:
+    """Raise :class:`ConfigError` unless the value of ``key`` is a list of whole numbers above 0, or an empty one."""
+    is_list = isinstance(sizes, Sequence) and not isinstance(sizes, str)
+    if not is_list or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ConfigError([f"{key} must be a list of whole numbers above 0, for example [64,32], not {sizes!r}"])
+
+
+def dense(sizes: Sequence[int], activation_name: str, batch_norm: bool, dropout: float) -> list[nn.Module]:
+    """Hidden layers ``Linear, [BatchNorm], activation, [Dropout]`` from ``sizes[0]`` features to ``sizes[-1]``."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers.append(nn.Linear(fan_in, fan_out))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(fan_out))
+        layers.append(activation(activation_name))
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return layers
