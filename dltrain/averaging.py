@@ -1,0 +1,34 @@
+"""An exponential moving average of a network's weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class ExponentialMovingAverage:
+    """Keeps ``average = decay * average + (1 - decay) * weights`` in a copy of the network, for evaluation.
+
+    Floating-point buffers (batch-norm statistics) are averaged as well, others are copied. The average starts as
+    the initial weights. Equal to :class:`torch.optim.swa_utils.AveragedModel` with ``get_ema_multi_avg_fn`` and
+    ``use_buffers=True``, but for that class's first update, which copies, and its counter on the device, which
+    would make every step wait for a GPU.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        # Weights that two layers share stand there twice, but are one tensor and take one update.
+        pairs = list({average.data_ptr(): (average, weight) for average, weight in pairs}.values())
+        # state_dict hands out the tensors themselves, so these lists stay valid as training goes on.
+        self._averages = [average for average, _ in pairs if average.is_floating_point()]
+        self._weights = [weight for average, weight in pairs if average.is_floating_point()]
+        self._copies = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after an optimizer step."""
+        torch._foreach_lerp_(self._averages, self._weights, 1 - self.decay)
+        for copied, original in self._copies:
+            copied.copy_(original)

@@ -1,0 +1,95 @@
+"""Device, precision, seeds and threads: everything that is global to the process is set here, and put back."""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dltrain.errors import ConfigError
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that ``name`` stands for: ``auto`` takes cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: there is no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError([f"device='{name}' is none of auto, cpu, cuda, cuda:N, mps"]) from error
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= available.get(device.type, 0):
+        raise ConfigError([f"device='{name}': this machine has no such device; device=auto takes what there is"])
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Mixed precision: ``dtype`` is what autocast computes in, ``None`` leaves everything in float32."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss for float16, whose small gradients would vanish; passes everything through otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """``auto`` is bf16 on a GPU that computes in it, float32 elsewhere."""
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return Precision(device, _DTYPES[name])
+
+
+@contextlib.contextmanager
+def process_state(seed: int, deterministic: bool) -> Iterator[None]:
+    """Seed Python, NumPy and torch on all devices; with ``deterministic`` refuse operations that are not.
+
+    What was set before comes back at the end, random states of the CPU included, so that a run leaves no trace in
+    its process: neither in another run nor in whatever draws the runs of a sweep.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        # cuBLAS reads it once, when it is first used; without it, its products are not repeatable.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _set_deterministic(deterministic, benchmark=not deterministic)
+    try:
+        yield
+    finally:
+        _set_deterministic(*before)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _set_deterministic(deterministic: bool, benchmark: bool) -> None:
+    # torch imports its compiler to note the mode there: more than two seconds that only a change is worth.
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def fits(nbytes: int, device: torch.device, share: float = 0.5) -> bool:
+    """Whether data of ``nbytes`` may lie on the device: always on the CPU, within a share of a GPU's free memory."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return nbytes <= share * free

@@ -1,0 +1,153 @@
+"""Metrics of a whole part of the data: sums stay on the device and are read once, at the end.
+
+Names are the field's; a mean over batches of different sizes is the mean over samples.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dltrain.data.base import Facts
+
+_LOWER_IS_BETTER = ("loss", "mae", "rmse", "mse")
+
+
+class Metrics(Protocol):
+    """Gathers batches; ``compute`` returns what they amount to."""
+
+    names: tuple[str, ...]
+
+    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
+        """Add a batch: ``outputs`` (batch, num_outputs), its ``targets`` and its mean ``loss``; never synchronises."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all batches since the start; the one place that waits for the device."""
+        ...
+
+
+MetricsFactory = Callable[[], Metrics]
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a metric, for example ``val/loss`` or ``val/mae_scaled``, improves as it falls."""
+    return name.rpartition("/")[2].removesuffix("_scaled") in _LOWER_IS_BETTER
+
+
+def metrics_for(facts: Facts, device: torch.device) -> Metrics:
+    """A new, empty set of the metrics of the data set's task."""
+    if facts.task == "classification":
+        return ClassificationMetrics(facts.num_outputs, device)
+    return RegressionMetrics(facts.num_outputs, facts.target_std, device)
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """What sums are kept in: float64, but float32 on mps, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class MeanLoss:
+    """The mean loss over samples, from the mean losses of batches."""
+
+    def __init__(self, device: torch.device):
+        self.total = torch.zeros((), dtype=sum_dtype(device), device=device)
+        self.count = 0
+
+    def update(self, loss: Tensor, count: int) -> None:
+        # In the dtype of the sum: a float16 loss times a large batch would be infinite.
+        self.total.add_(loss.detach(), alpha=count)
+        self.count += count
+
+    def compute(self) -> float:
+        return float(self.total) / self.count if self.count else math.nan
+
+
+class ClassificationMetrics:
+    """loss, accuracy, macro precision, recall and F1, and for more than 10 classes top-5 accuracy.
+
+    The macro averages run over the classes that occur among targets or predictions, and a class that is never
+    predicted (or never occurs) has precision (or recall) 0, as in scikit-learn.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device):
+        self.num_classes = num_classes
+        self.loss = MeanLoss(device)
+        # One row a true class, one column a predicted class, kept flat.
+        self.counts = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+        self.top5 = torch.zeros((), dtype=torch.int64, device=device) if num_classes > 10 else None
+        top5 = ("top5_accuracy",) if self.top5 is not None else ()
+        self.names: tuple[str, ...] = ("loss", "accuracy", *top5, "precision", "recall", "f1")
+
+    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
+        self.loss.update(loss, len(targets))
+        cells = targets * self.num_classes + outputs.argmax(1)
+        # index_add_ rather than bincount, which asks the device for the largest value.
+        self.counts.index_add_(0, cells, torch.ones_like(cells))
+        if self.top5 is not None:
+            self.top5 += (outputs.topk(5, 1).indices == targets.unsqueeze(1)).sum()
+
+    @property
+    def confusion(self) -> Tensor:
+        """Counts (num_classes, num_classes) int64 on the CPU: rows are true classes, columns predicted ones."""
+        return self.counts.view(self.num_classes, self.num_classes).cpu()
+
+    def compute(self) -> dict[str, float]:
+        confusion = self.confusion.double()
+        hits, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        occurring = (true + predicted) > 0
+        precision = hits / predicted.clamp(min=1)
+        recall = hits / true.clamp(min=1)
+        f1 = 2 * hits / (true + predicted).clamp(min=1)
+        result = {"loss": self.loss.compute(), "accuracy": float(hits.sum() / confusion.sum())}
+        if self.top5 is not None:
+            result["top5_accuracy"] = float(self.top5) / self.loss.count
+        averages = {"precision": precision, "recall": recall, "f1": f1}
+        return result | {name: float(values[occurring].mean()) for name, values in averages.items()}
+
+
+class RegressionMetrics:
+    """loss, mean absolute error, root mean squared error and R².
+
+    ``mae`` and ``rmse`` are in the target's original units, ``mae_scaled`` and ``rmse_scaled`` in its standard
+    deviations, as the loss. R² is the mean over outputs of ``1 - residual / total`` sums of squares; an output
+    whose targets never change has none and is left out.
+    """
+
+    names: tuple[str, ...] = ("loss", "mae", "rmse", "r2", "mae_scaled", "rmse_scaled")
+
+    def __init__(self, num_outputs: int, target_std: float, device: torch.device):
+        self.target_std = target_std
+        self.loss = MeanLoss(device)
+        # The first target: taken off the others, so that their variance survives a large common offset.
+        self.origin: Tensor | None = None
+        # absolute errors, squared errors, targets, squared targets
+        self.sums = torch.zeros(4, num_outputs, dtype=sum_dtype(device), device=device)
+
+    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
+        self.loss.update(loss, len(targets))
+        targets = targets.to(self.sums.dtype)
+        errors = outputs.to(self.sums.dtype) - targets
+        if self.origin is None:
+            self.origin = targets[0].clone()
+        targets = targets - self.origin
+        self.sums += torch.stack((errors.abs(), errors.square(), targets, targets.square())).sum(1)
+
+    def compute(self) -> dict[str, float]:
+        absolute, squared, total, total_squared = self.sums.cpu().double()
+        count = self.loss.count
+        mae = float(absolute.mean()) / count
+        rmse = math.sqrt(float(squared.mean()) / count)
+        spread = total_squared - total.square() / count
+        varying = spread > 0
+        r2 = float((1 - squared[varying] / spread[varying]).mean()) if varying.any() else math.nan
+        return {
+            "loss": self.loss.compute(),
+            "mae": mae * self.target_std,
+            "rmse": rmse * self.target_std,
+            "r2": r2,
+            "mae_scaled": mae,
+            "rmse_scaled": rmse,
+        }
