@@ -1,0 +1,46 @@
+"""MLflow runs, by default in a local database that ``mlflow ui`` shows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dltrain.loggers.extras import flatten, require_extra
+
+
+class MLflowLogger:
+    """Logs the configuration as parameters and every metric over epochs.
+
+    Args:
+        experiment: the MLflow experiment, made when there is none of this name.
+        tracking_uri: a server, or a local store such as ``sqlite:///mlflow.db``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        experiment: str = "dltrain",
+        tracking_uri: str = "sqlite:///mlflow.db",
+    ):
+        require_extra("mlflow", "mlflow")
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        # The client rather than mlflow.start_run(): that one is global to the process, which may do several runs.
+        self._client = MlflowClient(tracking_uri)
+        found = self._client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
+        self._run = self._client.create_run(experiment_id, run_name=folder.name).info.run_id
+        parameters = [Param(name, str(value)) for name, value in flatten(config).items()]
+        self._client.log_batch(self._run, params=parameters)
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self._log(row, int(row["epoch"]))
+
+    def close(self, result: Mapping[str, float]) -> None:
+        self._log(result, 0)
+        self._client.set_terminated(self._run, "FINISHED" if result else "FAILED")
+
+    def _log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        for name, value in metrics.items():
+            self._client.log_metric(self._run, name, value, step=epoch)

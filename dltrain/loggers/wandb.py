@@ -1,0 +1,37 @@
+"""Weights & Biases runs, online or offline."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dltrain.loggers.extras import require_extra
+
+
+class WandbLogger:
+    """Logs the configuration and every metric over epochs.
+
+    Args:
+        project: the project on the server.
+        mode: ``offline`` writes into ``<run>/wandb``, to be sent later with ``wandb sync``; ``online`` needs a login.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], project: str = "dltrain", mode: str = "offline"):
+        require_extra("wandb", "wandb")
+        import wandb
+
+        self._run = wandb.init(
+            project=project,
+            name=folder.name,
+            dir=folder,
+            config=dict(config),
+            mode=mode,  # type: ignore[arg-type]  # wandb names the values as a Literal
+            settings=wandb.Settings(silent=True, console="off"),
+            reinit="create_new",  # several runs in one process stay apart
+        )
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self._run.log(dict(row), step=int(row["epoch"]))
+
+    def close(self, result: Mapping[str, float]) -> None:
+        self._run.summary.update(dict(result))
+        self._run.finish(0 if result else 1)

@@ -1,0 +1,39 @@
+"""``curves.png``: losses, the main metric and the learning rate over the epochs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
+    """Draw ``history``, a row of metrics an epoch, as a PNG file; the best epoch is marked."""
+    # matplotlib takes a second to import; its object interface draws into a file without any window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in history]
+    panels = [[name for name in history[0] if name.endswith("/loss")], _main_metrics(list(history[0])), ["lr"]]
+    panels = [names for names in panels if names]
+    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for axes, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name in names:
+            marker = "o" if len(epochs) == 1 else None
+            axes.plot(epochs, [row[name] for row in history], label=name, marker=marker)
+        if best_epoch:
+            axes.axvline(best_epoch, color="0.7", linewidth=1, linestyle="--", label=f"best epoch ({best_epoch})")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _main_metrics(names: Sequence[str]) -> list[str]:
+    """The metric to look at besides the loss: accuracy for classification, the error in its units for regression."""
+    for main in ("accuracy", "mae"):
+        found = [name for name in names if name.endswith(f"/{main}")]
+        if found:
+            return found
+    return []
