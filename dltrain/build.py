@@ -1,0 +1,215 @@
+"""From a configuration to the objects of a run, in one ordered function."""
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from dltrain.averaging import ExponentialMovingAverage
+from dltrain.checkpoint import Checkpoints
+from dltrain.data import Data, Loader, Samples
+from dltrain.device import Precision, fits, pick_device, pick_precision
+from dltrain.errors import ConfigError, DltrainError, did_you_mean
+from dltrain.loggers import Logger
+from dltrain.losses import Penalty, require_fitting
+from dltrain.metrics import lower_is_better, metrics_for
+from dltrain.monitor import Best, EarlyStopping
+from dltrain.progress import View, make_view
+from dltrain.schedulers import Schedule
+from dltrain.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+# Keys of a dataset node that say how its samples are served; the others are arguments of its function.
+_LOADER_KEYS = ("batch_size",)
+_SCHEDULE_KEYS = ("interval", "monitor")
+
+
+@dataclass
+class Parts:
+    """A run, ready to go."""
+
+    trainer: Trainer
+    data: Data
+    test: Loader | None
+    config_text: str
+    environment: dict[str, Any]
+
+
+def build(cfg: DictConfig, folder: Path) -> Parts:
+    """Build everything that ``cfg`` names; ``cfg`` gains the facts of its data set.
+
+    Nothing is written but what loggers write when they start, and these come last: whatever is wrong is known
+    before the run has left a trace.
+
+    Raises:
+        UserError: a file, a key or a combination that cannot work.
+    """
+    device = pick_device(cfg.device)
+    precision = pick_precision(cfg.trainer.precision, device)
+
+    # Data first: their facts size the model and the schedule.
+    data: Data = make(cfg, "dataset", without=_LOADER_KEYS)
+    log.info("%s", data)
+    train = _loader(data.train, cfg, data, device, seed=cfg.seed)
+    val, test = (_loader(part, cfg, data, device) if part else None for part in (data.val, data.test))
+    _fill_facts(cfg, data, steps_per_epoch=len(train))
+
+    # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
+    model: nn.Module = make(cfg, "model").to(device)
+    loss: nn.Module = make(cfg, "loss").to(device)
+    require_fitting(loss, data.facts.task)
+
+    # The optimizer keeps references to the parameters, so the model is on its device by now.
+    optimizer = make(cfg, "optim", model.parameters())
+    metric_names = _metric_names(data, device)
+    schedule = _schedule(cfg, optimizer, metric_names)
+
+    monitor = _monitor(cfg, "trainer.checkpoint.monitor", metric_names)
+    config_text = OmegaConf.to_yaml(cfg, resolve=True)
+    header = {"config": config_text, "facts": asdict(data.facts), "preprocessing": data.preprocessing}
+    trainer = Trainer(
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        train=train,
+        val=val,
+        metrics=lambda: metrics_for(data.facts, device),
+        precision=precision,
+        epochs=cfg.trainer.epochs,
+        best=Best(monitor),
+        checkpoints=Checkpoints(folder / "checkpoints", header, cfg.trainer.checkpoint.every_n_epochs),
+        view=_view(cfg, train),
+        schedule=schedule,
+        penalty=_penalty(cfg, model),
+        accumulate=cfg.trainer.accumulate,
+        clip_norm=cfg.trainer.clip_norm,
+        clip_value=cfg.trainer.clip_value,
+        ema=ExponentialMovingAverage(model, cfg.trainer.ema_decay) if cfg.trainer.ema_decay is not None else None,
+        early_stopping=_early_stopping(cfg, metric_names),
+        compiled=torch.compile(model) if cfg.trainer.compile else None,
+    )
+    environment = _environment(cfg, device, precision)
+    return Parts(trainer, data, test, config_text, environment)
+
+
+def start_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    """Make the chosen loggers, which may create files or talk to servers."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    return [make(cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()]
+
+
+def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -> Any:
+    """Call the ``_target_`` of the node ``key`` with its keys, but for those in ``without``, and with the arguments.
+
+    Raises:
+        DltrainError: as the target itself raised it.
+        ConfigError: there is no such target, or one of torch's or dltrain's own refuses the keys.
+    """
+    node = OmegaConf.select(cfg, key)
+    node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
+    node._set_parent(cfg)  # so that interpolations still find the rest
+    try:
+        return instantiate(node, *args, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if cause is None:
+            raise ConfigError([f"{key}: {str(error).splitlines()[0]}"]) from error
+        if isinstance(cause, DltrainError):
+            raise cause from cause.__cause__
+        ours = str(node._target_).partition(".")[0] in ("torch", "torchvision", "dltrain")
+        if ours and isinstance(cause, ValueError | TypeError):
+            raise ConfigError([f"{key}: {cause}"]) from error
+        raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
+
+
+def _loader(samples: Samples, cfg: DictConfig, data: Data, device: torch.device, seed: int | None = None) -> Loader:
+    if fits(samples.nbytes, device):
+        samples = samples.to(device)
+    return Loader(samples, cfg.dataset.batch_size, data.transform, device, seed)
+
+
+def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
+    facts = data.facts
+    per_interval = steps_per_epoch if cfg.scheduler.interval == "step" else 1
+    values = {
+        "name": facts.name,
+        "task": facts.task,
+        "kind": facts.kind,
+        "input_shape": list(facts.input_shape),
+        "num_outputs": facts.num_outputs,
+        "class_names": list(facts.class_names) or None,
+        "steps_per_epoch": steps_per_epoch,
+        "schedule_length": cfg.trainer.epochs * per_interval,
+    }
+    with open_dict(cfg):
+        cfg.data.update(values)
+
+
+def _metric_names(data: Data, device: torch.device) -> list[str]:
+    names = metrics_for(data.facts, device).names if data.val else ()
+    return ["train/loss", *(f"val/{name}" for name in names)]
+
+
+def _monitor(cfg: DictConfig, key: str, names: list[str]) -> str:
+    """The metric that ``key`` names, or the usual one; :class:`ConfigError` when there will be no such metric."""
+    name = OmegaConf.select(cfg, key)
+    if name is None:
+        return "val/loss" if "val/loss" in names else "train/loss"
+    if name not in names:
+        no_val = "" if len(names) > 1 else " (dataset.val_fraction=0 leaves no validation part)"
+        hint = did_you_mean(name, names)
+        raise ConfigError([f"{key}='{name}' is no metric of this run{no_val}{hint} There are {', '.join(names)}"])
+    return str(name)
+
+
+def _schedule(cfg: DictConfig, optimizer: torch.optim.Optimizer, metric_names: list[str]) -> Schedule | None:
+    node = cfg.scheduler
+    if node._target_ is None:
+        return None
+    if "monitor" not in node:
+        return Schedule(make(cfg, "scheduler", optimizer, without=_SCHEDULE_KEYS), node.interval)
+    monitor = _monitor(cfg, "scheduler.monitor", metric_names)
+    if node.interval != "epoch":
+        raise ConfigError(["scheduler.interval=step: a metric is there once an epoch; use scheduler.interval=epoch"])
+    better = "min" if lower_is_better(monitor) else "max"
+    if node.mode == "auto":
+        node.mode = better
+    elif node.mode != better:
+        raise ConfigError([f"scheduler.mode={node.mode}: {monitor} is better when {better}imal; use mode=auto"])
+    return Schedule(make(cfg, "scheduler", optimizer, without=_SCHEDULE_KEYS), node.interval, monitor)
+
+
+def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping | None:
+    options = cfg.trainer.early_stopping
+    monitor = _monitor(cfg, "trainer.early_stopping.monitor", metric_names)
+    return EarlyStopping(Best(monitor, options.min_delta), options.patience) if options.patience else None
+
+
+def _penalty(cfg: DictConfig, model: nn.Module) -> Penalty | None:
+    if not (cfg.penalty.l1 or cfg.penalty.l2):
+        return None
+    return Penalty(model.parameters(), cfg.penalty.l1, cfg.penalty.l2)
+
+
+def _view(cfg: DictConfig, train: Loader) -> View:
+    names = [str(cfg[key]._target_).rpartition(".")[2] for key in ("model", "loss", "optim")]
+    headline = f"{', '.join(names)} on {train.device}"
+    return make_view(cfg.trainer.epochs, len(train.samples), len(train), headline)
+
+
+def _environment(cfg: DictConfig, device: torch.device, precision: Precision) -> dict[str, Any]:
+    return {
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "precision": str(precision.dtype or torch.float32).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": cfg.seed,
+        "deterministic": cfg.deterministic,
+    }
