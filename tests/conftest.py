@@ -1,0 +1,78 @@
+"""What the tests share: running dltrain in this process, and composing configurations."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
+
+
+def options(group: str) -> list[str]:
+    """The options of a group, by listing its folder."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@dataclass
+class Outcome:
+    """How a run in this process ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The one JSON line that stdout carries."""
+        (line,) = self.stdout.splitlines()
+        return json.loads(line)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.result["run"])
+
+
+@pytest.fixture
+def dltrain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Runs the command line in this process, in a working directory of its own, without the final picture."""
+    from dltrain import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*arguments: str, report: bool = False) -> Outcome:
+        capsys.readouterr()
+        code = cli.main([*arguments, *([] if report else ["report=false"])])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python -m dltrain`` as its own process in a working directory of its own."""
+
+    def run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *(["-c", code] if code else ["-m", "dltrain"]), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
+    """Composes a configuration as the command line would."""
+    OmegaConf.register_new_resolver("dltrain_unique", lambda: "test", use_cache=True, replace=True)
+    with initialize_config_module("dltrain.conf", version_base=None):
+        yield lambda overrides: compose("config", overrides=list(overrides))

@@ -1,0 +1,347 @@
+"""The command line as a stranger uses it: results, exit codes, messages, and what is left behind."""
+
+import csv
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+SHORT = ("trainer.epochs=2", "dataset.limit=40")
+
+
+def test_dltrain_alone_learns_the_digits(dltrain):
+    outcome = dltrain()
+    assert outcome.code == 0
+    assert outcome.result["test"]["accuracy"] >= 0.98
+
+
+def test_the_run_folder_is_as_documented(dltrain, tmp_path):
+    outcome = dltrain(*SHORT, report=True)
+    folder = outcome.folder
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\w+", str(folder.relative_to(tmp_path / "outputs")))
+    assert {path.name for path in folder.iterdir()} == {
+        ".hydra",
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "result.json",
+        "checkpoints",
+        "train.log",
+        "curves.png",
+    }
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["epoch", "step", "lr", "train/loss"]
+    assert {"val/loss", "val/accuracy", "val/f1"} <= set(rows[0])
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+
+    result = json.loads((folder / "result.json").read_text())
+    assert {name: result[name] for name in outcome.result} == outcome.result
+    assert result["command"].startswith("dltrain trainer.epochs=2")
+    assert sum(map(sum, result["confusion_matrix"])) == 40
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"command", "git_commit", "device", "threads", "seed"} <= set(environment)
+
+    config = OmegaConf.load(folder / "config.yaml")
+    assert config.trainer.epochs == 2
+    assert config.model.num_outputs == 10
+    best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
+    assert OmegaConf.create(best["config"]) == config
+    assert best["facts"]["class_names"] == tuple("0123456789")
+    log = (folder / "train.log").read_text()
+    assert "epoch 2/2" in log
+
+
+def test_the_result_nests_the_metrics(dltrain):
+    result = dltrain(*SHORT).result
+    assert list(result) == ["status", "run", "best", "test", "seconds"]
+    assert result["status"] == "done"
+    assert {"loss", "accuracy"} <= set(result["test"]) & set(result["best"]["val"])
+    assert result["best"]["epoch"] in (1, 2)
+
+
+def test_the_last_line_of_stdout_is_json_and_progress_goes_to_stderr(shell):
+    run = shell(*SHORT, "report=false")
+    assert run.returncode == 0
+    (line,) = run.stdout.splitlines()
+    assert 0 <= json.loads(line)["test"]["accuracy"] <= 1
+    assert len([line for line in run.stderr.splitlines() if line.startswith("epoch ")]) == 2
+
+
+def test_the_same_seed_gives_bitwise_the_same_run_and_another_one_does_not(dltrain):
+    runs = [dltrain(*SHORT, f"seed={seed}", "model.dropout=0.2") for seed in (3, 3, 4)]
+    tables = [(run.folder / "metrics.csv").read_text() for run in runs]
+    states = [torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)["model"] for run in runs]
+    assert tables[0] == tables[1] != tables[2]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_test_data_do_not_reach_training_or_the_choice_of_the_best(dltrain, monkeypatch):
+    """Other test images and labels: the history, the best epoch and the weights stay the same bit for bit."""
+    from dltrain.data import bundled
+
+    def scrambled(*arguments, **keywords):
+        data = real(*arguments, **keywords)
+        data.test.inputs.copy_(255 - data.test.inputs)
+        data.test.targets.copy_(9 - data.test.targets)
+        return data
+
+    before = dltrain(*SHORT)
+    real = bundled.digits
+    monkeypatch.setattr(bundled, "digits", scrambled)
+    after = dltrain(*SHORT)
+    assert before.result["test"] != after.result["test"]
+    assert before.result["best"] == after.result["best"]
+    tables = [(run.folder / "metrics.csv").read_text() for run in (before, after)]
+    assert tables[0] == tables[1]
+
+
+def test_a_series_reports_errors_in_scaled_and_in_original_units(dltrain):
+    test = dltrain("dataset=sunspots", *SHORT).result["test"]
+    assert test["mae"] / test["mae_scaled"] == pytest.approx(test["rmse"] / test["rmse_scaled"])
+    assert test["mae"] > test["mae_scaled"]
+
+
+def test_the_loss_of_a_table_follows_the_task_that_the_data_have(dltrain, tmp_path):
+    (tmp_path / "t.csv").write_text("x,kind,y\n" + "".join(f"{n},{'ab'[n % 2]},{n * 1.5}\n" for n in range(60)))
+    common = ("dataset=table", "dataset.path=t.csv", "trainer.epochs=1")
+    assert "accuracy" in dltrain(*common, "dataset.target=kind").result["test"]
+    assert "mae" in dltrain(*common, "dataset.target=y").result["test"]
+
+
+def test_without_validation_data_the_training_loss_says_which_epoch_is_best(dltrain):
+    outcome = dltrain(*SHORT, "dataset.val_fraction=0")
+    assert outcome.code == 0
+    assert outcome.result["best"] == {"epoch": 2, "monitor": "train/loss", "val": {}}
+    header = (outcome.folder / "metrics.csv").read_text().splitlines()[0]
+    assert header == "epoch,step,lr,train/loss"
+
+
+def test_jobs_of_a_sweep_each_have_their_folder_and_equal_the_same_run_alone(dltrain, tmp_path):
+    sweep = dltrain("-m", *SHORT, "seed=1,2", "hydra.sweep.dir=sweep")
+    assert sweep.code == 0
+    results = [json.loads(line) for line in sweep.stdout.splitlines()]
+    assert [Path(result["run"]) for result in results] == [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
+    alone = dltrain(*SHORT, "seed=2").result
+    assert alone["test"] == results[1]["test"]
+    assert alone["best"] == results[1]["best"]
+
+
+def test_two_runs_that_start_in_the_same_second_have_folders_of_their_own(dltrain):
+    folders = {dltrain("trainer.epochs=1", "dataset.limit=8").folder for _ in range(3)}
+    assert len(folders) == 3
+
+
+MISTAKES = [
+    # the user's words, fragments that the one message must have
+    (["model=cnnn"], ["cnnn", "lstm"]),
+    (["optm=sgd"], ["optm"]),
+    (["optim.momentun=0.9"], ["optim.momentun"]),
+    (["trainer.epoch=3"], ["trainer.epoch"]),
+    (["trainer.epochs=abc"], ["trainer.epochs='abc'", "whole number of at least 1"]),
+    (["trainer.epochs=0"], ["trainer.epochs=0"]),
+    (["+trainer.epoch=3"], ["trainer.epoch", "did you mean 'epochs'?"]),
+    (["+modle.x=1"], ["modle", "did you mean 'model'?"]),
+    (["optim.lr=-1"], ["optim.lr=-1", "at least 0"]),
+    (["trainer.precision=fp8"], ["trainer.precision", "bf16"]),
+    (["device=tpu"], ["device='tpu'"]),
+    (["device=cuda:99"], ["cuda:99", "no such device"]),
+    (["dataset=image_folder"], ["dataset.root"]),
+    (["dataset=image_folder", "dataset.root=nowhere"], ["nowhere"]),
+    (["dataset=table", "dataset.path=no.csv", "dataset.target=x"], ["no.csv"]),
+    (["dataset=mnist"], ["train-images-idx3-ubyte", "data/MNIST/raw", "dataset.download=true"]),
+    (["dataset=diabetes", "model=cnn"], ["model=cnn", "table", "models that fit: mlp"]),
+    (["model=lenet"], ["lenet", "16×16", "8×8"]),
+    (["model.channels=[8,8,8,8,8]"], ["too small", "model.channels"]),
+    (["model.activation=rellu"], ["rellu", "did you mean 'relu'?"]),
+    (["loss=mse"], ["MSELoss", "classification", "cross_entropy"]),
+    (["scheduler=plateau", "scheduler.monitor=val/acc"], ["val/acc", "did you mean 'val/accuracy'?"]),
+    (["scheduler=plateau", "scheduler.interval=step"], ["scheduler.interval"]),
+    (["scheduler=plateau", "scheduler.monitor=val/accuracy", "scheduler.mode=min"], ["scheduler.mode", "auto"]),
+    (["scheduler=plateau", "dataset.val_fraction=0"], ["val/loss", "val_fraction=0"]),
+    (["scheduler=lambda", "scheduler.lr_lambda='epoch ** -0.5'"], ["epoch ** -0.5", "at epoch 0"]),
+    (["scheduler=lambda", "scheduler.lr_lambda='__import__(1)'"], ["__import__"]),
+    (["scheduler=onecycle", "optim=adagrad"], ["momentum"]),
+    (["optim=adam", "optim.betas=[2,0.9]"], ["beta"]),
+    (["dataset.val_fraction=1.5"], ["dataset.val_fraction=1.5"]),
+    (["dataset.batch_size=0"], ["dataset.batch_size=0"]),
+    (["trainer.checkpoint.monitor=val/f2"], ["trainer.checkpoint.monitor", "val/f1"]),
+    (["=="], ["=="]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "fragments"), MISTAKES, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_gets_one_message_exit_2_and_leaves_nothing(dltrain, tmp_path, arguments, fragments):
+    outcome = dltrain(*arguments)
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stderr.count("dltrain: ") == 1
+    for fragment in fragments:
+        assert fragment in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_problems_of_the_closed_part_come_at_once(dltrain):
+    outcome = dltrain("trainer.epochs=0", "trainer.accumulate=x", "penalty.l1=-1", "dataset=image_folder")
+    assert outcome.code == 2
+    for key in ("trainer.epochs", "trainer.accumulate", "penalty.l1", "dataset.root"):
+        assert key in outcome.stderr
+
+
+def test_a_mistake_spares_what_is_already_in_the_folder(dltrain, tmp_path):
+    folder = tmp_path / "mine"
+    first = dltrain(*SHORT, "hydra.run.dir=mine")
+    before = sorted(path.name for path in folder.iterdir())
+    assert dltrain("model.activation=rellu", "hydra.run.dir=mine").code == 2
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert first.result["status"] == "done"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    assert dltrain("model.activation=rellu", "hydra.run.dir=other").code == 2
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes.txt"]
+
+
+def test_training_that_diverges_is_exit_1_with_a_result_that_says_so(dltrain, tmp_path):
+    outcome = dltrain(*SHORT, "optim.lr=1e30")
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.stderr
+    assert "diverged" in outcome.stderr
+    assert outcome.result["status"] == "failed"
+    result = json.loads((outcome.folder / "result.json").read_text())
+    assert "diverged" in result["error"]
+
+
+def test_a_bug_in_the_users_class_keeps_its_traceback_and_is_exit_1(dltrain, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Linear):\n    def forward(self, inputs):\n        return inputs.nonsense\n"
+    )
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(
+        "_target_: mine.Net\nin_features: 64\nout_features: ${data.num_outputs}\n"
+    )
+    outcome = dltrain("--config-dir", "my_conf", "model=mine", *SHORT)
+    assert outcome.code == 1
+    assert "Traceback" in outcome.stderr
+    assert "AttributeError" in outcome.stderr
+
+
+def test_the_users_own_model_is_one_target_away(dltrain, tmp_path):
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n\n\nclass MyNet(nn.Sequential):\n    def __init__(self, num_classes, width):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))\n"
+    )
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "own.yaml").write_text(
+        "_target_: own_net.MyNet\nnum_classes: ${data.num_outputs}\nwidth: 32\n"
+    )
+    outcome = dltrain("--config-dir", "my_conf", "model=own", "trainer.epochs=5")
+    assert outcome.code == 0
+    assert outcome.result["test"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_run_with_its_code_a_result_and_a_checkpoint(tmp_path, number, code):
+    command = [sys.executable, "-m", "dltrain", "trainer.epochs=100000", "report=false", "hydra.run.dir=run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.csv"
+    try:
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert "Traceback" not in stderr
+    assert json.loads(stdout)["status"] == "interrupted"
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["epoch"] >= 2
+
+
+def test_a_terminal_gets_the_live_view_and_a_table(tmp_path):
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "dltrain", *SHORT, "report=false"]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "2/2" in text and "best val/loss" in text
+    assert "accuracy" in text and "done in" in text
+    assert "{" not in text and "epoch 1/2" not in text
+
+
+def test_help_shows_verbs_groups_and_keys(shell):
+    run = shell("--help")
+    assert run.returncode == 0
+    for word in ("dltrain list", "dataset: ", "digits", "trainer:", "epochs:", "-m"):
+        assert word in run.stdout
+
+
+def test_version_and_list(shell):
+    from dltrain import __version__
+
+    assert shell("--version").stdout == f"dltrain {__version__}\n"
+    assert "plateau" in shell("list", "scheduler").stdout
+    wrong = shell("list", "schedulers")
+    assert wrong.returncode == 2
+    assert "did you mean 'scheduler'?" in wrong.stderr
+
+
+def test_the_installed_package_works_from_any_directory(tmp_path):
+    """A wheel is built and unpacked elsewhere; nothing of the checkout is on the path."""
+    root = Path(__file__).parent.parent
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "dltrain", "conf"):
+        subprocess.run(["cp", "-r", root / name, source], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    target = tmp_path / "site"
+    subprocess.run([*pip, "--no-build-isolation", "--target", target, source], check=True, timeout=300)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        f"import sys; sys.path[:] = [p for p in sys.path if p != {str(root)!r}]; sys.meta_path[:] = "
+        "[f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+        "import dltrain; from dltrain.cli import main\n"
+        f"assert dltrain.__file__.startswith({str(target)!r}), dltrain.__file__\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    for dataset in ("digits", "diabetes", "sunspots"):
+        run = subprocess.run(
+            [sys.executable, "-c", code, f"dataset={dataset}", "trainer.epochs=1", "dataset.limit=64", "report=false"],
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(target)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert run.returncode == 0, run.stderr
+        assert Path(json.loads(run.stdout)["run"]).is_relative_to(elsewhere / "outputs")

@@ -1,0 +1,115 @@
+"""Each logger against the library that reads what it wrote."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from dltrain.errors import UserError
+from dltrain.loggers.csv import CSVLogger
+from dltrain.loggers.extras import flatten, require_extra
+
+ROWS = [
+    {"epoch": 1, "step": 10, "lr": 0.1, "train/loss": 2.5, "val/accuracy": 0.25},
+    {"epoch": 2, "step": 20, "lr": 0.05, "train/loss": 1.25, "val/accuracy": 0.5},
+]
+CONFIG = {"optim": {"lr": 0.1, "betas": [0.9, 0.999]}, "seed": 1, "data": {"name": "digits", "class_names": None}}
+RESULT = {"test/accuracy": 0.75}
+
+
+def test_csv_has_a_row_an_epoch_that_is_there_as_soon_as_it_is_logged(tmp_path):
+    logger = CSVLogger(tmp_path, CONFIG)
+    for count, row in enumerate(ROWS, 1):
+        logger.log(row)
+        with open(tmp_path / "metrics.csv", newline="") as file:
+            read = list(csv.DictReader(file))
+        assert len(read) == count
+        assert list(read[-1]) == list(row)
+        assert {name: float(value) for name, value in read[-1].items()} == row
+    logger.close(RESULT)
+
+
+def test_tensorboard_reads_every_metric_and_the_hyper_parameters(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from dltrain.loggers.tensorboard import TensorBoardLogger
+
+    logger = TensorBoardLogger(tmp_path, CONFIG)
+    for row in ROWS:
+        logger.log(row)
+    logger.close(RESULT)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("step", "lr", "train/loss", "val/accuracy"):
+        read = [(event.step, event.value) for event in events.Scalars(name)]
+        assert read == [(row["epoch"], pytest.approx(row[name])) for row in ROWS]
+    assert events.Scalars("test/accuracy")[0].value == 0.75
+    assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
+
+
+@pytest.mark.filterwarnings("ignore")  # mlflow's own imports warn
+def test_mlflow_reads_parameters_metrics_and_the_status(tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    from dltrain.loggers.mlflow import MLflowLogger
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for result in (RESULT, {}):
+        logger = MLflowLogger(tmp_path, CONFIG, experiment="some", tracking_uri=uri)
+        for row in ROWS:
+            logger.log(row)
+        logger.close(result)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("some")
+    failed, done = client.search_runs([experiment.experiment_id])
+    assert (failed.info.status, done.info.status) == ("FAILED", "FINISHED")
+    assert done.data.params["optim.betas"] == "[0.9, 0.999]"
+    assert done.data.metrics["test/accuracy"] == 0.75
+    read = [(metric.step, metric.value) for metric in client.get_metric_history(done.info.run_id, "train/loss")]
+    assert read == [(1, 2.5), (2, 1.25)]
+
+
+@pytest.mark.filterwarnings("ignore")  # wandb's own imports warn
+def test_wandb_offline_writes_a_run_that_its_own_reader_takes(tmp_path):
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    from dltrain.loggers.wandb import WandbLogger
+
+    logger = WandbLogger(tmp_path, CONFIG)
+    for row in ROWS:
+        logger.log(row)
+    logger.close(RESULT)
+    (path,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    store, losses = DataStore(), []
+    store.open_for_scan(str(path))
+    while content := store.scan_data():
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+        losses += [float(items["train/loss"])] if "train/loss" in items else []
+    assert losses == [2.5, 1.25]
+
+
+def test_a_missing_library_gives_the_line_that_installs_it():
+    with pytest.raises(UserError, match=r"pip install 'dltrain\[nothing\]'"):
+        require_extra("no_such_module_at_all", "nothing")
+
+
+def test_flatten_joins_keys_with_dots_and_keeps_plain_values():
+    assert flatten(CONFIG) == {
+        "optim.lr": 0.1,
+        "optim.betas": "[0.9, 0.999]",
+        "seed": 1,
+        "data.name": "digits",
+        "data.class_names": "None",
+    }
+
+
+def test_loggers_by_their_configuration_write_side_by_side(dltrain, tmp_path: Path):
+    outcome = dltrain("logger=[csv,tensorboard]", "trainer.epochs=2", "dataset.limit=16")
+    assert outcome.code == 0
+    assert len((outcome.folder / "metrics.csv").read_text().splitlines()) == 3
+    assert list((outcome.folder / "tensorboard").iterdir())
+    none = dltrain("logger=none", "trainer.epochs=1", "dataset.limit=16")
+    assert none.code == 0
+    assert not (none.folder / "metrics.csv").exists()

@@ -1,0 +1,84 @@
+"""The rules of the house, held by reading and importing its code."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dltrain
+
+ROOT = Path(dltrain.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+LEAVES = ("data", "models", "losses", "schedulers", "loggers", "report")
+WITH_HYDRA = ("cli.py", "config.py", "build.py", "sweep")
+HEAVY = ("torch", "torchvision", "polars", "matplotlib", "numpy", "PIL")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_leaves_do_not_import_each_other_nor_what_is_above_them(path):
+    leaf = part_of(path).removesuffix(".py")
+    if leaf not in LEAVES:
+        pytest.skip("not a leaf")
+    allowed = {f"dltrain.{leaf}", "dltrain.errors"}
+    ours = {name for name in imports_of(path) if name.split(".")[0] == "dltrain"}
+    assert {name for name in ours if not any(name == good or name.startswith(f"{good}.") for good in allowed)} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_hydra_and_omegaconf_stay_at_the_edge(path):
+    if part_of(path) in WITH_HYDRA:
+        pytest.skip("may use them")
+    assert not {name.split(".")[0] for name in imports_of(path)} & {"hydra", "omegaconf"}
+
+
+def loaded_after(code: str, cwd: Path) -> set[str]:
+    """Top-level modules that are loaded once ``code`` has run in its own process."""
+    script = f"import sys\n{code}\nprint('loaded', *{{name.split('.')[0] for name in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, timeout=60)
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("loaded ")]
+    return set(line.split()[1:])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["--cfg", "job"],
+        ["--info"],
+        ["model=cnnn"],
+        ["optim.momentun=0.9"],
+        ["trainer.epochs=abc"],
+        ["optm=sgd"],
+        ["dataset=image_folder"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_configuration_errors_import_nothing_heavy(arguments, tmp_path):
+    loaded = loaded_after(f"from dltrain.cli import main\nmain({arguments!r})", tmp_path)
+    assert not loaded & set(HEAVY)
+
+
+def test_a_run_imports_only_what_it_uses(tmp_path):
+    arguments = ["trainer.epochs=1", "dataset.limit=8", "report=false"]
+    loaded = loaded_after(f"from dltrain.cli import main\nassert main({arguments!r}) == 0", tmp_path)
+    assert "torch" in loaded
+    assert not loaded & {"torchvision", "polars", "matplotlib", "tensorboard", "mlflow", "wandb", "simpleeval"}
