@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import Any
 
 from dltrain import __version__
-from dltrain.errors import DltrainError, Interrupted
+from dltrain.errors import DltrainError, Interrupted, UserError
 
 _INTERRUPTED = 130
 
@@ -26,8 +26,12 @@ def main(argv: list[str] | None = None) -> int:
             list_options(arguments[1:])
         else:
             _hydra(arguments)
+        sys.stdout.flush()
     except SystemExit as leave:  # argparse, Hydra's own flags, or a job that has reported its error
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except BrokenPipeError:  # `dltrain list | head`: nobody reads on, and flushing at exit must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except BaseException as error:
         return report_error(error)
     return 0
@@ -72,7 +76,12 @@ def _hydra(arguments: list[str]) -> None:
     sys.argv = ["dltrain", *arguments]
     # Classes of the working directory can be named as a _target_ without installing them.
     sys.path.insert(0, os.getcwd())
-    hydra.main(version_base=None, config_path="pkg://dltrain.conf", config_name="config")(_job)()
+    try:
+        hydra.main(version_base=None, config_path="pkg://dltrain.conf", config_name="config")(_job)()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a job reports its own errors, so this comes from making its folder
+        raise UserError(f"the run folder cannot be made: {error}; name another one with hydra.run.dir=...") from error
 
 
 def _job(cfg: Any) -> float:

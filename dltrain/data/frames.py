@@ -73,12 +73,15 @@ def row_name(path: str, row: int) -> str:
     """``row 3 (line 4)``: ``row`` from 0, as counted from 1 below the header, and the line of a CSV file."""
     if _is_parquet(Path(path)):
         return f"row {row + 1}"
-    with open(Path(path).expanduser(), newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.reader(file)
-        next(filter(None, reader), None)  # the header, below lines that may be empty
-        for _ in zip(range(row + 1), reader, strict=False):  # the rows before it and itself
-            pass
-        return f"row {row + 1} (line {reader.line_num})"
+    ended, quotes = -2, 0  # -1: the header, below lines that may be empty
+    with open(Path(path).expanduser(), "rb") as lines:
+        for line, text in enumerate(lines, 1):
+            quotes += text.count(b'"')
+            # A row ends where every quote is paired, whatever the separator: a quoted value may hold line breaks.
+            ended += quotes % 2 == 0 and (ended > -2 or text.strip(b"\r\n") != b"")
+            if ended == row:
+                return f"row {row + 1} (line {line})"
+    return f"row {row + 1}"
 
 
 def _is_parquet(file: Path) -> bool:

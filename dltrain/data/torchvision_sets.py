@@ -138,11 +138,11 @@ def _torchvision_set(dataset: str, root: str, train: bool, download: bool) -> An
     try:
         return kind(os.path.expanduser(root), train=train, download=download)
     except (RuntimeError, OSError) as error:  # not there or damaged, no network
-        wanted = f" in '{Path(root).expanduser() / kind.base_folder}'" if hasattr(kind, "base_folder") else ""
-        listed = [name for name, _ in getattr(kind, "train_list", []) + getattr(kind, "test_list", [])]
-        files = ", ".join([*listed, kind.meta["filename"]] if listed else [])
+        folder = Path(root).expanduser() / getattr(kind, "base_folder", f"{dataset}/raw")
+        named = [getattr(kind, key, []) for key in ("resources", "train_list", "test_list")]
+        listed = [name for files in named for name, _ in files] + [kind.meta["filename"]] * hasattr(kind, "meta")
         hint = f"the download failed ({error}); " if download else "download them with dataset.download=true, or "
         raise DataError(
-            f"{dataset}: the files{' ' + files if files else ''} were not found whole{wanted}; {hint}"
+            f"{dataset}: the files {', '.join(listed)} were not found whole in '{folder}'; {hint}"
             f"put them there by hand, or name another folder with dataset.root"
         ) from error
