@@ -127,6 +127,10 @@ def _check_time(column: pl.Series, path: str) -> None:
         times = column  # ISO dates rise as text does
     elif column.dtype.is_temporal():
         times = column.to_physical()
+    elif column.dtype == pl.String or column.dtype.is_integer():
+        whole = column.cast(pl.Int64, strict=False)
+        # Float64 cannot tell neighbouring nanoseconds since 1970 apart.
+        times = whole if whole.null_count() == column.null_count() else times
     bad = (times.is_null() | (times <= times.shift(1)).fill_null(False)).arg_true()
     if len(bad):
         row = int(bad[0])

@@ -140,7 +140,8 @@ def _torchvision_set(dataset: str, root: str, train: bool, download: bool) -> An
     except (RuntimeError, OSError) as error:  # not there or damaged, no network
         folder = Path(root).expanduser() / getattr(kind, "base_folder", f"{dataset}/raw")
         named = [getattr(kind, key, []) for key in ("resources", "train_list", "test_list")]
-        listed = [name for files in named for name, _ in files] + [kind.meta["filename"]] * hasattr(kind, "meta")
+        listed = [name for files in named for name, _ in files]
+        listed += [kind.meta["filename"]] if hasattr(kind, "meta") else []
         hint = f"the download failed ({error}); " if download else "download them with dataset.download=true, or "
         raise DataError(
             f"{dataset}: the files {', '.join(listed)} were not found whole in '{folder}'; {hint}"
