@@ -63,6 +63,8 @@ class CNN(nn.Module):
             raise ConfigError([f"model.pool must be max, average or none, not '{pool}'"])
         if padding == "same" and stride != 1:
             raise ConfigError(["model.padding=same needs model.stride=1; use half of model.kernel_size as padding"])
+        if isinstance(kernel_size, int) and kernel_size < 1:
+            raise ConfigError([f"model.kernel_size must be at least 1, not {kernel_size}"])
         require_sizes("model.channels", channels)
         require_sizes("model.hidden_sizes", hidden_sizes)
         blocks: list[nn.Module] = []
