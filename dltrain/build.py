@@ -124,7 +124,7 @@ def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -
         if isinstance(cause, DltrainError):
             raise cause from cause.__cause__
         ours = str(node._target_).partition(".")[0] in ("torch", "torchvision", "dltrain")
-        if ours and isinstance(cause, ValueError | TypeError):
+        if ours and isinstance(cause, ValueError | TypeError | ArithmeticError):
             raise ConfigError([f"{key}: {cause}"]) from error
         raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
 

@@ -97,6 +97,7 @@ SHARED: dict[str, Any] = {
     "dataset.limit": Number(1, whole=True, optional=True),
     "dataset.split_seed": Number(0, whole=True),
     "scheduler.interval": Choice(("epoch", "step")),
+    "scheduler.pct_start": Number(0, 1),  # torch takes 1 and divides by zero behind the last step
     "optim.lr": Number(0),
 }
 _OPEN = ("dataset", "model", "loss", "optim", "scheduler", "logger", "data")

@@ -85,9 +85,11 @@ class Expression:
             result = self._evaluator.eval(self.text, previously_parsed=self._parsed)
             usable = isinstance(result, int | float) and math.isfinite(result) and result >= 0
         except Exception as error:  # simpleeval raises many kinds, the functions ValueError and OverflowError
-            cause = error.args[-1] if error.args else type(error).__name__
-            at_zero = value == 0 and isinstance(error, ZeroDivisionError | ValueError)
-            hint = f"; {self.variable} starts at 0, so write ({self.variable} + 1)" if at_zero else ""
+            # Python's own words for 0 ** -0.5 speak of a power.
+            by_zero = isinstance(error, ZeroDivisionError)
+            cause = "it divides by zero" if by_zero else error.args[-1] if error.args else type(error).__name__
+            at_start = value == 0 and isinstance(error, ZeroDivisionError | ValueError)
+            hint = f"; {self.variable} starts at 0, so perhaps ({self.variable} + 1) is meant" if at_start else ""
             raise self._problem(f"at {self.variable} {value}: {cause}{hint}") from error
         if not usable:
             raise self._problem(f"at {self.variable} {value} it is {result!r}, not a finite number of at least 0")

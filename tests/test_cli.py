@@ -181,6 +181,9 @@ MISTAKES = [
     (["dataset.batch_size=0"], ["dataset.batch_size=0"]),
     (["trainer.checkpoint.monitor=val/f2"], ["trainer.checkpoint.monitor", "val/f1"]),
     (["=="], ["=="]),
+    (["scheduler=onecycle", "scheduler.pct_start=1.0"], ["scheduler.pct_start", "below 1"]),
+    (["scheduler=onecycle", "scheduler.interval=epoch", "trainer.epochs=2", "scheduler.pct_start=0.5"], ["scheduler"]),
+    (["hydra.run.dir=/proc/nowhere"], ["/proc/nowhere", "hydra.run.dir"]),
 ]
 
 
