@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run, in one ordered function."""
 
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import nn
 
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints
-from dltrain.data import Data, Loader, Samples
+from dltrain.data.base import Data, Samples
+from dltrain.data.loader import Loader
 from dltrain.device import Precision, fits, pick_device, pick_precision
 from dltrain.errors import ConfigError, DltrainError, did_you_mean
 from dltrain.loggers import Logger
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 # Keys of a dataset node that say how its samples are served; the others are arguments of its function.
 _LOADER_KEYS = ("batch_size",)
 _SCHEDULE_KEYS = ("interval", "monitor")
+# An evaluation batch has at most so many samples, and so many values, unless the training batch has more.
+_EVALUATION_BATCH = 256
+_EVALUATION_VALUES = 1_000_000
 
 
 @dataclass
@@ -57,8 +62,8 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     # Data first: their facts size the model and the schedule.
     data: Data = make(cfg, "dataset", without=_LOADER_KEYS)
     log.info("%s", data)
-    train = _loader(data.train, cfg, data, device, seed=cfg.seed)
-    val, test = (_loader(part, cfg, data, device) if part else None for part in (data.val, data.test))
+    train = _training_loader(data, cfg, device)
+    val, test = (_evaluation_loader(part, data, cfg, device) if part else None for part in (data.val, data.test))
     _fill_facts(cfg, data, steps_per_epoch=len(train))
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
@@ -129,10 +134,23 @@ def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -
         raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
 
 
-def _loader(samples: Samples, cfg: DictConfig, data: Data, device: torch.device, seed: int | None = None) -> Loader:
-    if fits(samples.nbytes, device):
-        samples = samples.to(device)
-    return Loader(samples, cfg.dataset.batch_size, data.transform, device, seed)
+def _training_loader(data: Data, cfg: DictConfig, device: torch.device) -> Loader:
+    samples, resident = _placed(data.train, device)
+    return Loader(samples, cfg.dataset.batch_size, data.transform, device, cfg.seed, data.augment, resident)
+
+
+def _evaluation_loader(part: Samples, data: Data, cfg: DictConfig, device: torch.device) -> Loader:
+    samples, resident = _placed(part, device)
+    # Without gradients there is room for more: enough that small networks do not wait for Python.
+    room = _EVALUATION_VALUES // math.prod(data.facts.input_shape)
+    batch_size = max(cfg.dataset.batch_size, min(_EVALUATION_BATCH, room))
+    return Loader(samples, batch_size, data.transform, device, resident=resident)
+
+
+def _placed(samples: Samples, device: torch.device) -> tuple[Samples, bool]:
+    """The samples on the device where they fit there, else as they are, and whether they fit."""
+    resident = not samples.streamed and fits(samples.nbytes, device)
+    return (samples.to(device) if resident else samples), resident
 
 
 def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:

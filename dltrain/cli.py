@@ -1,17 +1,24 @@
 """The command line: verbs, Hydra around training, messages and exit codes. Imports no torch before it trains."""
 
 import os
+import re
 import shlex
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from dltrain import __version__
-from dltrain.errors import DltrainError, Interrupted, UserError
+from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
 
 _INTERRUPTED = 130
+# What the first argument may be, instead of an override; imported when it is called.
+_VERBS = {
+    "list": "dltrain.commands.list:list_options",
+    "cache": "dltrain.commands.cache:cache",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,10 +27,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments[:1] == ["--version"]:
             print(f"dltrain {__version__}")
-        elif arguments[:1] == ["list"]:
-            from dltrain.commands.list import list_options
-
-            list_options(arguments[1:])
+        elif arguments and arguments[0] in _VERBS:
+            module, function = _VERBS[arguments[0]].split(":")
+            getattr(import_module(module), function)(arguments[1:])
+        elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
+            hint = did_you_mean(arguments[0], _VERBS) or "."
+            raise UserError(
+                f"there is no verb '{arguments[0]}'{hint} Verbs: {', '.join(_VERBS)}; a key takes key=value"
+            )
         else:
             _hydra(arguments)
         sys.stdout.flush()

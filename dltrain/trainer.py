@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints
-from dltrain.data import Loader
+from dltrain.data.loader import Loader
 from dltrain.device import Precision
 from dltrain.errors import TrainingError
 from dltrain.inference import Loss, evaluate

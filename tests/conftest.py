@@ -21,6 +21,14 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded images go to a folder of the tests' own, in this process and in those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLTRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @dataclass
 class Outcome:
     """How a run in this process ended."""

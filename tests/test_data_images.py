@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dltrain.data import Data, Samples
+from dltrain.data.base import Data, Samples
 from dltrain.data.bundled import digits
 from dltrain.data.image_folder import image_folder
 from dltrain.data.torchvision_sets import cifar10, cifar100, fashion_mnist, mnist

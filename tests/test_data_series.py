@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dltrain.data import Data, Samples
+from dltrain.data.base import Data, Samples
 from dltrain.data.bundled import sunspots
 from dltrain.data.series import series
 from dltrain.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_diabetes
 from torch import Tensor
 
-from dltrain.data import Data, Samples
+from dltrain.data.base import Data, Samples
 from dltrain.data.bundled import diabetes
 from dltrain.data.table import table
 from dltrain.errors import ConfigError, DataError, UserError

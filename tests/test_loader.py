@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dltrain.data import Arrays, Loader, Windows
+from dltrain.data.base import Arrays, Windows
+from dltrain.data.loader import Loader
 from dltrain.data.splits import holdout, limited
 from dltrain.data.transforms import Normalize, channel_statistics
 from dltrain.errors import ConfigError

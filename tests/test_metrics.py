@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from dltrain.data import Facts
+from dltrain.data.base import Facts
 from dltrain.metrics import (
     ClassificationMetrics,
     MeanLoss,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dltrain import checkpoint
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints
-from dltrain.data import Arrays, Facts, Loader
+from dltrain.data.base import Arrays, Facts
+from dltrain.data.loader import Loader
 from dltrain.device import Precision
 from dltrain.errors import TrainingError
 from dltrain.losses import Penalty
@@ -73,8 +74,10 @@ def assert_equal_weights(one: nn.Module, other: nn.Module) -> None:
     [
         lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
         lambda parameters: torch.optim.AdamW(parameters, lr=0.001),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9, fused=True),
+        lambda parameters: torch.optim.AdamW(parameters, lr=0.001, fused=True),
     ],
-    ids=["sgd", "adamw"],
+    ids=["sgd", "adamw", "fused sgd", "fused adamw"],
 )
 def test_weights_equal_those_of_a_plain_loop_bit_for_bit(tmp_path, make_optimizer):
     torch.manual_seed(0)

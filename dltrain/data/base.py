@@ -1,5 +1,6 @@
 """What a data set is: facts stated once, and up to three parts that hand out samples by index."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -32,7 +33,7 @@ class Facts:
 
 
 class Samples(Protocol):
-    """A part of a data set, in memory: any batch of it is one indexing operation."""
+    """A part of a data set that hands out any batch of it."""
 
     def __len__(self) -> int: ...
 
@@ -43,7 +44,14 @@ class Samples(Protocol):
     def to(self, device: torch.device) -> "Samples": ...
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes that they take on a device, all of them together."""
+        ...
+
+    @property
+    def streamed(self) -> bool:
+        """Whether each batch has to be read from files, so that reading ahead in other processes pays."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,39 @@ class Arrays:
     @property
     def nbytes(self) -> int:
         return self.inputs.nbytes + self.targets.nbytes
+
+    @property
+    def streamed(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The samples at ``indices`` of ``samples``, which other parts may share."""
+
+    samples: Samples
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.samples.take(self.indices.index_select(0, indices))
+
+    def to(self, device: torch.device) -> Samples:
+        """A copy of these samples alone, or the part itself where they lie there already."""
+        if device.type == "cpu":
+            return self
+        inputs, targets = self.samples.take(self.indices)
+        return Arrays(inputs.to(device), targets.to(device))
+
+    @property
+    def nbytes(self) -> int:
+        return self.samples.nbytes * len(self.indices) // max(len(self.samples), 1)
+
+    @property
+    def streamed(self) -> bool:
+        return self.samples.streamed
 
 
 @dataclass(frozen=True)
@@ -101,13 +142,18 @@ class Windows:
     def nbytes(self) -> int:
         return self.values.nbytes + self.target.nbytes + self.starts.nbytes
 
+    @property
+    def streamed(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class Data:
     """A loaded data set. ``val`` and ``test`` are ``None`` where there is nothing to hold out.
 
-    ``transform`` turns a raw batch into what the model reads, on the device. ``preprocessing`` holds, in plain
-    types, how raw files became samples (categories, means), so that new files can be read the same way later.
+    ``transform`` turns a raw batch into what the model reads, on the device; ``augment`` changes raw batches of the
+    training part before it. ``preprocessing`` holds, in plain types, how raw files became samples (categories,
+    means), so that new files can be read the same way later.
     """
 
     facts: Facts
@@ -115,6 +161,7 @@ class Data:
     val: Samples | None
     test: Samples | None
     transform: nn.Module = field(default_factory=nn.Identity)
+    augment: Callable[[Tensor, Tensor], Tensor] | None = None
     preprocessing: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:

@@ -1,18 +1,24 @@
 """The data sets that ship with dltrain; ``files/SOURCES.md`` names where each comes from."""
 
+from collections.abc import Mapping
 from importlib.resources import as_file, files
+from typing import Any
 
 import numpy as np
 import torch
 
 from dltrain.data.base import Data
-from dltrain.data.images import LabelledImages, image_data
+from dltrain.data.images import DecodedImages, image_data
 
 _FILES = files("dltrain.data") / "files"
 
 
 def digits(
-    val_fraction: float = 0.1, test_fraction: float = 0.2, limit: int | None = None, split_seed: int = 0
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    limit: int | None = None,
+    split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
 ) -> Data:
     """1,797 handwritten digits, grey, 8 × 8, values 0 to 16 (Alpaydin and Kaynak, UCI, 1998).
 
@@ -25,11 +31,12 @@ def digits(
     return image_data(
         "digits",
         tuple("0123456789"),
-        LabelledImages(labels, images.__getitem__),
+        DecodedImages(labels, images),
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         limit=limit,
         split_seed=split_seed,
+        augment=augment,
     )
 
 

@@ -1,44 +1,41 @@
-"""Images in class folders, of any size and mode, decoded by all cores."""
+"""Images in class folders, of any size and mode."""
 
+import logging
+import math
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 
-from dltrain.data.base import Data
-from dltrain.data.images import LabelledImages, image_data
+from dltrain.data.base import Arrays, Data, Samples
+from dltrain.data.cache import available_memory, cache_limit, cached, key_of, read_ahead, shared_array
+from dltrain.data.decode import Decoding, decode_all
+from dltrain.data.images import image_data
 from dltrain.errors import ConfigError, DataError, did_you_mean
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})  # where Pillow looks
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_CHUNK = 64  # files a task of the pool decodes
-# Pillow lets go of the interpreter while it decodes, but for tiny files the hand-over costs more than it gains:
-# 50,000 CIFAR-10 files took 14 s on two threads and 9 s on one.
-_THREADS_PAY_FROM = 32 * 1024  # mean bytes a file
+_SHARE_OF_MEMORY = 0.5  # of what is available, for decoded images
+
+Cache = Literal["auto", "memory", "disk", "none"]
 
 
 def image_folder(
     root: str,
     image_size: int | Sequence[int] = 32,
     channels: int = 3,
+    cache: Cache = "auto",
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     limit: int | None = None,
     split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
 ) -> Data:
     """Images under ``root/train/<class>/``, with ``root/val`` and ``root/test`` where they exist.
 
@@ -46,20 +43,27 @@ def image_folder(
     ``train`` folder works as well. Each image is turned upright as its EXIF data say, brought to ``channels``
     (1 grey, 3 RGB) and resized to ``image_size`` (one side of a square, or ``[height, width]``).
 
+    Args:
+        cache: where decoded images are kept. ``memory`` reads them all in, ``disk`` maps them from the cache on disk,
+            ``none`` decodes each batch when it is wanted, in other processes; ``auto`` takes the first of these that
+            has the room. All but ``none`` leave them in the cache on disk, so that the next run decodes nothing.
+
     Raises:
         DataError: a folder is missing or a class is empty, an image cannot be read, or the classes of ``val`` or
             ``test`` are not those of ``train``.
     """
     if channels not in (1, 3):
         raise ConfigError([f"dataset.channels must be 1 (grey) or 3 (RGB), not {channels}"])
-    size = _height_and_width(image_size)
+    if cache not in ("auto", "memory", "disk", "none"):
+        raise ConfigError([f"dataset.cache must be auto, memory, disk or none, not '{cache}'"])
+    decoding = Decoding(channels, *_height_and_width(image_size))
     top = Path(root).expanduser()
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold train/<class>/<images>")
     train_folder = top / "train" if (top / "train").is_dir() else top
     classes = _class_names(train_folder, but=("val", "test") if train_folder == top else ())
     parts = {
-        name: _labelled(folder, classes, size, channels)
+        name: _labelled(folder.resolve(), classes, decoding, cache)
         for name, folder in (("train", train_folder), ("val", top / "val"), ("test", top / "test"))
         if folder.is_dir()
     }
@@ -73,34 +77,88 @@ def image_folder(
         test_fraction=test_fraction,
         limit=limit,
         split_seed=split_seed,
+        augment=augment,
     )
 
 
-def decode(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
-    """One image as (channels, height, width) uint8; ``size`` is (height, width)."""
-    with Image.open(path) as image:
-        upright = _upright(image)
-        if upright.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them, where convert() would clip
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        if "transparency" in upright.info:  # convert() would warn that it cannot keep it
-            del upright.info["transparency"]
-        upright = upright.convert("RGB" if channels == 3 else "L")
-        if upright.size != size[::-1]:
-            upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)
-        pixels = np.asarray(upright)
-    return pixels[np.newaxis] if channels == 1 else pixels.transpose(2, 0, 1)
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Labelled image files of a folder, which are decoded once or whenever they are wanted."""
+
+    folder: Path
+    paths: Sequence[Path]
+    labels: Tensor
+    decoding: Decoding
+    cache: Cache
+
+    def load(self, indices: Tensor) -> Samples:
+        """The images at ``indices``, kept as ``cache`` says."""
+        paths, labels = [self.paths[index] for index in indices.tolist()], self.labels[indices]
+        shape = (len(paths), *self.decoding)
+        place = self._place(math.prod(shape))
+        pixels = None
+        if place != "none" and len(paths) == len(self.paths):  # a few for a trial run are not worth keeping
+            pixels = self._from_cache(shape)
+            if pixels is None and place == "disk" and math.prod(shape) > _SHARE_OF_MEMORY * available_memory():
+                place = "none"
+        if place == "none":
+            return ImageStream(paths, labels, self.decoding)
+        if pixels is None:
+            pixels = shared_array(shape)
+            decode_all(paths, self.decoding, pixels)
+        elif place == "memory":
+            read_ahead(pixels)
+        return Arrays(torch.from_numpy(pixels), labels)
+
+    def _place(self, nbytes: int) -> Cache:
+        if self.cache != "auto":
+            return self.cache
+        if nbytes <= _SHARE_OF_MEMORY * available_memory():
+            return "memory"
+        place: Cache = "disk" if nbytes <= cache_limit() else "none"
+        log.info("%s: %.1f GiB of decoded images do not fit into memory: cache=%s", self.folder, nbytes / 2**30, place)
+        return place
+
+    def _from_cache(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The decoded files of the whole folder, mapped; ``None`` with a warning where the cache cannot be used."""
+
+        def fill(pixels: np.ndarray) -> None:
+            log.info("decoding %s images of %s; the next run finds them decoded", f"{shape[0]:,}", self.folder)
+            decode_all(self.paths, self.decoding, pixels)
+
+        try:
+            return cached(key_of(self.paths, self.decoding), shape, str(self.folder), fill)
+        except OSError as error:
+            log.warning("%s: decoded images are not kept for the next run: %s", self.folder, error)
+            return None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF data say; EXIF data that are damaged say nothing."""
-    image.load()  # what is wrong with the pixels must show, and PNG files may have their EXIF data behind them
-    if not image.info.keys() & _EXIF_KEYS:  # looking further takes longer than decoding a small image
-        return image
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # struct.error, KeyError, TypeError, ...: Pillow passes on what its TIFF reader stumbles over
-        return image
-    return image if turn is None else image.transpose(turn)
+@dataclass(frozen=True)
+class ImageStream:
+    """Samples that are decoded again each time they are taken, in bounded memory."""
+
+    paths: Sequence[Path]
+    labels: Tensor
+    decoding: Decoding
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = shared_array((len(indices), *self.decoding))
+        decode_all([self.paths[index] for index in indices.tolist()], self.decoding, pixels)
+        return torch.from_numpy(pixels), self.labels[indices]
+
+    def to(self, device: torch.device) -> "ImageStream":
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.labels) * math.prod(self.decoding)
+
+    @property
+    def streamed(self) -> bool:
+        return True
 
 
 def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -119,7 +177,7 @@ def _class_names(folder: Path, but: Sequence[str] = ()) -> list[str]:
     return classes
 
 
-def _labelled(folder: Path, classes: list[str], size: tuple[int, int], channels: int) -> LabelledImages:
+def _labelled(folder: Path, classes: list[str], decoding: Decoding, cache: Cache) -> ImageFiles:
     for found in _class_names(folder):
         if found not in classes:
             hint = did_you_mean(found, classes)
@@ -132,7 +190,7 @@ def _labelled(folder: Path, classes: list[str], size: tuple[int, int], channels:
             raise DataError(f"class '{name}' is empty: no {', '.join(sorted(SUFFIXES))} file in '{folder / name}'")
         paths += images
         labels += [label] * len(images)
-    return LabelledImages(torch.tensor(labels), lambda indices: _read(paths, indices, size, channels))
+    return ImageFiles(folder, paths, torch.tensor(labels), decoding, cache)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -141,30 +199,3 @@ def _image_files(folder: Path) -> list[Path]:
     entries = os.scandir(folder)
     names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
     return [folder / name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
-
-
-def _read(paths: list[Path], indices: Tensor, size: tuple[int, int], channels: int) -> Tensor:
-    chosen = [paths[index] for index in indices.tolist()]
-    pixels = np.empty((len(chosen), channels, *size), dtype=np.uint8)
-    broken: list[str] = []
-
-    def read_chunk(start: int) -> None:
-        for row, path in enumerate(chosen[start : start + _CHUNK], start):
-            try:
-                pixels[row] = decode(path, size, channels)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
-                broken.append(f"'{path}': {error}")
-
-    with ThreadPoolExecutor(_worker_count(chosen)) as pool:
-        list(pool.map(read_chunk, range(0, len(chosen), _CHUNK)))
-    if broken:
-        listed = "\n  ".join(sorted(broken)[:10])
-        more = f"\n  and {len(broken) - 10} more" if len(broken) > 10 else ""
-        raise DataError(f"{len(broken)} of {len(chosen)} images cannot be read:\n  {listed}{more}")
-    return torch.from_numpy(pixels)
-
-
-def _worker_count(paths: list[Path]) -> int:
-    sample = paths[:: max(len(paths) // 100, 1)]
-    mean_size = sum(path.stat().st_size for path in sample) / max(len(sample), 1)
-    return os.cpu_count() or 1 if mean_size >= _THREADS_PAY_FROM else 1

@@ -1,13 +1,20 @@
-"""Batches cut from samples in memory: one indexing operation a batch, in a seeded order."""
+"""Batches in a seeded order, cut from memory or read ahead from files, brought to the device and prepared there."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dltrain.data.base import Samples
+from dltrain.data.decode import core_count
+from dltrain.errors import DltrainError
+
+_READ_AHEAD = 4  # batches that each worker has ready
+
+Batch = tuple[Tensor, Tensor, Tensor]  # indices of the samples, raw inputs, targets
 
 
 class Loader:
@@ -16,17 +23,34 @@ class Loader:
     With a ``seed`` the order is a pure function of the seed and the epoch, whatever happened before, so any epoch
     can be repeated or resumed; without one the samples come as they lie. When shuffling, a last batch of a single
     sample joins the batch before it, because batch norm cannot train on one sample.
+
+    ``augment`` changes each sample by random numbers that belong to the seed, the epoch and the sample: neither the
+    batch that it is in nor the process that read it matters. ``resident`` samples lie on ``device`` already, others
+    are brought there batch by batch; streamed ones are read by ``workers`` processes, by default one a core.
     """
 
     def __init__(
-        self, samples: Samples, batch_size: int, transform: nn.Module, device: torch.device, seed: int | None = None
+        self,
+        samples: Samples,
+        batch_size: int,
+        transform: nn.Module,
+        device: torch.device,
+        seed: int | None = None,
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+        resident: bool = True,
+        workers: int | None = None,
     ):
         self.samples = samples
         self.batch_size = batch_size
         self.transform = transform.to(device)
         self.device = device
         self.seed = seed
+        self.augment = augment
+        self.resident = resident and not samples.streamed
+        self.workers = core_count() if workers is None else workers
         self.epoch = 0
+        self._batches = _BatchSampler()
+        self._reader: Any = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) whose order the next iteration follows."""
@@ -37,22 +61,109 @@ class Loader:
         return math.ceil(count / self.batch_size) - self._joins_last(count)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self.order().to(self.device)
-        last = len(self) - 1
-        for index in range(len(self)):
-            start = index * self.batch_size
-            indices = order[start:] if index == last else order[start : start + self.batch_size]
-            inputs, targets = self.samples.take(indices)
+        draws = self._draws()
+        for indices, inputs, targets in self._batches_on_device():
+            if self.augment is not None and draws is not None:
+                inputs = self.augment(inputs, draws.index_select(0, indices))
             yield self.transform(inputs), targets
 
     def order(self) -> Tensor:
         """Indices of this epoch's samples (n,) int64, in the order they are served, on the CPU."""
         count = len(self.samples)
-        if self.seed is None:
-            return torch.arange(count)
-        # torch's generator keeps only the low 32 bits of its seed, so seed and epoch are mixed into those.
-        mixed = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
-        return torch.randperm(count, generator=torch.Generator().manual_seed(mixed))
+        return torch.arange(count) if self.seed is None else torch.randperm(count, generator=self._generator())
+
+    def _draws(self) -> Tensor | None:
+        """Random numbers (n, draws) for the augmentation of this epoch's samples, on the device."""
+        if self.augment is None:
+            return None
+        shape = (len(self.samples), getattr(self.augment, "draws", 1))
+        return torch.rand(shape, generator=self._generator(1)).to(self.device)
+
+    def _generator(self, *purpose: int) -> torch.Generator:
+        # torch's generator keeps only the low 32 bits of its seed, so all that it depends on is mixed into those.
+        mixed = np.random.SeedSequence((self.seed or 0, self.epoch, *purpose)).generate_state(1)
+        return torch.Generator().manual_seed(int(mixed[0]))
 
     def _joins_last(self, count: int) -> bool:
         return self.seed is not None and count > self.batch_size > 1 and count % self.batch_size == 1
+
+    def _batches_on_device(self) -> Iterator[Batch]:
+        order = self.order().to(self.device) if self.resident else self.order()
+        starts = [index * self.batch_size for index in range(len(self))]
+        self._batches.indices = [order[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        if self.resident:
+            return self._take()
+        batches = self._read_ahead() if self.samples.streamed else self._take()
+        if self.device.type == "cuda":
+            return _copied_ahead(batches, self.device)
+        return (tuple(part.to(self.device) for part in batch) for batch in batches)  # type: ignore[misc]
+
+    def _take(self) -> Iterator[Batch]:
+        for indices in self._batches:
+            yield indices, *self.samples.take(indices)
+
+    def _read_ahead(self) -> Iterator[Batch]:
+        """Batches that other processes have read, in order."""
+        from torch.utils.data import DataLoader
+
+        if self._reader is None:
+            self._reader = DataLoader(
+                _Taking(self.samples),  # type: ignore[arg-type]  # it has what a map-style data set needs
+                sampler=self._batches,
+                batch_size=None,
+                num_workers=self.workers,
+                prefetch_factor=_READ_AHEAD if self.workers else None,
+                persistent_workers=self.workers > 0,
+                pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # else it would draw from the one that dropout uses
+            )
+        for batch in self._reader:
+            if isinstance(batch, DltrainError):
+                raise batch
+            yield batch
+
+
+class _BatchSampler:
+    """The indices of the batches to come: a new list each epoch, under workers that stay."""
+
+    def __init__(self) -> None:
+        self.indices: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.indices)
+
+
+class _Taking:
+    """What a worker does: take a batch. The user's errors travel as values, without the worker's traceback."""
+
+    def __init__(self, samples: Samples):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, indices: Tensor) -> Batch | DltrainError:
+        try:
+            return indices, *self.samples.take(indices)
+        except DltrainError as error:
+            return error
+
+
+def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """``batches`` on a GPU, each copied while the GPU computes on the one before it."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ahead: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            copied = tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
+        if ahead is not None:
+            yield ahead
+        torch.cuda.current_stream(device).wait_stream(stream)
+        for part in copied:  # so that its memory is not used again while the computing stream still reads it
+            part.record_stream(torch.cuda.current_stream(device))
+        ahead = copied  # type: ignore[assignment]
+    if ahead is not None:
+        yield ahead

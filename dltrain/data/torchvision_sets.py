@@ -4,7 +4,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Data
-from dltrain.data.images import LabelledImages, image_data
+from dltrain.data.images import DecodedImages, image_data
 from dltrain.errors import DataError
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -24,44 +24,65 @@ _IDX_FILES = {
 
 
 def mnist(
-    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+    root: str,
+    download: bool = False,
+    val_fraction: float = 0.1,
+    limit: int | None = None,
+    split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
 ) -> Data:
     """MNIST (LeCun et al., 1998): 60,000 and 10,000 handwritten digits, grey, 28 × 28."""
     parts = _idx_parts("MNIST", root, download)
-    return _given_parts("mnist", tuple("0123456789"), parts, val_fraction, limit, split_seed)
+    return _given_parts("mnist", tuple("0123456789"), parts, val_fraction, limit, split_seed, augment)
 
 
 def fashion_mnist(
-    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+    root: str,
+    download: bool = False,
+    val_fraction: float = 0.1,
+    limit: int | None = None,
+    split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
 ) -> Data:
     """Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 pictures of clothes, grey, 28 × 28."""
     parts = _idx_parts("FashionMNIST", root, download)
-    return _given_parts("fashion_mnist", _FASHION, parts, val_fraction, limit, split_seed)
+    return _given_parts("fashion_mnist", _FASHION, parts, val_fraction, limit, split_seed, augment)
 
 
 def cifar10(
-    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+    root: str,
+    download: bool = False,
+    val_fraction: float = 0.1,
+    limit: int | None = None,
+    split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
 ) -> Data:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 colour photographs of ten kinds, 32 × 32."""
     names, parts = _cifar_parts("CIFAR10", root, download)
-    return _given_parts("cifar10", names, parts, val_fraction, limit, split_seed)
+    return _given_parts("cifar10", names, parts, val_fraction, limit, split_seed, augment)
 
 
 def cifar100(
-    root: str, download: bool = False, val_fraction: float = 0.1, limit: int | None = None, split_seed: int = 0
+    root: str,
+    download: bool = False,
+    val_fraction: float = 0.1,
+    limit: int | None = None,
+    split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
 ) -> Data:
     """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 colour photographs of a hundred kinds, 32 × 32."""
     names, parts = _cifar_parts("CIFAR100", root, download)
-    return _given_parts("cifar100", names, parts, val_fraction, limit, split_seed)
+    return _given_parts("cifar100", names, parts, val_fraction, limit, split_seed, augment)
 
 
 def _given_parts(
     name: str,
     class_names: Sequence[str],
-    parts: dict[str, LabelledImages],
+    parts: dict[str, DecodedImages],
     val_fraction: float,
     limit: int | None,
     split_seed: int,
+    augment: Mapping[str, Any] | None,
 ) -> Data:
     return image_data(
         name,
@@ -71,10 +92,11 @@ def _given_parts(
         val_fraction=val_fraction,
         limit=limit,
         split_seed=split_seed,
+        augment=augment,
     )
 
 
-def _idx_parts(dataset: str, root: str, download: bool) -> dict[str, LabelledImages]:
+def _idx_parts(dataset: str, root: str, download: bool) -> dict[str, DecodedImages]:
     folders = [Path(root).expanduser() / dataset / "raw", Path(root).expanduser() / dataset, Path(root).expanduser()]
     wanted = [name for names in _IDX_FILES.values() for name in names]
     if download and not all(_find_idx(folders, name) for name in wanted):
@@ -88,7 +110,7 @@ def _idx_parts(dataset: str, root: str, download: bool) -> dict[str, LabelledIma
     return {part: _read_idx_part(folders, names) for part, names in _IDX_FILES.items()}
 
 
-def _read_idx_part(folders: list[Path], names: tuple[str, str]) -> LabelledImages:
+def _read_idx_part(folders: list[Path], names: tuple[str, str]) -> DecodedImages:
     image_path, label_path = (_find_idx(folders, name) for name in names)
     assert image_path is not None and label_path is not None
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
@@ -96,7 +118,7 @@ def _read_idx_part(folders: list[Path], names: tuple[str, str]) -> LabelledImage
         raise DataError(f"'{image_path}' holds {len(images)} images, but '{label_path}' {len(labels)} labels")
     if len(labels) and labels.max() >= 10:
         raise DataError(f"'{label_path}' holds the label {int(labels.max())}, where 0 to 9 are expected")
-    return LabelledImages(labels.long(), images.unsqueeze(1).__getitem__)
+    return DecodedImages(labels.long(), images.unsqueeze(1))
 
 
 def _find_idx(folders: list[Path], name: str) -> Path | None:
@@ -122,12 +144,12 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy())
 
 
-def _cifar_parts(dataset: str, root: str, download: bool) -> tuple[list[str], dict[str, LabelledImages]]:
+def _cifar_parts(dataset: str, root: str, download: bool) -> tuple[list[str], dict[str, DecodedImages]]:
     parts = {}
     for name, train in (("train", True), ("test", False)):
         part = _torchvision_set(dataset, root, train, download)
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        parts[name] = LabelledImages(torch.tensor(part.targets), images.__getitem__)
+        parts[name] = DecodedImages(torch.tensor(part.targets), images)
     return part.classes, parts
 
 

@@ -1,0 +1,29 @@
+"""``dltrain cache [clear]``: what decoded images lie on disk, and remove them."""
+
+import time
+from collections.abc import Sequence
+
+from dltrain.data.cache import cache_folder, cache_limit, clear, entries
+from dltrain.errors import UserError
+
+_GIB = 1024**3
+
+
+def cache(arguments: Sequence[str]) -> None:
+    """List the cached arrays, the longest unused first, or remove all of them.
+
+    Raises:
+        UserError: an argument other than ``clear``.
+    """
+    if list(arguments) == ["clear"]:
+        print(f"{clear() / _GIB:.2f} GiB freed in {cache_folder()}")
+        return
+    if arguments:
+        raise UserError(f"dltrain cache takes nothing or clear, not '{' '.join(arguments)}'")
+    found = entries()
+    for entry in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        shape = "×".join(map(str, entry.shape))
+        print(f"{entry.nbytes / _GIB:8.2f} GiB  used {used}  {shape:<20} {entry.source}")
+    total = sum(entry.nbytes for entry in found)
+    print(f"{total / _GIB:8.2f} GiB of at most {cache_limit() / _GIB:.0f} GiB in {cache_folder()}")

@@ -1,0 +1,120 @@
+"""Random changes of training images, a whole batch at a time, on the device."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dltrain.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Changes each image of a batch by draws of its own.
+
+    Args:
+        fill: mean of each channel (channels,), in raw units, which covers what ``cutout`` cuts out.
+        crop: pixels of black around the image, from which it is cut again at a random place.
+        flip: mirror left and right, every other time.
+        cutout: side in pixels of a square that is covered, its centre anywhere (DeVries and Taylor, 2017).
+        brightness, contrast, saturation: the image, its distance from its mean grey, or from its own grey is
+            multiplied by a factor in ``[1 - x, 1 + x]``; saturation is for three channels.
+    """
+
+    fill: Tensor
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    draws = 8  # random numbers that an image takes
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """``images`` (batch, channels, height, width) uint8, ``draws`` (batch, 8) in [0, 1), both on one device;
+        returns raw values of the same shape, uint8 or, behind a change of colour, float32."""
+        if self.crop:
+            images = self._cropped(images, draws[:, 0], draws[:, 1])
+        if self.flip:
+            images = torch.where(draws[:, 2].view(-1, 1, 1, 1) < 0.5, images.flip(3), images)
+        if self.brightness or self.contrast or self.saturation:
+            images = self._coloured(images.float(), draws[:, 3:6])
+        if self.cutout:
+            images = self._covered(images, draws[:, 6], draws[:, 7])
+        return images
+
+    def _cropped(self, images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        padded = F.pad(images, [self.crop] * 4)
+        # Views of every place it can be cut from; picking one an image copies those pixels alone.
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        places = 2 * self.crop + 1
+        rows = torch.arange(len(images), device=images.device)
+        return windows[rows, :, (down * places).long(), (right * places).long()]
+
+    def _coloured(self, images: Tensor, draws: Tensor) -> Tensor:
+        def factors(column: int, strength: float) -> Tensor:
+            return (1 + strength * (2 * draws[:, column] - 1)).view(-1, 1, 1, 1)
+
+        if self.brightness:
+            images = (images * factors(0, self.brightness)).clamp(0, 255)
+        if self.contrast:
+            mean = images.mean((1, 2, 3), keepdim=True)
+            images = torch.lerp(mean.expand_as(images), images, factors(1, self.contrast)).clamp(0, 255)
+        if self.saturation:
+            grey = images.mean(1, keepdim=True)
+            images = torch.lerp(grey.expand_as(images), images, factors(2, self.saturation)).clamp(0, 255)
+        return images
+
+    def _covered(self, images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        def inside(size: int, draw: Tensor) -> Tensor:
+            first = (draw * size).long().unsqueeze(1) - self.cutout // 2
+            places = torch.arange(size, device=images.device)
+            return (places >= first) & (places < first + self.cutout)
+
+        mask = inside(images.shape[2], down).unsqueeze(2) & inside(images.shape[3], right).unsqueeze(1)
+        fill = self.fill.to(images.device).view(-1, 1, 1).round().to(images.dtype)
+        return torch.where(mask.unsqueeze(1), fill, images)
+
+
+def make_augment(options: Mapping[str, Any] | None, fill: Tensor, input_shape: Sequence[int]) -> Augment | None:
+    """The augmentation that ``dataset.augment`` asks for, ``None`` where it is null or empty.
+
+    Raises:
+        ConfigError: an option that there is not, or a value that it cannot have.
+    """
+    if not options:
+        return None
+    if not isinstance(options, Mapping):
+        raise ConfigError([f"dataset.augment={options} must be options such as {{crop: 4, flip: true}}"])
+    known = [field.name for field in fields(Augment) if field.name != "fill"]
+    problems = [
+        f"dataset.augment.{name} is no augmentation{did_you_mean(name, known) or ';'} there are {', '.join(known)}"
+        for name in options
+        if name not in known
+    ]
+    problems += [
+        f"dataset.augment.{name}={options[name]} must be a whole number of pixels below {input_shape[-1]}"
+        for name in ("crop", "cutout")
+        if name in options and not _is_number(options[name], int, min(input_shape[1:]))
+    ]
+    problems += [
+        f"dataset.augment.{name}={options[name]} must be a number from 0 to 1"
+        for name in ("brightness", "contrast", "saturation")
+        if name in options and not _is_number(options[name], (int, float), 1 + 1e-9)
+    ]
+    if not isinstance(options.get("flip", False), bool):
+        problems.append(f"dataset.augment.flip={options['flip']} must be true or false")
+    if options.get("saturation") and input_shape[0] != 3:
+        problems.append("dataset.augment.saturation needs images of three channels (dataset.channels=3)")
+    if problems:
+        raise ConfigError(problems)
+    return Augment(fill.float(), **options)
+
+
+def _is_number(value: object, kind: type | tuple[type, ...], below: float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value < below  # type: ignore[operator]

@@ -1,0 +1,200 @@
+"""Decoded images on disk: made once, mapped into memory by every run that wants the same ones."""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_FORMAT = 1  # raised when the same files would be decoded to other pixels
+_GIB = 1024**3
+_DEFAULT_LIMIT = 50 * _GIB
+_SHARE_OF_DISK = 0.5  # of what is free or already taken by the cache
+_STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for so long is left over from a kill
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cached array: ``source`` is the folder that it was decoded from, ``used`` the time of its last use."""
+
+    path: Path
+    source: str
+    shape: tuple[int, ...]
+    nbytes: int
+    used: float
+
+
+def cache_folder() -> Path:
+    """Where decoded data lie: ``$DLTRAIN_CACHE``, or ``dltrain`` in the user's cache folder."""
+    if named := os.environ.get("DLTRAIN_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dltrain"
+
+
+def cache_limit() -> int:
+    """Bytes that the cache may take: ``$DLTRAIN_CACHE_GB``, or 50 GiB, and at most half of the disk's free space."""
+    named = os.environ.get("DLTRAIN_CACHE_GB")
+    limit = int(float(named) * _GIB) if named else _DEFAULT_LIMIT
+    taken = sum(entry.nbytes for entry in entries())
+    with contextlib.suppress(OSError):
+        limit = min(limit, int((shutil.disk_usage(_existing(cache_folder())).free + taken) * _SHARE_OF_DISK))
+    return limit
+
+
+def key_of(files: Sequence[Path], decoding: Sequence[int]) -> str:
+    """A name for what ``files`` decode to: it changes with their names, sizes and times, and with the decoding."""
+    digest = hashlib.sha256(f"{_FORMAT} {tuple(decoding)}".encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def cached(key: str, shape: tuple[int, ...], source: str, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+    """The uint8 array ``key`` of ``shape``, mapped from the cache; where it is not there, ``fill`` writes it first.
+
+    A second process that wants the same array waits for the first. A copy that was not finished is never seen.
+
+    Raises:
+        OSError: the cache cannot be written, or the disk is full; ``fill``'s own errors pass through.
+    """
+    path = cache_folder() / f"{key}.npy"
+    found = _open(path, shape)
+    if found is not None:
+        return found
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(path.with_suffix(".lock")):
+        found = _open(path, shape)  # made by the process that held the lock before
+        if found is not None:
+            return found
+        _make_room(int(np.prod(shape)))
+        _write(path, shape, source, fill)
+    found = _open(path, shape)
+    if found is None:
+        raise OSError(f"{path} was removed as soon as it was written")
+    return found
+
+
+def entries() -> list[Entry]:
+    """What the cache holds, the longest unused first."""
+    found = []
+    for path in cache_folder().glob("*.npy"):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # removed by another process meanwhile
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            status = path.stat()
+            found.append(Entry(path, about["source"], tuple(about["shape"]), status.st_size, status.st_mtime))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def clear() -> int:
+    """Remove all that the cache holds; returns the bytes freed. Runs that use it now keep what they have mapped."""
+    freed = 0
+    for path in cache_folder().glob("*"):
+        if path.suffix in (".npy", ".json", ".lock", ".tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                freed += path.stat().st_size
+                path.unlink()
+    return freed
+
+
+def available_memory() -> int:
+    """Bytes of main memory that this process could still take: what the system reports, within its control group."""
+    free = sys.maxsize
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return free
+
+
+def shared_array(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty uint8 array in memory that forked processes write to as well."""
+    return np.frombuffer(mmap.mmap(-1, max(int(np.prod(shape)), 1)), np.uint8, int(np.prod(shape))).reshape(shape)
+
+
+def read_ahead(array: np.ndarray) -> None:
+    """Have the system read a mapped array into memory now, at full speed, rather than page by page."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_WILLNEED"):
+        mapped.madvise(mmap.MADV_WILLNEED)
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        # Private copies of pages that are written to: a mapped tensor can never change the cache.
+        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there, or not what was written
+        return None
+    if array.shape != shape or array.dtype != np.uint8:
+        return None
+    with contextlib.suppress(OSError):  # the folder may be another user's
+        os.utime(path)
+    return array
+
+
+def _write(path: Path, shape: tuple[int, ...], source: str, fill: Callable[[np.ndarray], None]) -> None:
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    try:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with open(temporary, "r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and would be a crash in mapped memory
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
+            fill(array)
+            array.flush()
+            os.fsync(file.fileno())
+        del array
+        about = {"source": source, "shape": shape}
+        path.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_room(nbytes: int) -> None:
+    """Remove what was not used for the longest time until ``nbytes`` more are within the limit."""
+    now = time.time()
+    for left in cache_folder().glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            if now - left.stat().st_mtime > _STALE_SECONDS:
+                left.unlink()
+    limit = cache_limit()
+    if nbytes > limit:
+        raise OSError(f"{nbytes / _GIB:.1f} GiB are more than the cache may take ({limit / _GIB:.1f} GiB)")
+    there = entries()
+    excess = sum(entry.nbytes for entry in there) + nbytes - limit
+    for entry in there:
+        if excess <= 0:
+            return
+        entry.path.unlink(missing_ok=True)
+        entry.path.with_suffix(".json").unlink(missing_ok=True)
+        excess -= entry.nbytes
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock that ends with the process; without locks (Windows) two processes may both decode."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
