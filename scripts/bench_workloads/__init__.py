@@ -1,0 +1,1 @@
+"""What ``scripts/bench`` measures: each workload with its rivals, written as people write them."""
