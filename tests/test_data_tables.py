@@ -515,3 +515,21 @@ def test_a_parquet_file_names_the_row_of_a_bad_value_without_a_line(dltrain, tmp
     write_columns(tmp_path, "t.parquet", a=["1", "2", "3", "x"], y=[0.1, 0.2, 0.3, 0.4])
     outcome = dltrain("dataset=table", "dataset.path=t.parquet", "dataset.target=y")
     assert_one_message(outcome, ["t.parquet', column 'a', row 4: 'x' is not a finite number"])
+
+
+def test_decimal_commas_under_another_separator_are_numbers(tmp_path):
+    rows = [(number * 0.5, number % 3) for number in range(40)]
+    (tmp_path / "point.csv").write_text("x,y\n" + "".join(f"{x},{y}.25\n" for x, y in rows))
+    comma = "".join(f"{x};{y}.25\n" for x, y in rows).replace(".", ",")
+    (tmp_path / "comma.csv").write_text("x;y\n" + comma)
+    point = table(str(tmp_path / "point.csv"), "y")
+    other = table(str(tmp_path / "comma.csv"), "y", separator=";")
+    assert other.facts.task == "regression"
+    everything = torch.arange(len(point.train))
+    for one, two in zip(point.train.take(everything), other.train.take(everything), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_commas_in_text_stay_as_they_are(tmp_path):
+    (tmp_path / "t.csv").write_text("x;y\n" + "".join(f"{'1,5' if n % 2 else 'a,b'};{n % 2}\n" for n in range(20)))
+    assert table(str(tmp_path / "t.csv"), "y", separator=";").facts.feature_names == ("x=1,5", "x=a,b", "x=other")

@@ -1,12 +1,15 @@
 """Tables as they are on disk: read strictly, with errors that name the file, the row and the column."""
 
 import csv
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from dltrain.errors import ConfigError, DataError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
 
@@ -112,8 +115,24 @@ def _read_csv(file: Path, separator: str) -> pl.DataFrame:
     if (padded or odd) and (fault := _csv_fault(file, separator)):
         raise DataError(fault)
     frame = frame.rename(names).with_columns(pl.all().str.strip_chars().replace(dict.fromkeys(MISSING)))
+    frame = _with_decimal_points(frame, file) if separator != "," else frame
     filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
     return frame.head(int(filled[-1]) + 1 if len(filled) else 0)
+
+
+def _with_decimal_points(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+    """The columns in which every value is a number, some of them written as 1,5, with points instead of commas."""
+    found = []
+    for column in frame.get_columns():
+        values = column.drop_nulls()
+        if (
+            values.str.contains(r"^[+-]?\d*,\d+$").any()
+            and values.str.contains(r"^[+-]?\d*,?\d+([eE][+-]?\d+)?$").all()
+        ):
+            found.append(column.name)
+    if found:
+        log.info("%s: decimal commas in %s are read as points", file, ", ".join(found))
+    return frame.with_columns(pl.col(found).str.replace(",", ".", literal=True))
 
 
 def _csv_fault(path: Path, separator: str) -> str:
