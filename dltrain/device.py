@@ -56,14 +56,18 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 @contextlib.contextmanager
-def process_state(seed: int, deterministic: bool) -> Iterator[None]:
+def process_state(seed: int, deterministic: bool, tf32: bool = False) -> Iterator[None]:
     """Seed Python, NumPy and torch on all devices; with ``deterministic`` refuse operations that are not.
+
+    ``tf32`` lets a GPU multiply float32 matrices in its faster format of 10 bits (convolutions do so by default).
 
     What was set before comes back at the end, random states of the CPU included, so that a run leaves no trace in
     its process: neither in another run nor in whatever draws the runs of a sweep.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else matmul)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -75,6 +79,7 @@ def process_state(seed: int, deterministic: bool) -> Iterator[None]:
         yield
     finally:
         _set_deterministic(*before)
+        torch.set_float32_matmul_precision(matmul)
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])

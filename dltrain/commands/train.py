@@ -30,7 +30,7 @@ def train(cfg: Any, path: Path, command: str) -> float:
     Whatever is wrong before the first epoch leaves no folder behind.
     """
     folder = RunFolder(path, command)
-    with process_state(cfg.seed, cfg.deterministic), _sigterm_interrupts():
+    with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"), _sigterm_interrupts():
         try:
             parts = build(cfg, path)
             folder.begin(parts.config_text, parts.environment)
