@@ -67,7 +67,7 @@ def process_state(seed: int, deterministic: bool, tf32: bool = False) -> Iterato
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else matmul)
+    torch.set_float32_matmul_precision("high" if tf32 and torch.cuda.is_available() else matmul)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
