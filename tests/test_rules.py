@@ -82,3 +82,12 @@ def test_a_run_imports_only_what_it_uses(tmp_path):
     loaded = loaded_after(f"from dltrain.cli import main\nassert main({arguments!r}) == 0", tmp_path)
     assert "torch" in loaded
     assert not loaded & {"torchvision", "polars", "matplotlib", "tensorboard", "mlflow", "wandb", "simpleeval"}
+    assert "sympy" not in loaded  # torch's compiler brings it
+
+
+@pytest.mark.parametrize(
+    "use", ["import torch._dynamo.config", "torch.compile(torch.nn.Identity())", "torch._dynamo.reset()"]
+)
+def test_the_compiler_comes_as_soon_as_it_is_used(use, tmp_path):
+    code = f"import torch\nfrom dltrain.startup import defer_compiler\ndefer_compiler()\n{use}"
+    assert "sympy" in loaded_after(code, tmp_path)

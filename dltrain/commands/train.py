@@ -18,6 +18,7 @@ from dltrain.errors import DltrainError, Interrupted
 from dltrain.inference import evaluate
 from dltrain.metrics import ClassificationMetrics
 from dltrain.run import RunFolder, finite
+from dltrain.startup import defer_compiler
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def train(cfg: Any, path: Path, command: str) -> float:
 
     Whatever is wrong before the first epoch leaves no folder behind.
     """
+    defer_compiler()
     folder = RunFolder(path, command)
     with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"), _sigterm_interrupts():
         try:
