@@ -225,7 +225,8 @@ def test_cnn_equals_torchs_layers_one_after_the_other(knob):
     knobs, layers = KNOBS[knob]
     model = CNN((2, 9, 9), 3, **({"channels": [4], "batch_norm": False} | knobs))
     inputs = torch.randn(6, 2, 9, 9)
-    assert_equal_outputs(model, with_weights_of(model, nn.Sequential(*layers)), inputs)
+    twin = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    assert_equal_outputs(model, with_weights_of(model, twin), inputs)
 
 
 def test_sizing_a_cnn_leaves_its_statistics_untouched_and_its_mode_training():
