@@ -1,42 +1,161 @@
-"""Checkpoint files: plain types and tensors, readable with ``weights_only=True``, never half-written."""
+"""Checkpoint files: plain types and tensors, read with ``weights_only=True``, never half-written or trusted blindly.
 
+A file is what ``torch.save`` writes, a ZIP archive, with the SHA-256 of all before it as the archive's comment: one
+file, so that content and checksum cannot part. It is written under another name, flushed to the disk and verified
+before it takes its place, and the checkpoint before it stays until then.
+"""
+
+import contextlib
+import copy
+import hashlib
 import os
+import struct
+import threading
+import time
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from dltrain.trainer import Trainer
+from dltrain.errors import CheckpointError, TrainingError
 
-FORMAT = 1
+FORMAT = 2
+_COMMENT = b"sha256:"
+_COMMENT_SIZE = len(_COMMENT) + 64
+_END = struct.Struct("<4s16xH")  # of a ZIP archive: its signature and, last, the length of the comment
+_LENGTH = struct.Struct("<H")
+_BLOCK = 1 << 20
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` to ``path`` by way of a temporary file, so that ``path`` is always a whole checkpoint."""
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save({"format": FORMAT, **content}, temporary)
-    os.replace(temporary, path)
+    """Write ``content`` to ``path``, which is a whole checkpoint at any time.
+
+    Raises:
+        OSError: it could not be written whole; what was at ``path`` is still there.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "w+b") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            _seal(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if fault := find_fault(temporary):
+            raise OSError(f"'{temporary}' {fault} although it was just written; is the disk failing?")
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except RuntimeError as error:  # how torch's archive writer says that the disk is full
+        raise OSError(_first_line(error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint, its tensors on ``device``; runs no code of the file."""
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    """The content of a checkpoint, its tensors on ``device``; runs no code of the file.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, no checkpoint of dltrain's, or of another format.
+    """
+    if fault := find_fault(path):
+        raise CheckpointError(f"'{path}' {fault}")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a hostile file can make the reader raise anything
+        raise CheckpointError(f"'{path}' is no checkpoint of dltrain: {_first_line(error)}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise CheckpointError(f"'{path}' is no checkpoint of dltrain")
+    if content["format"] != FORMAT:
+        age = "a newer" if content["format"] > FORMAT else "an older"
+        raise CheckpointError(
+            f"'{path}' has format {content['format']}, of {age} dltrain; this one reads format {FORMAT}"
+        )
     return content
+
+
+def find_fault(path: Path) -> str:
+    """What is wrong with a checkpoint file, seen without reading its content; an empty string where nothing is."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            end = size - _COMMENT_SIZE
+            file.seek(max(end - 2, 0))
+            length, comment = file.read(2), file.read()
+            if size == 0:
+                return "is empty"
+            if end <= _END.size or length != _LENGTH.pack(_COMMENT_SIZE) or not comment.startswith(_COMMENT):
+                return "is cut short, or no checkpoint of dltrain"
+            whole = _digest(file, end - 2) == comment.removeprefix(_COMMENT)
+            return "" if whole else "is damaged: it does not match its checksum"
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error}"
+
+
+def previous(folder: Path) -> list[Path]:
+    """The checkpoints before ``last.pt`` that are still there, the newest first."""
+    found = folder.glob("last-*.pt")
+    return sorted(found, key=lambda path: int("0" + "".join(filter(str.isdigit, path.stem))))
+
+
+@dataclass
+class Due:
+    """When a checkpoint is to be written: every so many epochs, optimizer steps or minutes, any of which may be off."""
+
+    every_n_epochs: int | None = 1
+    every_n_steps: int | None = None
+    every_n_minutes: float | None = None
+    _saved: tuple[int, int] = (0, 0)
+    _time: float = field(default_factory=time.monotonic)
+
+    def after_step(self, step: int) -> bool:
+        """Whether one is due behind optimizer step ``step``, from 1."""
+        by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
+        return by_steps or self._time_is_up()
+
+    def after_epoch(self, epoch: int) -> bool:
+        """Whether one is due behind epoch ``epoch``, from 1."""
+        return self.every_n_epochs is not None and epoch % self.every_n_epochs == 0
+
+    def saved(self, epoch: int, step: int) -> None:
+        """Note that one was written."""
+        self._saved, self._time = (epoch, step), time.monotonic()
+
+    def is_behind(self, epoch: int, step: int) -> bool:
+        """Whether there is something that the last one does not hold."""
+        return self._saved != (epoch, step)
+
+    def _time_is_up(self) -> bool:
+        return self.every_n_minutes is not None and time.monotonic() - self._time >= 60 * self.every_n_minutes
 
 
 class Checkpoints:
     """Keeps ``last.pt``, from which a run can go on, and ``best.pt``, the weights of the best epoch.
 
-    Both hold ``header`` (what rebuilds the network: configuration as text, facts of the data, preprocessing), the
-    evaluated weights as ``model`` and the metrics of their epoch; ``last.pt`` the state of the trainer as well.
+    ``header`` (what rebuilds the network: configuration as text, facts of the data, preprocessing) is part of both.
+    ``last.pt`` holds what is in ``best.pt`` as well, so that a run needs no second file to go on, least of all one
+    that is newer or older than its state. ``keep`` checkpoints before the last one stay, ``last-1.pt`` the newest of
+    them. What is to be saved is copied at once and written by a thread; where it comes faster than the disk takes it,
+    all but the newest are left out.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], every_n_epochs: int = 1):
+    def __init__(self, folder: Path, header: dict[str, Any], keep: int = 1):
         self.folder = folder
-        self.header = header
-        self.every_n_epochs = every_n_epochs
-        self._saved_epoch = 0
+        self.header = _copy(header, {})
+        self.keep = keep
+        self._pending: dict[str, dict[str, Any]] = {}  # by file name
+        self._writing = False
+        self._lock = threading.Lock()  # around these two
+        self._writer: threading.Thread | None = None
+        self._error: Exception | None = None
+        self.newest_best: dict[str, Any] | None = None  # what is in best.pt once all is written
 
     @property
     def last(self) -> Path:
@@ -46,24 +165,148 @@ class Checkpoints:
     def best(self) -> Path:
         return self.folder / "best.pt"
 
-    def after_epoch(self, trainer: "Trainer", improved: bool) -> None:
-        """Save what this epoch calls for."""
-        if improved:
-            save(self.best, self._content(trainer))
-        if trainer.epoch % self.every_n_epochs == 0:
-            self._save_last(trainer)
+    def save_best(self, content: dict[str, Any]) -> None:
+        """Copy ``content`` and have it written to ``best.pt``."""
+        self._raise_error()
+        self.newest_best = _copy(content, {})
+        self._submit("best.pt", self.newest_best)
 
-    def finish(self, trainer: "Trainer") -> None:
-        """At the end of training ``last.pt`` is up to date, and ``best.pt`` exists even if no epoch was ever best."""
-        if self._saved_epoch != trainer.epoch:
-            self._save_last(trainer)
-        if not self.best.exists():
-            save(self.best, self._content(trainer))
+    def save_last(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Copy ``content`` and have it written to ``last.pt``; returns the copy."""
+        self._raise_error()
+        copied: dict[str, Any] = _copy(content, {})
+        self._submit("last.pt", {**copied, "best": self.newest_best})
+        return copied
 
-    def _save_last(self, trainer: "Trainer") -> None:
-        save(self.last, {**self._content(trainer), "trainer": trainer.state_dict()})
-        self._saved_epoch = trainer.epoch
+    def restore_best(self, saved: dict[str, Any] | None) -> None:
+        """Write ``best.pt`` as it was when the ``last.pt`` with the content ``saved`` was written."""
+        self.newest_best = saved
+        if saved is not None:
+            self._submit("best.pt", saved)
 
-    def _content(self, trainer: "Trainer") -> dict[str, Any]:
-        metrics = dict(trainer.history[-1]) if trainer.history else {}
-        return {**self.header, "epoch": trainer.epoch, "metrics": metrics, "model": trainer.evaluated.state_dict()}
+    def wait(self) -> None:
+        """Come back once all is on the disk.
+
+        Raises:
+            TrainingError: something could not be written.
+        """
+        self.settle()
+        self._raise_error()
+
+    def settle(self) -> None:
+        """Come back once nothing is being written any more."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def _submit(self, name: str, content: dict[str, Any]) -> None:
+        with self._lock:
+            self._pending[name] = content
+            if self._writing:
+                return
+            self._writing = True
+        # No daemon: a process that ends early still finishes what it has begun to write.
+        self._writer = threading.Thread(target=self._write_pending, name="checkpoints", daemon=False)
+        self._writer.start()
+
+    def _write_pending(self) -> None:
+        while True:
+            with self._lock:
+                name = next(iter(self._pending), None)
+                if name is None or self._error is not None:
+                    self._writing = False
+                    return
+                content = self._pending.pop(name)
+            try:
+                if name == "last.pt":
+                    self._keep_previous()
+                save(self.folder / name, {**self.header, **content})
+            except Exception as error:  # raised where the trainer next looks, for this thread has nobody to tell
+                self._error = error
+
+    def _keep_previous(self) -> None:
+        """Give ``last.pt``, which is about to be replaced, a second name behind those before it."""
+        if not self.keep or not self.last.exists():
+            return
+        names = [self.folder / f"last-{number}.pt" for number in range(1, self.keep + 1)]
+        for older, newer in reversed(list(pairwise(names))):
+            if older.exists():
+                os.replace(older, newer)
+        names[0].unlink(missing_ok=True)
+        try:
+            os.link(self.last, names[0])
+        except OSError:  # a file system without hard links; find_resumable looks for it under this name as well
+            os.replace(self.last, names[0])
+
+    def _raise_error(self) -> None:
+        if self._error is not None and not isinstance(self._error, OSError):
+            raise self._error
+        if self._error is not None:
+            raise TrainingError(
+                f"the checkpoint cannot be written to '{self.folder}': {self._error}; those that are there stay as"
+                " they are. Make room or mend the folder, then go on with dltrain resume"
+            ) from self._error
+
+
+def _seal(file: BinaryIO) -> None:
+    """Append the checksum of a ZIP archive to it as its comment."""
+    size = file.seek(-_END.size, os.SEEK_END) + _END.size
+    signature, length = _END.unpack(file.read(_END.size))
+    if signature != b"PK\5\6" or length:
+        raise OSError("torch wrote something else than a ZIP archive without a comment")
+    comment = _COMMENT + _digest(file, size - 2)
+    file.seek(size - 2)
+    file.write(_LENGTH.pack(len(comment)) + comment)
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """SHA-256 in hexadecimal of the first ``size`` bytes of ``file``."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest().encode()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` last, where the system lets folders be flushed (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _copy(content: Any, known: dict[tuple[Any, ...], Tensor]) -> Any:
+    """``content`` as plain types, with tensors copied to the CPU; what shared memory (``known``) still does.
+
+    Raises:
+        TrainingError: something that could be written, but not be read again without running code.
+    """
+    if isinstance(content, Tensor):
+        key = (content.data_ptr(), content.dtype, content.shape, content.stride())
+        if not content.numel() or key not in known:
+            known[key] = content.detach().to("cpu", copy=True)
+        return known[key]
+    if isinstance(content, dict):
+        # A state_dict carries the versions of its modules along as an attribute.
+        copied = copy.copy(content) if type(content) in (OrderedDict, Counter) else dict(content)
+        for name, value in content.items():
+            copied[name] = _copy(value, known)
+        return copied
+    if isinstance(content, list | tuple):
+        parts = [_copy(value, known) for value in content]
+        return parts if isinstance(content, list) else tuple(parts)
+    if isinstance(content, np.generic | np.ndarray):
+        return content.item() if isinstance(content, np.generic) else torch.from_numpy(content.copy())
+    if type(content) not in _PLAIN:
+        kind = f"{type(content).__module__}.{type(content).__qualname__}"
+        raise TrainingError(
+            f"the state of a part of this run holds a {kind}; a checkpoint takes plain types and tensors"
+        )
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -4,6 +4,7 @@
     ├── UserError              exit 2: the configuration, a file or an argument is wrong
     │   ├── ConfigError        a key or value of the configuration, all problems at once
     │   ├── DataError          a file or folder: named, with its row, column or class
+    │   ├── CheckpointError    a checkpoint that is missing, damaged, foreign or of another format
     │   └── MismatchError      parts that do not fit each other: a CNN for a table
     └── TrainingError          exit 1: training itself failed, for example diverged
 
@@ -32,11 +33,16 @@ class ConfigError(UserError):
 
     def __init__(self, problems: Iterable[str]):
         self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+        several = f"{len(self.problems)} problems in the configuration:\n  - " if len(self.problems) > 1 else ""
+        super().__init__(several + "\n  - ".join(self.problems))
 
 
 class DataError(UserError):
     """A file or folder that cannot be trained on."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, foreign or of another format."""
 
 
 class MismatchError(UserError):
@@ -48,9 +54,11 @@ class TrainingError(DltrainError):
 
 
 class Interrupted(BaseException):
-    """SIGTERM asked the process to stop: like ``KeyboardInterrupt``, with the signal's own exit code."""
+    """The signal ``number`` asked the process to stop; the exit code is 128 and the number, as a shell has it."""
 
-    exit_code = 143
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.exit_code = 128 + number
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

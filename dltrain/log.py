@@ -1,9 +1,28 @@
 """Where log records go: files get all of them, stderr those that the live view does not show already."""
 
+import contextlib
 import logging
+import logging.config
 import sys
+from importlib.resources import files
+from pathlib import Path
 
 EPOCHS = "dltrain.epochs"  # one line an epoch
+
+
+class QuietFileHandler(logging.FileHandler):
+    """Leaves out what cannot be written: the run itself says that the disk is full, and says it once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # from opening the file
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        return None
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class StderrHandler(logging.Handler):
@@ -14,3 +33,13 @@ class StderrHandler(logging.Handler):
             return
         prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         print(f"{prefix}{self.format(record)}", file=sys.stderr)
+
+
+def log_to(path: Path) -> None:
+    """Set logging up as Hydra does for a training run, with ``path`` as the file: for verbs that go without Hydra."""
+    import yaml
+
+    text = (files("dltrain.conf") / "hydra" / "job_logging" / "dltrain.yaml").read_text(encoding="utf-8")
+    settings = yaml.safe_load(text)
+    settings["handlers"]["file"]["filename"] = str(path)
+    logging.config.dictConfig(settings)

@@ -1,11 +1,11 @@
 """The best epoch so far, and when to stop because none gets better."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dltrain.metrics import lower_is_better
+from dltrain.metric_names import lower_is_better
 
 
 @dataclass
@@ -52,9 +52,9 @@ class EarlyStopping:
     def should_stop(self) -> bool:
         return self.epoch - self.best.epoch >= self.patience
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "best": self.best.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.epoch = state["epoch"]
-        self.best.load_state_dict(state["best"])
+    def after(self, history: Sequence[Mapping[str, float]]) -> "EarlyStopping":
+        """The same rule once it has seen the epochs of ``history``: all that it knows follows from them."""
+        anew = EarlyStopping(Best(self.best.monitor, self.best.min_delta), self.patience)
+        for row in history:
+            anew.update(int(row["epoch"]), row)
+        return anew

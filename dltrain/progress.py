@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dltrain.log import EPOCHS
-from dltrain.metrics import MeanLoss, lower_is_better
+from dltrain.metric_names import lower_is_better
+from dltrain.metrics import MeanLoss
 from dltrain.monitor import Best
 
 _SECONDS_BETWEEN_UPDATES = 0.1

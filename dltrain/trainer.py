@@ -1,40 +1,49 @@
 """The training loop, in the open: an epoch is train steps, evaluation, schedule, log, checkpoint, and maybe a stop."""
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dltrain import recovery
 from dltrain.averaging import ExponentialMovingAverage
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.loader import Loader
-from dltrain.device import Precision
-from dltrain.errors import TrainingError
+from dltrain.device import Precision, random_state, set_random_state
+from dltrain.finite import FiniteWatch
 from dltrain.inference import Loss, evaluate
-from dltrain.loggers import Logger
+from dltrain.loggers import Loggers
 from dltrain.losses import Penalty
-from dltrain.metrics import MeanLoss, MetricsFactory
+from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View
+from dltrain.recovery import NotFinite
 from dltrain.schedulers import Schedule
+from dltrain.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
+_PLAIN = ("epoch", "step", "batch", "lr", "accumulate", "seconds")  # numbers of the state
 
 
 @dataclass
 class Trainer:
-    """Everything a training run works with; :meth:`fit` runs it.
+    """Everything a training run works with; :meth:`fit` runs it, from wherever its state says.
 
     ``accumulate`` cuts each batch of ``train`` into so many micro-batches, whose gradients add up to the batch's
     (exactly so for losses that are means over samples, without batch norm). ``clip_norm`` bounds the norm of all
     gradients together, ``clip_value`` each gradient. With ``ema`` the averaged weights are the ones evaluated.
     ``compiled`` is ``model`` as ``torch.compile`` returns it; state is always read from ``model``.
+
+    ``on_nonfinite`` says what follows a loss or gradient that is not finite: ``stop`` the run, ``skip`` the step, or
+    ``rollback`` to the last checkpoint and go on with half the learning rate. With ``on_oom`` ``halve`` a step that
+    runs out of memory is taken again in micro-batches of half the size.
     """
 
     model: nn.Module
@@ -48,6 +57,7 @@ class Trainer:
     best: Best
     checkpoints: Checkpoints
     view: View
+    due: Due = field(default_factory=Due)
     schedule: Schedule | None = None
     penalty: Penalty | None = None
     accumulate: int = 1
@@ -55,95 +65,148 @@ class Trainer:
     clip_value: float | None = None
     ema: ExponentialMovingAverage | None = None
     early_stopping: EarlyStopping | None = None
-    loggers: Sequence[Logger] = ()
+    loggers: Loggers = field(default_factory=Loggers)
     compiled: Callable[[Tensor], Tensor] | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    on_oom: Literal["halve", "stop"] = "halve"
 
     epoch: int = 0  # epochs finished
     step: int = 0  # optimizer steps taken
+    batch: int = 0  # batches of the current epoch that are done
+    lr: float = 0.0  # of the last step
+    seconds: float = 0.0  # spent on the run until it was saved last, by all processes that had a part in it
     history: list[Row] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)  # what went wrong and was mended
 
     def __post_init__(self) -> None:
         self.scaler = self.precision.scaler()
         self.network = self.model if self.compiled is None else self.compiled
+        self.total = MeanLoss(self.precision.device)  # the training loss of the current epoch so far
+        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+        self.smallest = 2 if has_batch_norm else 1  # samples of a micro-batch: batch norm cannot train on one
+        self.watch = FiniteWatch(self.precision.device)
+        self.saved: dict[str, Any] = {}  # what a rollback goes back to
+        self._began = time.perf_counter()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad and p.numel()]
 
     @property
     def evaluated(self) -> nn.Module:
         """The network whose weights are evaluated and kept: the averaged one where there is one."""
         return self.ema.model if self.ema else self.model
 
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or early stopping has ended the run."""
+        return self.epoch >= self.epochs or bool(self.early_stopping and self.early_stopping.should_stop)
+
     def fit(self) -> None:
         """Train until ``epochs`` are done or early stopping says so.
 
         Raises:
-            TrainingError: the training loss is no longer finite.
+            TrainingError: a loss or gradient is not finite, no memory is left, or a checkpoint cannot be written.
+            Interrupted: a signal came; the state is saved.
         """
-        while self.epoch < self.epochs:
-            train_loss, lr = self.train_epoch()
-            self.epoch += 1
-            row = {"epoch": self.epoch, "step": self.step, "lr": lr, "train/loss": train_loss, **self.validate()}
-            if self.schedule:
-                self.schedule.after_epoch(row)
-            self.history.append(row)
-            improved = self.best.update(self.epoch, row)
-            for logger in self.loggers:
-                logger.log(row)
-            self.view.epoch(row, self.best)
-            self.checkpoints.after_epoch(self, improved)
-            if self.early_stopping:
-                self.early_stopping.update(self.epoch, row)
-                if self.early_stopping.should_stop:
-                    log.info("stopped early at epoch %d: %s", self.epoch, self.early_stopping)
-                    break
-        self.checkpoints.finish(self)
+        with self.stop.deferred():
+            if self.on_nonfinite == "rollback":
+                self.save()  # there must be something to go back to
+            while not self.finished:
+                try:
+                    self.train_epoch()
+                    self.end_epoch(self.validate())
+                except NotFinite as error:
+                    recovery.roll_back(self, error)
+            if self.step and not self.best.epoch:
+                self.save_best()  # no epoch was ever best, but there must be weights
+            if self.due.is_behind(self.epoch, self.step):
+                self.save()
+            self.checkpoints.wait()
+        self.stop.check()  # a signal that came behind the last step
 
-    def train_epoch(self) -> tuple[float, float]:
-        """Take a step for each batch; returns the mean loss over samples and the last step's learning rate."""
-        self.train.set_epoch(self.epoch)
+    def train_epoch(self) -> None:
+        """Take a step for each batch that the current epoch has left."""
+        self.train.set_epoch(self.epoch, self.batch)
         self.model.train()
-        total = MeanLoss(self.precision.device)
-        lr = 0.0
         for inputs, targets in self.train:
-            self.train_step(inputs, targets, total)
+            self.lr = self.optimizer.param_groups[0]["lr"]
+            self.train_step(inputs, targets)
             self.step += 1
-            lr = self.optimizer.param_groups[0]["lr"]
+            self.batch += 1
             if self.schedule:
                 self.schedule.after_step()
-            self.view.step(total)
-        train_loss = total.compute()
-        if not math.isfinite(train_loss):
-            raise TrainingError(
-                f"training diverged: the loss of epoch {self.epoch + 1} is {train_loss} (learning rate {lr:g}, up to"
-                f" step {self.step}); try a smaller optim.lr, or trainer.clip_norm=1"
-            )
-        return train_loss, lr
+            self.view.step(self.total)
+            if self.due.after_step(self.step):
+                self.save()
+            if self.stop.requested:
+                self.interrupt()
+        self.require_finite()
 
-    def train_step(self, inputs: Tensor, targets: Tensor, total: MeanLoss) -> None:
-        """One optimizer step over a batch; its loss goes into ``total``, and nothing waits for the device."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.accumulate == 1:
-            self.backward(inputs, targets, total, share=1.0)
-        else:
-            for part, part_targets in zip(inputs.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True):
-                self.backward(part, part_targets, total, share=len(part_targets) / len(targets))
+    def end_epoch(self, metrics: Row) -> None:
+        """Schedule, log, keep what is to be kept."""
+        train_loss = self.total.compute()
+        self.epoch += 1
+        self.batch, self.total = 0, MeanLoss(self.precision.device)
+        row = {"epoch": self.epoch, "step": self.step, "lr": self.lr, "train/loss": train_loss, **metrics}
+        if self.schedule:
+            self.schedule.after_epoch(row)
+        self.history.append(row)
+        if self.best.update(self.epoch, row):
+            self.save_best()
+        if self.early_stopping:
+            self.early_stopping.update(self.epoch, row)
+        self.loggers.log(row)
+        self.view.epoch(row, self.best)
+        if self.due.after_epoch(self.epoch):
+            self.save()
+        if self.early_stopping and self.early_stopping.should_stop:
+            log.info("stopped early at epoch %d: %s", self.epoch, self.early_stopping)
+
+    def train_step(self, inputs: Tensor, targets: Tensor) -> None:
+        """One optimizer step over a batch; nothing waits for the device."""
+        buffers = recovery.buffers(self) if self.on_nonfinite == "skip" else []
+        loss = self.gradients(inputs, targets)
         if self.clip_norm or self.clip_value:
             self.clip()
+        watched = [] if self.scaler.is_enabled() else [p.grad for p in self.parameters if p.grad is not None]
+        bad = self.watch.note(self.step + 1, loss, watched)
+        if bad is None and self.on_nonfinite == "skip":
+            bad = self.watch.look(wait=True)  # to leave out a step, it must be known before it is taken
+        if bad is not None:
+            recovery.not_finite(self, bad, (inputs, targets))
+            recovery.put_back(buffers)
+            return
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema:
             self.ema.update()
+        self.total.update(loss, len(targets))
 
-    def backward(self, inputs: Tensor, targets: Tensor, total: MeanLoss, share: float) -> None:
-        """Add the gradients of ``share`` times the mean loss over these samples."""
+    def gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Set the gradients of the mean loss over a batch, and return it; smaller micro-batches if memory is short."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                if self.accumulate == 1:
+                    return self.backward(inputs, targets, share=1.0)
+                count = min(self.accumulate, max(len(targets) // self.smallest, 1))
+                parts = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
+                losses = [self.backward(*part, share=len(part[1]) / len(targets)) for part in parts]
+                return torch.stack(losses).sum()
+            except RuntimeError as error:
+                recovery.halve(self, len(targets), error)
+
+    def backward(self, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
+        """Add the gradients of ``share`` times the mean loss over these samples; returns that part of the loss."""
         with self.precision.autocast():
             loss = self.loss(self.network(inputs), targets)
-        total.update(loss, len(targets))
         objective = loss + self.penalty() if self.penalty else loss
         self.scaler.scale(objective if share == 1.0 else objective * share).backward()  # type: ignore[no-untyped-call]
+        return loss.detach() if share == 1.0 else loss.detach().to(self.total.total.dtype) * share
 
     def clip(self) -> None:
         """Bound the gradients, in their own scale."""
         self.scaler.unscale_(self.optimizer)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        parameters = [parameter for parameter in self.parameters if parameter.grad is not None]
         if self.clip_value:
             nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.clip_norm:
@@ -153,20 +216,90 @@ class Trainer:
         """Metrics of the validation part as ``val/...``; none without one."""
         if self.val is None:
             return {}
-        metrics = evaluate(self.evaluated, self.val, self.loss, self.metrics(), self.precision)
+        metrics = self.evaluate(self.val)
         return {f"val/{name}": value for name, value in metrics.compute().items()}
 
+    def evaluate(self, loader: Loader) -> Metrics:
+        """Metrics of the evaluated weights over ``loader``, in smaller batches if memory is short."""
+        while True:
+            try:
+                return evaluate(self.evaluated, self._until_stopped(loader), self.loss, self.metrics(), self.precision)
+            except RuntimeError as error:
+                recovery.halve_batches(self, loader, error)
+
+    def _until_stopped(self, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+        draws = random_state()
+        for batch in loader:
+            if self.stop.requested:
+                set_random_state(draws)  # the evaluation will be taken again from its start
+                self.interrupt()
+            yield batch
+
+    def interrupt(self) -> None:
+        """Save the state and leave."""
+        if self.due.is_behind(self.epoch, self.step):
+            self.save()
+        self.checkpoints.wait()
+        self.stop.check()
+
+    def save_best(self) -> None:
+        """Keep the weights of this epoch as the best."""
+        self.checkpoints.save_best(self._content())
+
+    def save(self) -> None:
+        """Keep the state, to go on from."""
+        self.require_finite()  # else this would be a state that nobody can go on from
+        self.seconds, self._began = self.seconds + time.perf_counter() - self._began, time.perf_counter()
+        saved = self.checkpoints.save_last({**self._content(), "trainer": self.state_dict()})
+        self.due.saved(self.epoch, self.step)
+        if self.on_nonfinite == "rollback":
+            self.saved = {**saved, "best": self.checkpoints.newest_best}
+
+    def require_finite(self) -> None:
+        """Wait until it is known that all steps so far were finite; what ``on_nonfinite`` says where one was not."""
+        if (bad := self.watch.look(wait=True)) is not None:
+            recovery.not_finite(self, bad)
+
+    def _content(self) -> dict[str, Any]:
+        metrics = dict(self.history[-1]) if self.history else {}
+        return {"epoch": self.epoch, "metrics": metrics, "model": self.evaluated.state_dict()}
+
     def state_dict(self) -> dict[str, Any]:
-        """The state between two epochs, in plain types and tensors."""
+        """The state between two steps, in plain types and tensors."""
         return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "history": self.history,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "schedule": self.schedule.state_dict() if self.schedule else None,
-            "ema": self.ema.model.state_dict() if self.ema else None,
-            "best": self.best.state_dict(),
-            "early_stopping": self.early_stopping.state_dict() if self.early_stopping else None,
+            **{name: getattr(self, name) for name in _PLAIN},
+            "history": [dict(row) for row in self.history],
+            "events": list(self.events),
+            "total": self.total.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts()},
+            "random": random_state(),
         }
+
+    def load_state_dict(self, state: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+        """Go on from :meth:`state_dict` of a trainer that was built alike; parts in ``without`` stay as they are."""
+        for name in _PLAIN:
+            if name not in without:
+                setattr(self, name, state[name])
+        self.history = [dict(row) for row in state["history"]]
+        self.events = list(state["events"])
+        self.total = MeanLoss(self.precision.device)
+        self.total.load_state_dict(state["total"])
+        for name, part in self._parts():
+            if name not in without:
+                part.load_state_dict(state[name])
+        if self.early_stopping:  # from the history, so that it may be another one than before
+            self.early_stopping = self.early_stopping.after(self.history)
+        self.watch.reset()
+        set_random_state(state["random"])  # last: what is above may draw
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        """Everything with a state of its own that this run has, by name."""
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "schedule": self.schedule,
+            "ema": self.ema.model if self.ema else None,
+            "best": self.best,
+        }
+        return [(name, part) for name, part in parts.items() if part is not None]

@@ -1,7 +1,6 @@
 """The loop against plain PyTorch, and what each of its options promises."""
 
 import copy
-import math
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,13 @@ from torch import Tensor, nn
 
 from dltrain import checkpoint
 from dltrain.averaging import ExponentialMovingAverage
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
 from dltrain.device import Precision
 from dltrain.errors import TrainingError
 from dltrain.losses import Penalty
-from dltrain.metrics import MeanLoss, metrics_for
+from dltrain.metrics import metrics_for
 from dltrain.models import CNN, MLP, LeNet
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View
@@ -37,7 +36,7 @@ def make_trainer(folder: Path, model: nn.Module, samples: Arrays, batch_size: in
     facts = Facts("test", "classification", "image", tuple(samples.inputs.shape[1:]), 10)
     optimizer = options.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     val = options.pop("val", None)
-    checkpoints = Checkpoints(folder, {"config": "", "facts": {}}, options.pop("every_n_epochs", 1))
+    checkpoints = Checkpoints(folder, {"config": "", "facts": {}}, options.pop("keep", 0))
     defaults = {
         "loss": nn.CrossEntropyLoss(),
         "metrics": lambda: metrics_for(facts, CPU),
@@ -128,7 +127,7 @@ def test_clip_norm_bounds_the_norm_of_all_gradients_and_clip_value_each_of_them(
     samples = images(8, (5,))
     for options, norm in [({"clip_norm": 0.01}, 0.01), ({"clip_value": 0.001}, None)]:
         trainer = make_trainer(tmp_path, MLP((5,), 10), samples, **options)
-        trainer.train_step(samples.inputs, samples.targets, MeanLoss(CPU))
+        trainer.train_step(samples.inputs, samples.targets)
         gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
         if norm:
             assert float(gradients.norm()) == pytest.approx(norm, rel=1e-3)
@@ -144,10 +143,9 @@ def test_the_penalty_adds_its_gradient_but_not_to_the_reported_loss(tmp_path):
     with_penalty = make_trainer(tmp_path, model, samples, penalty=Penalty(model.parameters(), 0.1, 0.2))
     without = make_trainer(tmp_path, twin, samples)
     weight = model.layers[1].weight.detach().clone()
-    totals = MeanLoss(CPU), MeanLoss(CPU)
-    with_penalty.train_step(samples.inputs, samples.targets, totals[0])
-    without.train_step(samples.inputs, samples.targets, totals[1])
-    assert totals[0].compute() == totals[1].compute()
+    with_penalty.train_step(samples.inputs, samples.targets)
+    without.train_step(samples.inputs, samples.targets)
+    assert with_penalty.total.compute() == without.total.compute()
     expected = twin.layers[1].weight.grad + 0.1 * weight.sign() + 0.4 * weight
     torch.testing.assert_close(model.layers[1].weight.grad, expected)
     assert torch.equal(model.layers[1].bias.grad, twin.layers[1].bias.grad)
@@ -238,17 +236,29 @@ def assert_state_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_last_is_written_every_so_many_epochs_and_at_the_end(tmp_path):
+@pytest.mark.parametrize(
+    ("due", "expected"),
+    [
+        (Due(every_n_epochs=2), [(2, 6), (4, 12), (5, 15)]),
+        # A state behind the last step of an epoch is one of before its validation.
+        (Due(every_n_epochs=None, every_n_steps=4), [(1, 4), (2, 8), (3, 12), (5, 15)]),
+        (Due(every_n_epochs=None), [(5, 15)]),
+        (Due(every_n_epochs=None, every_n_minutes=1e-9), [((n - 1) // 3, n) for n in range(1, 16)] + [(5, 15)]),
+    ],
+    ids=["epochs", "steps", "only at the end", "time"],
+)
+def test_states_are_saved_when_they_are_due_and_at_the_end(tmp_path, due, expected):
     saved = []
+    trainer = make_trainer(tmp_path, MLP((5,), 10), images(24, (5,)), epochs=5, due=due)
+    real = trainer.checkpoints.save_last
 
-    class Watching(View):
-        def epoch(self, row, best):
-            path = tmp_path / "last.pt"
-            saved.append(checkpoint.load(path)["epoch"] if path.exists() else 0)
+    def watch(content):
+        saved.append((content["trainer"]["epoch"], content["trainer"]["step"]))
+        real(content)
 
-    trainer = make_trainer(tmp_path, MLP((5,), 10), images(8, (5,)), epochs=5, every_n_epochs=2, view=Watching(5, 8))
+    trainer.checkpoints.save_last = watch
     trainer.fit()
-    assert saved == [0, 0, 2, 2, 4]
+    assert saved == expected
     assert checkpoint.load(tmp_path / "last.pt")["epoch"] == 5
 
 
@@ -294,7 +304,7 @@ def test_float16_scales_the_loss_and_clips_in_the_gradients_own_scale(tmp_path):
     samples = images(8, (5,))
     trainer = make_trainer(tmp_path, MLP((5,), 10), samples, precision=Precision(CPU, torch.float16), clip_norm=1e-3)
     assert trainer.scaler.is_enabled()
-    trainer.train_step(samples.inputs, samples.targets, MeanLoss(CPU))
+    trainer.train_step(samples.inputs, samples.targets)
     gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
     assert float(gradients.norm()) == pytest.approx(1e-3, rel=1e-2)
 
@@ -321,8 +331,18 @@ def test_a_checkpoint_holds_plain_types_and_is_whole_at_any_time(tmp_path):
 
 
 def test_a_run_without_any_best_epoch_still_leaves_weights(tmp_path):
-    trainer = make_trainer(tmp_path, MLP((5,), 10), images(8, (5,)), best=Best("train/other"))
-    trainer.history = [{"train/other": math.nan}]
-    trainer.epoch = 2
+    class Never(Best):
+        def update(self, epoch, metrics):
+            return False
+
+    trainer = make_trainer(tmp_path, MLP((5,), 10), images(8, (5,)), best=Never("train/loss"))
     trainer.fit()
     assert_state_equal(checkpoint.load(tmp_path / "best.pt")["model"], trainer.model.state_dict())
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 4), (8, 7), (5, 3)])
+def test_batch_norm_never_gets_a_micro_batch_of_one_sample(tmp_path, batch_size, accumulate):
+    model = MLP((5,), 10, batch_norm=True)
+    trainer = make_trainer(tmp_path, model, images(23, (5,)), batch_size, accumulate=accumulate, epochs=1)
+    trainer.fit()
+    assert trainer.step == len(trainer.train)

@@ -1,10 +1,18 @@
 """Where each epoch's metrics go: each option of the ``logger`` group is one small class here.
 
-A logger is made with ``folder`` (of the run) and ``config`` (the run's configuration, plain types) and its own keys.
+A logger is made with ``folder`` (of the run), ``config`` (the run's configuration, plain types), ``history`` (rows of
+the epochs before, where a run goes on) and its own keys.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
+
+from dltrain.errors import UserError
+
+log = logging.getLogger(__name__)
+
+History = Sequence[Mapping[str, float]]
 
 
 class Logger(Protocol):
@@ -17,3 +25,58 @@ class Logger(Protocol):
     def close(self, result: Mapping[str, float]) -> None:
         """Finish; ``result`` holds the test metrics as ``test/...``, and is empty when the run did not get there."""
         ...
+
+
+class Loggers:
+    """Several loggers as one. One that fails costs a warning and is left out from then on, never the run."""
+
+    def __init__(self, makers: Mapping[str, Callable[[History], Logger]] | None = None, history: History = ()):
+        """Make the loggers, by name, to go on behind the rows of ``history``.
+
+        Raises:
+            UserError: as a logger raises it, for a missing library or a wrong key.
+        """
+        self._makers = dict(makers or {})
+        self._start(history)
+
+    def _start(self, history: History) -> None:
+        self._rows = len(history)
+        self._loggers: dict[str, Logger] = {}
+        for name, make in list(self._makers.items()):
+            try:
+                self._loggers[name] = make(history)
+            except UserError:
+                self.close({})
+                raise
+            except Exception as error:  # a server that is not there, a library in a mood
+                self._warn(name, error)
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Pass an epoch's row on to each."""
+        self._rows += 1
+        self._each(lambda logger: logger.log(row))
+
+    def rewind(self, history: History) -> None:
+        """Go on behind ``history``, also where rows behind it have been logged already."""
+        if len(history) < self._rows:
+            self._each(lambda logger: logger.close({}))
+            self._start(history)
+
+    def close(self, result: Mapping[str, float]) -> None:
+        """Close each, with the test metrics."""
+        self._each(lambda logger: logger.close(result))
+        self._loggers = {}
+        self._makers = {}
+
+    def _each(self, call: Callable[[Logger], None]) -> None:
+        for name, logger in list(self._loggers.items()):
+            try:
+                call(logger)
+            except Exception as error:
+                self._warn(name, error)
+
+    def _warn(self, name: str, error: Exception) -> None:
+        self._loggers.pop(name, None)
+        del self._makers[name]
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        log.warning("logger %s failed and is left out from here on: %s", name, first)

@@ -1,14 +1,16 @@
 """MLflow runs, by default in a local database that ``mlflow ui`` shows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dltrain.loggers.extras import flatten, require_extra
 
+_TAG = "dltrain_run"
+
 
 class MLflowLogger:
-    """Logs the configuration as parameters and every metric over epochs.
+    """Logs the configuration as parameters and every metric over epochs; a resumed run goes on with its MLflow run.
 
     Args:
         experiment: the MLflow experiment, made when there is none of this name.
@@ -19,6 +21,7 @@ class MLflowLogger:
         self,
         folder: Path,
         config: Mapping[str, Any],
+        history: Sequence[Mapping[str, float]] = (),
         experiment: str = "dltrain",
         tracking_uri: str = "sqlite:///mlflow.db",
     ):
@@ -30,12 +33,22 @@ class MLflowLogger:
         self._client = MlflowClient(tracking_uri)
         found = self._client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
-        self._run = self._client.create_run(experiment_id, run_name=folder.name).info.run_id
+        started = self._client.search_runs([experiment_id], f"tags.{_TAG} = '{folder}'") if history else []
+        self._logged = 0  # epochs that are there already: what is logged twice is kept twice
+        if started:
+            self._run = started[0].info.run_id
+            self._client.set_terminated(self._run, "RUNNING")
+            self._logged = max(
+                (metric.step for metric in self._client.get_metric_history(self._run, "epoch")), default=0
+            )
+            return
+        self._run = self._client.create_run(experiment_id, run_name=folder.name, tags={_TAG: str(folder)}).info.run_id
         parameters = [Param(name, str(value)) for name, value in flatten(config).items()]
         self._client.log_batch(self._run, params=parameters)
 
     def log(self, row: Mapping[str, float]) -> None:
-        self._log(row, int(row["epoch"]))
+        if row["epoch"] > self._logged:
+            self._log(row, int(row["epoch"]))
 
     def close(self, result: Mapping[str, float]) -> None:
         self._log(result, 0)

@@ -1,6 +1,6 @@
 """TensorBoard event files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ class TensorBoardLogger:
     The files lie in ``<run>/tensorboard``: ``tensorboard --logdir outputs`` shows all runs.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]):
+    def __init__(self, folder: Path, config: Mapping[str, Any], history: Sequence[Mapping[str, float]] = ()):
         require_extra("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard")
+        events = folder / "tensorboard"
+        # What a killed run had logged behind its last checkpoint is hidden.
+        self._writer = SummaryWriter(events, purge_step=len(history) + 1 if events.exists() else None)
         self._config = config
 
     def log(self, row: Mapping[str, float]) -> None:

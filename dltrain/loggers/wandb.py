@@ -1,6 +1,7 @@
 """Weights & Biases runs, online or offline."""
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,26 @@ class WandbLogger:
         mode: ``offline`` writes into ``<run>/wandb``, to be sent later with ``wandb sync``; ``online`` needs a login.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], project: str = "dltrain", mode: str = "offline"):
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        history: Sequence[Mapping[str, float]] = (),
+        project: str = "dltrain",
+        mode: str = "offline",
+    ):
         require_extra("wandb", "wandb")
         import wandb
 
+        note = folder / "wandb" / "run_id"
+        if not (history and note.exists()):  # a resumed run goes on with its W&B run
+            note.parent.mkdir(exist_ok=True)
+            note.write_text(secrets.token_hex(8))
         self._run = wandb.init(
             project=project,
             name=folder.name,
+            id=note.read_text(),
+            resume="allow" if history else None,
             dir=folder,
             config=dict(config),
             mode=mode,  # type: ignore[arg-type]  # wandb names the values as a Literal
