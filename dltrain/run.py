@@ -1,6 +1,9 @@
 """The run folder: what is written when, and the result in the shape that files and stdout share."""
 
+import contextlib
+import errno
 import json
+import logging
 import math
 import os
 import platform
@@ -8,14 +11,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dltrain import __version__
+from dltrain.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars", "pillow")
+
+
+# Errors that say that a file system has no locks; network file systems often have none for folders.
+_NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_WRITTEN_BEFORE = {".hydra", "train.log"}  # what is in the folder of a run that has not begun
 
 
 class RunFolder:
@@ -24,19 +36,73 @@ class RunFolder:
     def __init__(self, path: Path, command: str):
         self.path = path
         self.command = command
-        self.started = time.time()
         self._begun = time.perf_counter()
         self.result: dict[str, Any] = {}
+        self._lock: int | None = None
+        self._is_new = False
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def begin(self, config_text: str, environment: Mapping[str, Any]) -> None:
-        """Write what is known before the first epoch; from here on the folder is a run, with status ``running``."""
+    def lock(self) -> None:
+        """Keep other processes from running here; the lock ends with this process, however it ends.
+
+        Raises:
+            UserError: another process runs here, or the folder cannot be written to.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            return
+        try:
+            self._lock = os.open(self.path, os.O_RDONLY)
+            _locks.add(self._lock)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._is_new = {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
+        except BlockingIOError as error:
+            self.release()
+            raise UserError(
+                f"another process runs in '{self.path}'; wait for it, or name another folder with hydra.run.dir=..."
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise UserError(f"'{self.path}' cannot be used: {error}") from error
+
+    def release(self) -> None:
+        """Let other processes run here."""
+        if self._lock is not None:
+            _locks.discard(self._lock)
+            os.close(self._lock)
+            self._lock = None
+
+    def begin(self, config_text: str, environment: Mapping[str, Any], resumed: float | None = None) -> None:
+        """Write what is known before the first epoch; from here on the folder is a run, with status ``running``.
+
+        ``resumed``: the seconds that the run in this folder has taken so far, where this is to go on with it.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self._begin(config_text, {"command": self.command, **environment, **_environment()}, resumed)
+        except OSError as error:
+            raise UserError(f"the run folder '{self.path}' cannot be written: {error}") from error
+
+    def _begin(self, config_text: str, now: dict[str, Any], resumed: float | None) -> None:
         self.checkpoints.mkdir(exist_ok=True)
-        (self.path / "config.yaml").write_text(config_text, encoding="utf-8")
-        write_json(self.path / "environment.json", {"command": self.command, **environment, **_environment()})
+        earlier: dict[str, Any] = {}
+        if resumed is not None:
+            earlier = read_json(self.path / "environment.json")
+            self.command = read_json(self.path / "result.json").get("command", self.command)
+            self._begun -= resumed
+        else:  # nobody is to go on from what another run has left here
+            for left in self.checkpoints.glob("*.pt"):
+                left.unlink()
+        if earlier:
+            now = {**earlier, "resumed": [*earlier.get("resumed", []), now]}
+        write_text(self.path / "config.yaml", config_text)
+        write_json(self.path / "environment.json", now)
         self.write_result("running")
 
     def write_result(self, status: str, **entries: Any) -> dict[str, Any]:
@@ -52,22 +118,107 @@ class RunFolder:
         return self.result
 
     def discard(self) -> None:
-        """Remove what Hydra wrote for a run that never began, and the folders made for it that hold nothing else."""
-        if (self.path / "result.json").exists():  # an older run lives in this folder
+        """Remove what was written for a run that never began, and the folders made for it that hold nothing else.
+
+        What was there before stays, and so does everything while another process runs here.
+        """
+        try:
+            if self._lock is None:
+                self.lock()
+        except UserError:
             return
-        shutil.rmtree(self.path / ".hydra", ignore_errors=True)
-        (self.path / "train.log").unlink(missing_ok=True)
+        try:
+            self._remove_new()
+        except OSError as error:  # why the run did not begin is the message that counts
+            log.debug("'%s' was not removed: %s", self.path, error)
+        finally:
+            self.release()
+
+    def _remove_new(self) -> None:
+        names = {path.name for path in self.path.iterdir()}
+        if self._is_new and self.path != Path.cwd():
+            shutil.rmtree(self.path)
+        elif names & {"result.json", "checkpoints"}:  # an older run lives in this folder
+            return
+        else:
+            shutil.rmtree(self.path / ".hydra", ignore_errors=True)
+            (self.path / "train.log").unlink(missing_ok=True)
         for folder in (self.path, *list(self.path.parents)[:2]):
-            if folder == Path.cwd() or any(folder.iterdir()):
+            if folder.exists() and (folder == Path.cwd() or any(folder.iterdir())):
                 break
-            folder.rmdir()
+            if folder.exists():
+                folder.rmdir()
+
+
+_locks: set[int] = set()
+
+
+def _close_locks() -> None:
+    """A lock would outlast a killed run in the processes that read its data."""
+    for lock in _locks:
+        os.close(lock)
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)
+
+
+@contextmanager
+def discarded_unless_begun(path: Path, command: str) -> Iterator[None]:
+    """Within, whatever ends the process before a run has begun in ``path`` takes with it what Hydra has written."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # why the run ended is the message that counts
+            if not (path / "result.json").exists():
+                RunFolder(path, command).discard()
+        raise
+
+
+def find_run(name: str) -> tuple[Path, Path | None]:
+    """The folder of the run that ``name`` (a run folder or a checkpoint file in it) means, and the checkpoint if named.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.absolute().parent.name != "checkpoints":
+            raise UserError(
+                f"'{name}' is in no run folder, where it would be in checkpoints/; copy the folder as a whole"
+            )
+        return path.absolute().parent.parent, path
+    if not path.is_dir():
+        raise UserError(f"there is no run '{name}'; name a run folder, such as outputs/<date>/<time>, or a checkpoint")
+    if not (path / "checkpoints").is_dir() and not (path / "config.yaml").exists():
+        raise UserError(f"'{name}' is no run folder: it has neither checkpoints/ nor config.yaml")
+    return path, None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON by way of a temporary file; a number that is not finite becomes null, as JSON has none."""
+    """Write JSON; a number that is not finite becomes null, as JSON has none."""
+    write_text(path, json.dumps(finite(content), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file by way of a temporary one, so that it is whole at any time."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def finite(content: Any) -> Any:

@@ -1,22 +1,23 @@
 """``dltrain [overrides]``: train a network and say how good it is."""
 
+import contextlib
 import json
 import logging
-import signal
+import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from dltrain import checkpoint
+from dltrain import checkpoint, signals
 from dltrain.build import Parts, build, start_loggers
 from dltrain.device import process_state
-from dltrain.errors import DltrainError, Interrupted
-from dltrain.inference import evaluate
+from dltrain.errors import DltrainError, Interrupted, TrainingError
 from dltrain.metrics import ClassificationMetrics
+from dltrain.resume import Resumable, candidates, find_resumable, restore
 from dltrain.run import RunFolder, finite
 from dltrain.startup import defer_compiler
 
@@ -25,51 +26,121 @@ log = logging.getLogger(__name__)
 _PRINTED = ("status", "run", "best", "test", "seconds")
 
 
-def train(cfg: Any, path: Path, command: str) -> float:
-    """Run the configuration ``cfg`` in the folder ``path``; returns the best value of the monitored metric.
+def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest) -> float:
+    """Run the configuration ``cfg`` in the folder ``path``, or go on where ``cfg.resume`` says; returns the best value
+    of the monitored metric.
 
     Whatever is wrong before the first epoch leaves no folder behind.
     """
-    defer_compiler()
+    with own_folder(path, command) as folder:
+        return go_on(cfg, folder, find_resumable(cfg.resume, path), stop)
+
+
+@contextmanager
+def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
+    """The run folder ``path``, for this process alone; it goes again if its run does not get as far as to begin."""
     folder = RunFolder(path, command)
-    with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"), _sigterm_interrupts():
-        try:
-            parts = build(cfg, path)
-            folder.begin(parts.config_text, parts.environment)
-            parts.trainer.loggers = start_loggers(cfg, path)
-        except BaseException:
+    folder.lock()
+    try:
+        yield folder
+    except BaseException:
+        if not folder.result:
             folder.discard()
-            raise
-        result = _run(parts, folder)
+        raise
+    finally:
+        folder.release()
+
+
+def go_on(
+    cfg: Any, folder: RunFolder, resumable: Resumable | None, stop: signals.StopRequest, force: bool = False
+) -> float:
+    """Run ``cfg`` in ``folder``, from where ``resumable`` says; see :func:`train`.
+
+    With ``force`` a run goes on although its configuration has changed in what decides its course.
+    """
+    defer_compiler()
+    with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"):
+        parts = build(cfg, folder.path)
+        trainer = parts.trainer
+        trainer.stop = stop
+        if resumable:
+            restore(trainer, parts.config_text, resumable, force)
+            if trainer.finished and resumable.result().get("status") == "done":
+                return _already_done(parts, folder, resumable)
+            log.info("going on from %s, behind step %d", resumable.path, trainer.step)
+        trainer.loggers = start_loggers(cfg, folder.path, trainer.history)
+        try:
+            here = resumable is not None and resumable.run == folder.path.resolve()
+            folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)
+            trainer.checkpoints.restore_best(resumable.state["best"] if resumable else None)
+            result = _run(parts, folder)
+        finally:
+            trainer.checkpoints.settle()  # before another process may write here
+            trainer.loggers.close({})
         if cfg.report:
-            _draw(parts, path)
-    show(result)
-    return parts.trainer.best.value
+            _draw(parts, folder.path)
+        show(result)
+    return trainer.best.value
+
+
+def _already_done(parts: Parts, folder: RunFolder, resumable: Resumable) -> float:
+    trainer = parts.trainer
+    log.info(
+        "%s is finished: %d of %d epochs%s; a higher trainer.epochs would go on",
+        resumable.run,
+        trainer.epoch,
+        trainer.epochs,
+        ", stopped early" if trainer.epoch < trainer.epochs else "",
+    )
+    if resumable.run != folder.path.resolve():
+        folder.discard()
+    show(resumable.result())
+    return trainer.best.value
 
 
 def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
     """Train and test; ``result.json`` tells how it ended, whatever happens."""
     trainer = parts.trainer
     test: dict[str, float] = {}
-    began = time.perf_counter()
+    told: dict[str, float] = {}  # to the loggers; empty unless the run gets to its end
     try:
         with trainer.view:
             trainer.fit()
         trained = time.perf_counter()
         test, extra = _test(parts)
+        told = {"epochs": trainer.epoch, **{f"test/{name}": value for name, value in test.items()}}
+    except OSError as error:  # the folder is gone, or the disk full
+        failure = TrainingError(f"the run in '{folder.path}' cannot go on: {error}")
+        _leave_result(parts, folder, failure)
+        raise failure from error
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
-        cause = {} if interrupted else {"error": str(error) or type(error).__name__}
-        result = folder.write_result("interrupted" if interrupted else "failed", **_best(parts), **cause)
-        log.warning("%s after %d epochs; the run so far is in %s", result["status"], trainer.epoch, folder.path)
-        if interrupted or isinstance(error, DltrainError):
-            show(result)
+        _leave_result(parts, folder, error)
         raise
     finally:
-        for logger in trainer.loggers:
-            logger.close({f"test/{name}": value for name, value in test.items()})
-    timings = {"train": round(trained - began, 3), "test": round(time.perf_counter() - trained, 3)}
-    return folder.write_result("done", **_best(parts), test=test, epochs=trainer.epoch, timings=timings, **extra)
+        trainer.loggers.close(told)
+    timings = {"train": round(trainer.seconds, 3), "test": round(time.perf_counter() - trained, 3)}
+    events = {"events": trainer.events} if trainer.events else {}
+    return folder.write_result(
+        "done", **_best(parts), test=test, epochs=trainer.epoch, timings=timings, **extra, **events
+    )
+
+
+def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
+    """Say in ``result.json``, and on stdout unless it is a bug, that ``error`` ended the run."""
+    trainer = parts.trainer
+    interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
+    cause = {} if interrupted else {"error": str(error) or type(error).__name__}
+    events = {"events": trainer.events} if trainer.events else {}
+    try:
+        result = folder.write_result("interrupted" if interrupted else "failed", **_best(parts), **cause, **events)
+    except OSError as unwritable:  # the error itself says more than that the folder cannot be written to
+        log.warning("result.json was not written: %s", unwritable)
+        return
+    saved = any(path.exists() for path in candidates(folder.path))
+    how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
+    log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
+    if interrupted or isinstance(error, DltrainError):
+        show(result)
 
 
 def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
@@ -79,7 +150,7 @@ def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
     trainer.evaluated.load_state_dict(best["model"])
     if parts.test is None:
         return {}, {}
-    metrics = evaluate(trainer.evaluated, parts.test, trainer.loss, trainer.metrics(), trainer.precision)
+    metrics = trainer.evaluate(parts.test)
     extra = {"confusion_matrix": metrics.confusion.tolist()} if isinstance(metrics, ClassificationMetrics) else {}
     return metrics.compute(), extra
 
@@ -107,7 +178,10 @@ def _draw(parts: Parts, path: Path) -> None:
 def show(result: Mapping[str, Any]) -> None:
     """Print the result to stdout: a table on a terminal, one JSON line elsewhere."""
     if not sys.stdout.isatty():
-        print(json.dumps(finite({name: result[name] for name in _PRINTED if name in result})), flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads on, which takes nothing from the run
+            print(json.dumps(finite({name: result[name] for name in _PRINTED if name in result})), flush=True)
+            return
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail as well
         return
     from rich.console import Console
 
@@ -120,17 +194,3 @@ def show(result: Mapping[str, Any]) -> None:
     epoch = f", best epoch {best['epoch']} by {best['monitor']}" if best else ""
     console.print(f"{result['status']} in {result['seconds']:.1f} s{epoch}")
     console.print(result["run"], soft_wrap=True)
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Within, SIGTERM unwinds like Ctrl-C, so that files are closed and the result is written."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

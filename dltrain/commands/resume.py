@@ -1,0 +1,42 @@
+"""``dltrain resume RUN [--force] [overrides]``: go on exactly where the run stopped."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from dltrain import config
+from dltrain.config.earlier import of_run, require_trusted
+from dltrain.errors import UserError
+from dltrain.log import log_to
+from dltrain.run import find_run
+
+
+def resume(arguments: Sequence[str]) -> None:
+    """Go on with a run in its own folder, with its own configuration but for the overrides.
+
+    Raises:
+        UserError: there is no such run, or the overrides would make it another one (unless ``--force``).
+    """
+    words = [word for word in arguments if word != "--force"]
+    if not words or "=" in words[0]:
+        raise UserError(
+            "dltrain resume takes a run folder or a checkpoint, then overrides: dltrain resume RUN [--force]"
+        )
+    run, *overrides = words
+    path, checkpoint = find_run(run)
+    from dltrain import signals
+    from dltrain.commands.train import go_on, own_folder
+    from dltrain.resume import find_resumable
+
+    command = shlex.join(["dltrain", "resume", *arguments])
+    with signals.handled() as stop, own_folder(path.resolve(), command) as folder:
+        log_to(folder.path / "train.log")
+        found = find_resumable(str(checkpoint or path), path)
+        assert found is not None  # it raises where a run that is named has no checkpoint
+        cfg = of_run(found.composed, overrides)
+        require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
+        if cfg.trust:  # as when the run began: classes of the working directory need not be installed
+            sys.path.insert(0, os.getcwd())
+        config.check(cfg)
+        go_on(cfg, folder, found, stop, force="--force" in arguments)

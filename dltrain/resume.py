@@ -1,0 +1,176 @@
+"""What a run goes on from, and whether it would go on as it would have without a break."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dltrain import checkpoint
+from dltrain.errors import CheckpointError, ConfigError
+from dltrain.recovery import scale_learning_rate
+from dltrain.run import read_json
+from dltrain.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+# What may differ: it changes neither the weights nor the metrics of an epoch.
+_FREE = (
+    *("device", "report", "resume", "trust", "out", "logger", "sweep", "dataset.root", "dataset.path"),
+    *("dataset.cache", "dataset.download", "trainer.epochs", "trainer.early_stopping"),
+    *(f"trainer.checkpoint.{name}" for name in ("every_n_epochs", "every_n_steps", "every_n_minutes", "keep")),
+    *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile", "data.schedule_length"),
+)
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """A whole checkpoint with the state of a trainer."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def run(self) -> Path:
+        """The run folder that it is in."""
+        return self.path.resolve().parent.parent
+
+    @property
+    def composed(self) -> str:
+        """Its configuration as YAML, before the data filled in their facts."""
+        return str(self.state["composed"])
+
+    def result(self) -> dict[str, Any]:
+        """How its run ended, as far as it says."""
+        return read_json(self.run / "result.json")
+
+
+def find_resumable(resume: str, folder: Path) -> Resumable | None:
+    """What ``resume`` (``off``, ``auto`` for ``folder`` itself, or a run folder or checkpoint) goes on from.
+
+    A damaged checkpoint is passed over for the one before it, with a warning.
+
+    Raises:
+        CheckpointError: nothing that can be used, unless ``auto`` finds nothing at all.
+    """
+    if resume == "off":
+        return None
+    place = folder if resume == "auto" else Path(resume).expanduser()
+    if place.is_file():
+        return _read(place)
+    found = [path for path in candidates(place) if path.exists()]
+    if not found and resume == "auto":
+        return None
+    if not found:
+        raise CheckpointError(f"'{place}' holds no checkpoint to go on from; a run folder has checkpoints/last.pt")
+    for path in found:
+        try:
+            resumable = _read(path)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            continue
+        if path != found[0]:
+            log.warning("going on from the checkpoint before it, %s", path)
+        return resumable
+    raise CheckpointError(f"none of the checkpoints in '{place / 'checkpoints'}' can be used")
+
+
+def candidates(run: Path) -> list[Path]:
+    """Where the state of a run may be, the newest first."""
+    folder = run / "checkpoints"
+    return [folder / "last.pt", *checkpoint.previous(folder)]
+
+
+def _read(path: Path) -> Resumable:
+    state = checkpoint.load(path)
+    if "trainer" not in state:
+        raise CheckpointError(f"'{path}' holds weights alone; a run goes on from its last.pt")
+    kinds = {"trainer": dict, "best": dict | None, "config": str, "composed": str}
+    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        raise CheckpointError(f"'{path}' holds something else than the state of a run")
+    return Resumable(path, state)
+
+
+def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: bool = False) -> None:
+    """Bring ``trainer`` to the state that was saved, once it is sure that the run goes on as it would have.
+
+    With ``force`` what has changed in the configuration takes effect: options of the optimizer are those of now, the
+    learning rate is scaled as far as a schedule has changed it, and a schedule that has changed itself starts anew.
+
+    Raises:
+        ConfigError: keys that differ, unless ``force``.
+        CheckpointError: the state is of another network.
+    """
+    try:
+        changed = require_same(resumable.state["config"], config_text, force)
+        fresh = [dict(group) for group in trainer.optimizer.param_groups]
+        trainer.load_state_dict(resumable.state["trainer"], without=_anew(changed))
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"the state in '{resumable.path}' does not fit this run: {error}") from error
+    _take_up_options(trainer, fresh, changed)
+    trainer.due.saved(trainer.epoch, trainer.step)
+
+
+def _anew(changed: set[str]) -> list[str]:
+    """Parts of a trainer whose state is of no use where these keys have changed."""
+    parts = {
+        "optimizer": "optim._target_" in changed,
+        "schedule": any(key.startswith("scheduler.") for key in changed) or "optim._target_" in changed,
+        "ema": "trainer.ema_decay" in changed,
+        "scaler": "trainer.precision" in changed,
+        "best": "trainer.checkpoint.monitor" in changed,
+        "accumulate": "trainer.accumulate" in changed,
+    }
+    return [name for name, anew in parts.items() if anew]
+
+
+def _take_up_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set[str]) -> None:
+    """After loading, which brings back the options that were saved, set those that have ``changed`` since."""
+    groups = trainer.optimizer.param_groups
+    before, rate = (group[0].get("initial_lr", group[0]["lr"]) for group in (groups, fresh))
+    if "optim.lr" in changed and before:
+        scale_learning_rate(trainer, rate / before)
+    for group, new in zip(groups, fresh, strict=True):
+        # A schedule that starts anew has left its own marks there.
+        all_of_them = "schedule" in _anew(changed)
+        kept = ("params", "lr") if before and not all_of_them else ("params",)
+        group.update(
+            {name: new[name] for name in new if name not in kept and (all_of_them or f"optim.{name}" in changed)}
+        )
+
+
+def require_same(before: str, now: str, force: bool = False) -> set[str]:
+    """Refuse to go on with another configuration than the one before, both as YAML, where it would not be the same run.
+
+    Returns the keys that differ all the same, by ``force``.
+
+    Raises:
+        ConfigError: keys that differ, unless ``force``.
+    """
+    changed = dict(_differences(yaml.safe_load(before), yaml.safe_load(now)))
+    if changed and not force:
+        advice = "start a new run for that, or go on all the same with: dltrain resume RUN --force [overrides]"
+        raise ConfigError([*changed.values(), f"this would be another run than the one before the break; {advice}"])
+    for problem in changed.values():
+        log.warning("%s (forced)", problem)
+    return set(changed)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Keys that differ and decide the course of a run, each with a sentence."""
+    for key in dict.fromkeys([*before, *now]):
+        name = f"{prefix}{key}"
+        if any(name == free or name.startswith(f"{free}.") for free in _FREE):
+            continue
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{name}.")
+        elif old != new:
+            yield name, f"{name} was {_brief(old)} and is now {_brief(new)}"
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
