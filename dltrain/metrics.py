@@ -4,15 +4,14 @@ Names are the field's; a mean over batches of different sizes is the mean over s
 """
 
 import math
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dltrain.data.base import Facts
-
-_LOWER_IS_BETTER = ("loss", "mae", "rmse", "mse")
+from dltrain.metric_names import NAMES
 
 
 class Metrics(Protocol):
@@ -30,11 +29,6 @@ class Metrics(Protocol):
 
 
 MetricsFactory = Callable[[], Metrics]
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether a metric, for example ``val/loss`` or ``val/mae_scaled``, improves as it falls."""
-    return name.rpartition("/")[2].removesuffix("_scaled") in _LOWER_IS_BETTER
 
 
 def metrics_for(facts: Facts, device: torch.device) -> Metrics:
@@ -64,6 +58,13 @@ class MeanLoss:
     def compute(self) -> float:
         return float(self.total) / self.count if self.count else math.nan
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.total.copy_(state["total"])
+        self.count = state["count"]
+
 
 class ClassificationMetrics:
     """loss, accuracy, macro precision, recall and F1, and for more than 10 classes top-5 accuracy.
@@ -78,8 +79,8 @@ class ClassificationMetrics:
         # One row a true class, one column a predicted class, kept flat.
         self.counts = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
         self.top5 = torch.zeros((), dtype=torch.int64, device=device) if num_classes > 10 else None
-        top5 = ("top5_accuracy",) if self.top5 is not None else ()
-        self.names: tuple[str, ...] = ("loss", "accuracy", *top5, "precision", "recall", "f1")
+        absent = ("top5_accuracy",) if self.top5 is None else ()
+        self.names = tuple(name for name in NAMES["classification"] if name not in absent)
 
     def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
         self.loss.update(loss, len(targets))
@@ -116,7 +117,7 @@ class RegressionMetrics:
     whose targets never change has none and is left out.
     """
 
-    names: tuple[str, ...] = ("loss", "mae", "rmse", "r2", "mae_scaled", "rmse_scaled")
+    names = NAMES["regression"]
 
     def __init__(self, num_outputs: int, target_std: float, device: torch.device):
         self.target_std = target_std

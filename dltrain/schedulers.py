@@ -1,10 +1,8 @@
 """Learning-rate schedulers that PyTorch does not have, and when any of them steps."""
 
-import ast
 import math
-import operator
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,21 +11,8 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from dltrain.errors import ConfigError, did_you_mean
-
-_FUNCTIONS = {
-    "abs": abs,
-    "min": min,
-    "max": max,
-    "exp": math.exp,
-    "log": math.log,
-    "sqrt": math.sqrt,
-    "sin": math.sin,
-    "cos": math.cos,
-    "floor": math.floor,
-    "ceil": math.ceil,
-}
-_PROBES = 1000  # points of the run at which a schedule's expression is tried before training
+from dltrain.errors import ConfigError
+from dltrain.expression import Expression
 
 
 @dataclass
@@ -56,98 +41,6 @@ class Schedule:
         self.scheduler.load_state_dict(state)
 
 
-class Expression:
-    """An arithmetic expression of one variable, safe to take from a stranger: simpleeval runs it, never ``eval``.
-
-    It knows numbers, ``+ - * / // % **``, comparisons, ``and or not``, ``x if condition else y``, ``pi`` and the
-    functions ``abs min max exp log sqrt sin cos floor ceil``. Whatever else it holds is refused at once.
-    """
-
-    def __init__(self, text: str, variable: str):
-        # simpleeval is small, but only runs with scheduler=lambda need it.
-        from simpleeval import SimpleEval
-
-        self.text = text
-        self.variable = variable
-        self._names = {"pi": math.pi, variable: 0}
-        self._evaluator = SimpleEval(operators=_OPERATORS, functions=_FUNCTIONS, names=self._names)
-        try:
-            self._parsed = ast.parse(text.strip(), mode="eval").body
-        except Exception as error:  # the text is the user's: whatever is wrong with it is wrong with the key
-            raise self._problem(str(error) or type(error).__name__) from error
-        for node in ast.walk(self._parsed):
-            self._require_known(node)
-
-    def __call__(self, value: int) -> float:
-        """The expression at ``value``; raises :class:`ConfigError` unless it is a finite number, zero or above."""
-        self._names[self.variable] = value
-        try:
-            result = self._evaluator.eval(self.text, previously_parsed=self._parsed)
-            usable = isinstance(result, int | float) and math.isfinite(result) and result >= 0
-        except Exception as error:  # simpleeval raises many kinds, the functions ValueError and OverflowError
-            # Python's own words for 0 ** -0.5 speak of a power.
-            by_zero = isinstance(error, ZeroDivisionError)
-            cause = "it divides by zero" if by_zero else error.args[-1] if error.args else type(error).__name__
-            at_start = value == 0 and isinstance(error, ZeroDivisionError | ValueError)
-            hint = f"; {self.variable} starts at 0, so perhaps ({self.variable} + 1) is meant" if at_start else ""
-            raise self._problem(f"at {self.variable} {value}: {cause}{hint}") from error
-        if not usable:
-            raise self._problem(f"at {self.variable} {value} it is {result!r}, not a finite number of at least 0")
-        return float(result)
-
-    def check(self, length: int) -> None:
-        """Try the expression over a run of ``length`` intervals: all of a short one, evenly spaced ones of a long."""
-        for value in sorted({*range(0, length, max(length // _PROBES, 1)), *range(min(length, 100)), length}):
-            self(value)
-
-    def _require_known(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Name):
-            known = [*self._names, *_FUNCTIONS]
-            if node.id not in known:
-                hint = did_you_mean(node.id, known)
-                raise self._problem(f"'{node.id}' is no name here, the variable is {self.variable}{hint}")
-        elif isinstance(node, ast.BitXor):
-            raise self._problem("a power is **, not ^")
-        elif not isinstance(node, _SYNTAX) or (isinstance(node, ast.Constant) and not _is_number(node.value)):
-            raise self._problem(f"there is {type(node).__name__} in it, but it takes numbers and arithmetic only")
-
-    def _problem(self, cause: str) -> ConfigError:
-        return ConfigError([f"scheduler.lr_lambda='{self.text}': {cause}"])
-
-
-def _power(base: float, exponent: float) -> Any:
-    # In floating point: whole numbers would grow until 9**9**9 had eaten the memory.
-    return float(base) ** exponent
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: _power,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-    ast.Not: operator.not_,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
-_SYNTAX = (
-    *(ast.Constant, ast.Load, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.boolop, ast.Compare, ast.IfExp, ast.Call),
-    *_OPERATORS,
-)
-
-
 class LambdaLR(torch_schedulers.LambdaLR):
     """:class:`torch.optim.lr_scheduler.LambdaLR` from a string: the initial learning rate times ``lr_lambda``.
 
@@ -157,7 +50,7 @@ class LambdaLR(torch_schedulers.LambdaLR):
         total: intervals of the whole run, over which the expression is tried beforehand.
     """
 
-    def __init__(self, optimizer: Optimizer, lr_lambda: str, variable: str = "epoch", total: int = 0):
+    def __init__(self, optimizer: Optimizer, lr_lambda: str | float, variable: str = "epoch", total: int = 0):
         expression = Expression(str(lr_lambda), variable)
         expression.check(total)
         # A function rather than the object: torch then keeps it out of the state, which stays plain.

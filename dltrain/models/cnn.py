@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, MismatchError
+from dltrain.models.layers import Activation, dense, require_dimensions, require_sizes
 from dltrain.models.layers import activation as activation_module
-from dltrain.models.layers import dense, require_dimensions, require_sizes
 
 
 class CNN(nn.Module):
@@ -46,14 +46,14 @@ class CNN(nn.Module):
         channels: Sequence[int] = (32, 64),
         kernel_size: int = 3,
         stride: int = 1,
-        padding: int | str = "same",
+        padding: int | Literal["same", "valid"] = "same",
         pool: Literal["max", "average", "none"] = "max",
         pool_kernel_size: int = 2,
         pool_stride: int | None = None,
         pool_padding: int = 0,
         pool_ceil_mode: bool = False,
         batch_norm: bool = True,
-        activation: str = "relu",
+        activation: Activation = "relu",
         dropout: float = 0.0,
         hidden_sizes: Sequence[int] = (),
     ):

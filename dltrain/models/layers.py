@@ -2,11 +2,27 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
 from dltrain.errors import ConfigError, MismatchError, did_you_mean
 
+Activation = Literal[
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "hardswish",
+    "identity",
+]
+# The same names once more, so that the configuration is checked against the annotation before torch is imported.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,

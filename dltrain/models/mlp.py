@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dltrain.models.layers import dense, require_sizes
+from dltrain.models.layers import Activation, dense, require_sizes
 
 
 class MLP(nn.Module):
@@ -20,7 +20,7 @@ class MLP(nn.Module):
         input_shape: Sequence[int],
         num_outputs: int,
         hidden_sizes: Sequence[int] = (128, 64),
-        activation: str = "relu",
+        activation: Activation = "relu",
         batch_norm: bool = False,
         dropout: float = 0.0,
     ):

@@ -1,13 +1,21 @@
 """Recurrent networks over the steps of a series, or over the rows of an image."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.models.layers import dense, require_dimensions, require_sizes
+from dltrain.models.layers import Activation, dense, require_dimensions, require_sizes
+
+
+class LayerOptions(TypedDict, total=False):
+    """Further arguments of torch's layers; ``nonlinearity`` is for RNN, ``proj_size`` for LSTM."""
+
+    bias: bool
+    nonlinearity: Literal["tanh", "relu"]
+    proj_size: int
 
 
 class Recurrent(nn.Module):
@@ -42,8 +50,8 @@ class Recurrent(nn.Module):
         dropout: float = 0.0,
         readout: Literal["last", "mean", "max"] = "last",
         hidden_sizes: Sequence[int] = (),
-        activation: str = "relu",
-        **layer_options: object,
+        activation: Activation = "relu",
+        **layer_options: Unpack[LayerOptions],
     ):
         super().__init__()
         require_dimensions(input_shape, [2, 3], type(self).__name__.lower())

@@ -1,0 +1,205 @@
+"""The closed part of the configuration: which keys there are, and what they may hold. Imports no torch.
+
+Nodes with a ``_target_`` are open: their keys are the arguments of that class or function (see :mod:`~.nodes`).
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from hydra.conf import HydraConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from dltrain.config.nodes import check_hydra, check_nodes
+from dltrain.config.rules import LATER, Choice, Number, Of, Pattern, Problem, Where, shown
+from dltrain.errors import ConfigError, did_you_mean
+
+_FLAG = Of(bool, "true or false")
+_METRIC = Of(str, "the name of a metric such as val/loss", optional=True)
+
+# Units and meaning of each key stand in the YAML files under conf/.
+CLOSED: dict[str, Any] = {
+    "seed": Number(0, 2**32, whole=True),
+    "device": Pattern(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps"),
+    "deterministic": _FLAG,
+    "report": _FLAG,
+    "penalty.l1": Number(0),
+    "penalty.l2": Number(0),
+    "trainer.epochs": Number(1, whole=True),
+    "trainer.precision": Choice(("auto", "fp32", "bf16", "fp16")),
+    "trainer.accumulate": Number(1, whole=True),
+    "trainer.clip_norm": Number(0, optional=True, open_low=True),
+    "trainer.clip_value": Number(0, optional=True, open_low=True),
+    "trainer.ema_decay": Number(0, 1, optional=True),
+    "trainer.compile": _FLAG,
+    "trainer.early_stopping.monitor": _METRIC,
+    "trainer.early_stopping.patience": Number(1, whole=True, optional=True),
+    "trainer.early_stopping.min_delta": Number(0),
+    "trainer.checkpoint.monitor": _METRIC,
+    "trainer.checkpoint.every_n_epochs": Number(1, whole=True, optional=True),
+    "trainer.checkpoint.every_n_steps": Number(1, whole=True, optional=True),
+    "trainer.checkpoint.every_n_minutes": Number(0, optional=True, open_low=True),
+    "trainer.checkpoint.keep": Number(0, whole=True),
+    "trainer.on_nonfinite": Choice(("stop", "skip", "rollback")),
+    "trainer.on_oom": Choice(("halve", "stop")),
+    "resume": Of(str, "auto, off or a run folder"),
+    "trust": Of(list, "a list of packages, [my_package]"),
+}
+# Keys of open nodes that dltrain reads itself.
+SHARED: dict[str, Any] = {
+    "dataset.batch_size": Number(1, whole=True),
+    "dataset.val_fraction": Number(0, 1),
+    "dataset.test_fraction": Number(0, 1),
+    "dataset.limit": Number(1, whole=True, optional=True),
+    "dataset.split_seed": Number(0, whole=True),
+    "scheduler.interval": Choice(("epoch", "step")),
+    "scheduler.pct_start": Number(0, 1),  # torch takes 1 and divides by zero behind the last step
+    "optim.lr": Number(0),
+}
+_OPEN = ("dataset", "model", "loss", "optim", "scheduler", "logger", "data")
+_NEEDED = ("dataset.batch_size", "scheduler.interval")
+
+
+def check(cfg: DictConfig, where: Where = lambda key: "") -> None:
+    """Raise :class:`ConfigError` with every problem of the composed configuration that shows without the data.
+
+    ``where`` says of a key which file and line, or the command line, its value comes from.
+    """
+    if found := problems(cfg):
+        raise ConfigError(problem.sentence(where(problem.key)) for problem in found)
+
+
+def problems(cfg: DictConfig) -> list[Problem]:
+    """Every problem, at most one of a key."""
+    hydra = OmegaConf.select(cfg, "hydra")
+    job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    values, unresolved = _plain(job)
+    found = [
+        *_missing(OmegaConf.to_container(job, resolve=False)),
+        *unresolved,
+        *_unknown(values, "", list(_all_keys(values, ""))),
+        *_values(values),
+        *check_nodes(values),
+    ]
+    if hydra is not None:
+        known = {*HydraConf.__dataclass_fields__, "env"}  # "env" is made by the group hydra/env
+        unknown = [str(key) for key in hydra if key not in known]
+        found += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
+        found += check_hydra(OmegaConf.to_container(hydra, resolve=False))
+    by_key: dict[str, Problem] = {}
+    for problem in found:
+        by_key.setdefault(problem.key, problem)
+    return list(by_key.values())
+
+
+def _plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration in plain types, without missing values, and the interpolations that name nothing.
+
+    A value that refers to the facts of the data is ``LATER``: masked here, so that it shows through any number of
+    interpolations.
+    """
+    if isinstance(cfg.get("data"), DictConfig):
+        cfg.data = dict.fromkeys(cfg.data, LATER)
+    unresolved: list[Problem] = []
+
+    def resolved(value: Any, key: str) -> Any:
+        if isinstance(value, dict):
+            items = ((name, resolved(item, f"{key}.{name}" if key else str(name))) for name, item in value.items())
+            return {name: item for name, item in items if item != "???"}
+        if isinstance(value, list):
+            return [resolved(item, f"{key}[{number}]") for number, item in enumerate(value)]
+        if not (isinstance(value, str) and "${" in value):
+            return value
+        try:
+            found = OmegaConf.select(cfg, key)
+            found = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+        except OmegaConfBaseException as error:
+            if "data." not in value:  # a resolver may fail on what stands in for the facts of the data
+                unresolved.append(Problem(key, _unresolved(error, cfg), value))
+            return LATER
+        return LATER if isinstance(found, str) and LATER in found else found
+
+    values = resolved(OmegaConf.to_container(cfg, resolve=False), "")
+    return values, unresolved
+
+
+def _unresolved(error: OmegaConfBaseException, cfg: DictConfig) -> str:
+    text = str(error).splitlines()[0]
+    if not isinstance(error, InterpolationKeyError):
+        return text.partition("raised while resolving interpolation: ")[2] or text
+    wanted = text.split("'")[1] if text.count("'") >= 2 else text
+    return f"there is no key {wanted} to refer to{did_you_mean(wanted, _all_keys(OmegaConf.to_container(cfg), ''))}"
+
+
+def _all_keys(values: Any, prefix: str) -> Iterator[str]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield f"{prefix}{name}"
+            yield from _all_keys(value, f"{prefix}{name}.")
+
+
+def _missing(values: Any, key: str = "") -> Iterator[Problem]:
+    items = values.items() if isinstance(values, dict) else ()
+    for name, value in items:
+        full = f"{key}.{name}" if key else str(name)
+        if value == "???":
+            yield Problem(full, f"has no default: add {full}=... to the command")
+        yield from _missing(value, full)
+
+
+def _unknown(values: Mapping[str, Any], prefix: str, everything: Collection[str]) -> Iterator[Problem]:
+    known = {key.removeprefix(prefix).split(".")[0] for key in CLOSED if key.startswith(prefix)}
+    known |= {*_OPEN, "experiment"} if not prefix else set()
+    for name, value in values.items():
+        full = prefix + str(name)
+        if name not in known:
+            here = f"{prefix.removesuffix('.')} has no key {name}" if prefix else f"dltrain has no key or group {name}"
+            yield Problem(full, here + _nearest(str(name), prefix, known, everything), value)
+        elif full not in _OPEN and full not in CLOSED:
+            if isinstance(value, dict):
+                yield from _unknown(value, f"{full}.", everything)
+            else:
+                inner = sorted(key for key in CLOSED if key.startswith(f"{full}."))
+                yield Problem(full, f"holds further keys: give one of {', '.join(inner)} a value", value)
+
+
+def _nearest(name: str, prefix: str, known: Collection[str], everything: Collection[str]) -> str:
+    """The closest key here, or the key of this name elsewhere: ``lr`` is ``optim.lr``."""
+    elsewhere = [key for key in everything if key.endswith(f".{name}") and key != prefix + name and key[:5] != "data."]
+    if near := did_you_mean(name, known):
+        return near.replace("'", f"'{prefix}", 1)
+    if elsewhere:
+        return f"; did you mean '{elsewhere[0]}'?"
+    return f"; the keys here are {', '.join(sorted(known))}"
+
+
+def _values(values: Mapping[str, Any]) -> Iterator[Problem]:
+    missing: list[str] = []
+    for key, rule in (CLOSED | SHARED).items():
+        outer, _, name = key.rpartition(".")
+        parent: Any = values
+        for part in outer.split(".") if outer else ():
+            parent = parent.get(part, {}) if isinstance(parent, dict) else None
+        if not isinstance(parent, dict):
+            continue
+        if name in parent:
+            if parent[name] != LATER and not rule.allows(parent[name]):
+                yield Problem(key, f"must be {rule}{_hint(parent[name], rule)}", parent[name])
+        elif key in CLOSED or (outer in values and key in _NEEDED):
+            missing.append(key)
+    if len(missing) > 2 and all(key.startswith("trainer.") for key in missing):
+        names = ", ".join(key.removeprefix("trainer.") for key in missing)
+        yield Problem("trainer", f"lacks {names}: begin its file with defaults: [default, _self_]")
+        return
+    for key in missing:
+        yield Problem(key, f"is missing: it must be {(CLOSED | SHARED)[key]}")
+
+
+def _hint(value: Any, rule: Any) -> str:
+    if isinstance(rule, Number) and isinstance(value, float) and value.is_integer() and rule.allows(int(value)):
+        return f": write {int(value)}"
+    if isinstance(rule, Choice) and isinstance(value, str):
+        return did_you_mean(value, map(str, rule.words))
+    if isinstance(rule, Of) and rule.type is bool and isinstance(value, str | int):
+        return f", not {shown(value)}"
+    return ""

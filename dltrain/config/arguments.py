@@ -1,0 +1,143 @@
+"""Whether the keys of a node are the arguments of its target: wrong and missing ones, and values of a wrong type."""
+
+import contextlib
+import inspect
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, Union
+
+from dltrain.config.rules import LATER, Problem, shown
+from dltrain.config.source import Unwritable
+from dltrain.config.targets import Target
+from dltrain.errors import did_you_mean
+
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a mapping {...}",
+    types.NoneType: "null",
+}
+_SYNONYMS = {"learning_rate": "lr", "hidden_dim": "hidden_size", "n_layers": "num_layers"}  # of other tools
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def check_arguments(
+    key: str, given: Mapping[str, Any], target: Target, filled: int = 0, own: Collection[str] = ()
+) -> Iterator[Problem]:
+    """Problems of the keys ``given`` under ``key``.
+
+    ``filled`` arguments come first and are handed over by dltrain; ``own`` are keys of the node that dltrain reads
+    itself and that may stand here besides.
+    """
+    if target.signature is None:
+        return
+    parameters = list(target.signature.parameters.values())
+    by_dltrain = {one.name for one in parameters[:filled]}
+    named = {one.name: one for one in parameters[filled:] if one.kind not in _VARIABLE}
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    for name, value in given.items():
+        if name in by_dltrain:
+            yield Problem(f"{key}.{name}", "dltrain fills this in itself, leave it out", value)
+        elif name in named:
+            yield from _check_value(f"{key}.{name}", value, named[name])
+        elif not takes_any:
+            yield Problem(f"{key}.{name}", _unknown(name, target, [*named, *own]), value)
+    missing = [one.name for one in named.values() if one.default is one.empty and one.name not in given]
+    for name in missing:
+        yield Problem(f"{key}.{name}", f"{target.name} needs it: add {key}.{name}=... or write it in the file")
+
+
+def _unknown(name: str, target: Target, choices: Sequence[str]) -> str:
+    near = did_you_mean(_SYNONYMS.get(name, name), choices)
+    return f"{target.name} has no argument {name}{near or '; it has ' + (', '.join(choices) or 'none')}"
+
+
+def _check_value(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[Problem]:
+    wanted = parameter.annotation
+    if value is None and parameter.default is None:
+        return
+    if isinstance(value, float | int | str | list | dict | bool | None) and not fits(value, wanted):
+        words = f"must be {described(wanted)}"
+        near = did_you_mean(value, _words(wanted)) if isinstance(value, str) else ""
+        yield Problem(key, words + (near or _number_hint(value, wanted)), value)
+
+
+def _number_hint(value: Any, wanted: Any) -> str:
+    if isinstance(value, str) and fits(1.0, wanted):
+        with contextlib.suppress(ValueError):
+            return f"; write it without quotes, {float(value):g}"
+    return ""
+
+
+def _alternatives(wanted: Any) -> tuple[Any, ...]:
+    return typing.get_args(wanted) if typing.get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+
+
+def _words(wanted: Any) -> list[str]:
+    options = [typing.get_args(one) for one in _alternatives(wanted) if typing.get_origin(one) is Literal]
+    return [word for words in options for word in words if isinstance(word, str)]
+
+
+def fits(value: Any, wanted: Any) -> bool:
+    """Whether a value from YAML can be one of the type; true for types that are not known here."""
+    if value == LATER or (isinstance(value, dict) and "_target_" in value):
+        return True
+    return any(_fits_one(value, one) for one in _alternatives(wanted))
+
+
+def _fits_one(value: Any, wanted: Any) -> bool:
+    if wanted is None or wanted is types.NoneType:
+        return value is None
+    if wanted in (int, float, bool, str):
+        allowed = {float: (int, float)}.get(wanted, (wanted,))
+        return isinstance(value, allowed) and isinstance(value, bool) == (wanted is bool)
+    outer = typing.get_origin(wanted) or wanted
+    if outer is Literal:
+        return any(value == word and type(value) is type(word) for word in typing.get_args(wanted))
+    if not inspect.isclass(outer):
+        return True
+    if outer is Unwritable:
+        return False
+    if issubclass(outer, Mapping):
+        return isinstance(value, dict)
+    if outer in (list, tuple, set, frozenset) or outer.__module__ == "collections.abc":
+        return _fits_items(value, outer, typing.get_args(wanted))
+    return True
+
+
+def _fits_items(value: Any, outer: type, items: tuple[Any, ...]) -> bool:
+    if not (issubclass(outer, Collection) or outer.__name__ == "Iterable"):
+        return True  # a Callable, for example
+    if not isinstance(value, list):
+        return False
+    if outer is tuple and items and items[-1] is not ...:
+        return len(value) == len(items) and all(map(fits, value, items))
+    return not items or all(fits(item, items[0]) for item in value)
+
+
+def described(wanted: Any) -> str:
+    """The type in words, with an example where the form matters."""
+    words = [_described_one(one) for one in _alternatives(wanted) if one is not Unwritable]
+    if Unwritable in _alternatives(wanted) and set(words) <= {"null"}:
+        words.append("a tensor, {_target_: torch.tensor, data: [...]}")
+    return " or ".join(dict.fromkeys(words))
+
+
+def _described_one(wanted: Any) -> str:
+    origin, items = typing.get_origin(wanted) or wanted, typing.get_args(wanted)
+    if wanted is None:
+        return "null"
+    if origin is Literal:
+        return f"one of {', '.join(map(str, items))}" if len(items) > 1 else f"{items[0]}"
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return _NAMES[dict]
+    if origin in _NAMES:
+        return _NAMES[origin]
+    if origin is tuple and items and items[-1] is not ...:
+        return f"a list of {len(items)}, each {described(items[0])}"
+    if inspect.isclass(origin) and issubclass(origin, Collection):
+        return f"a list [...]{', each ' + described(items[0]) if items else ''}"
+    return shown(getattr(wanted, "__name__", str(wanted)))

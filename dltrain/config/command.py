@@ -1,0 +1,299 @@
+"""One command's configuration: composed, checked, and told what is wrong with it."""
+
+import argparse
+import contextlib
+import copy
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dltrain import config
+from dltrain.config import translate
+from dltrain.config.flags import parse_flags
+from dltrain.config.origins import Origins, file_of
+from dltrain.config.rules import shown
+from dltrain.errors import ConfigError, UserError, did_you_mean
+
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
+_SEVERAL = ("logger", "experiment")  # groups of which several options may be chosen at once
+_SWEPT = 200  # at most so many values of one swept key are tried beforehand
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Compose what ``arguments`` ask for and check it; for a sweep, with each value of each swept key.
+
+    Raises:
+        UserError: a flag is wrong.
+        ConfigError: every problem of the configuration, in one list.
+    """
+    _Command(parse_flags(arguments)).check()
+
+
+class _Command:
+    def __init__(self, flags: argparse.Namespace):
+        version.setbase(None)
+        setup_globals()
+        self.name = flags.config_name or "config"
+        self.sweep = bool(flags.multirun) or "hydra.mode=MULTIRUN" in flags.overrides
+        self.loader = ConfigLoaderImpl(_search_path(flags))
+        self.problems: list[str] = []
+        self.overrides = self._parsed(flags.overrides)
+        self.repository = self._repository()
+        self.origins = Origins(self.repository, self.overrides)
+
+    def check(self) -> None:
+        groups, values = self._sorted()
+        cfg = self._composed(groups, values)
+        if cfg is not None:
+            self._check_swept(cfg, groups, values)
+        if self.problems:
+            raise ConfigError(dict.fromkeys(self.problems))
+
+    def _parsed(self, texts: Sequence[str]) -> list[Override]:
+        if spaced := translate.spaced(texts):
+            self.problems.append(spaced)
+            return []
+        parser = OverridesParser.create(self.loader)
+        found = []
+        for text in texts:
+            try:
+                (override,) = parser.parse_overrides([text])
+            except (HydraException, ValueError):
+                self.problems.append(translate.grammar(text))
+                continue
+            if override.is_sweep_override() and not self.sweep:
+                self.problems.append(translate.unswept(override))
+            else:
+                found.append(override)
+        return found
+
+    def _repository(self) -> Any:
+        names = self.loader.repository.get_group_options("", ObjectType.CONFIG)
+        if not self.loader.repository.config_exists(self.name):
+            hint = did_you_mean(self.name, names) or "; --config-dir names one more folder of them"
+            raise UserError(
+                f"--config-name={self.name}: there is no {self.name}.yaml in the configuration folders{hint}"
+            )
+        try:
+            with _no_warnings():
+                repository = self.loader._parse_overrides_and_create_caching_repo(self.name, self._searched())[1]
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
+            raise ConfigError([*self.problems, *translate.translated(error)]) from error
+        missing = [source.path for source in repository.get_sources() if not source.available() and source.path]
+        self.problems += [f"hydra.searchpath: there is no folder {path}" for path in missing]
+        return repository
+
+    def _searched(self) -> list[str]:
+        """The override that names further folders: every composition needs it."""
+        return [one.input_line or "" for one in self.overrides if one.key_or_group == "hydra.searchpath"]
+
+    def _sorted(self) -> tuple[list[Override], list[Override]]:
+        """Overrides that choose an option of a group, and those that give a key its value; wrong ones are noted."""
+        groups: list[Override] = []
+        values: list[Override] = []
+        for override in self.overrides:
+            chooses = self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+            problem = self._wrong_choice(override) if chooses else self._wrong_key(override)
+            if problem:
+                self.problems.append(f"{override.input_line} (command line): {problem}")
+            else:
+                (groups if chooses else values).append(override)
+        return groups, values
+
+    def _wrong_key(self, override: Override) -> str:
+        name = override.key_or_group
+        if "/" in name or override.package is not None:
+            known = self.repository.get_group_options("", ObjectType.GROUP)
+            known += [f"hydra/{one}" for one in self.repository.get_group_options("hydra", ObjectType.GROUP)]
+            return f"there is no group {name}{did_you_mean(name, known) or '; the groups are ' + ', '.join(GROUPS)}"
+        if name == "data" or name.startswith("data."):
+            return "the data set fills this in: leave it out"
+        return ""
+
+    def _wrong_choice(self, override: Override) -> str:
+        name, value = override.key_or_group, override.value()
+        options = self.repository.get_group_options(name, ObjectType.CONFIG)
+        if override.package is not None:
+            return f"a group is chosen by its name alone: {name}={value}"
+        if override.is_delete():
+            return f"a run needs an option of {name}: {', '.join(options)}" if name in GROUPS else ""
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            return f"an option of {name} is no number: choose among {', '.join(options)}"
+        chosen: list[Any] = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [value]
+        if isinstance(value, list):
+            if name not in _SEVERAL and "/" not in name:
+                return f"one option of {name} is chosen at a time: {', '.join(options)}"
+            chosen = value
+        if not chosen:
+            return f"this names none of the options {', '.join(options)}"
+        for one in chosen:
+            if not isinstance(one, str) or not self.repository.config_exists(f"{name}/{one}"):
+                hint = did_you_mean(str(one), options)
+                listed = f"{' The' if hint else '; the'} options are {', '.join(options)}"
+                return f"{name} has no option {one if isinstance(one, str) and one else shown(one)}{hint}{listed}"
+        if (override.is_add() and name in GROUPS) or override.is_force_add():
+            return f"a group is chosen without the plus sign: {name}={value}"
+        return ""
+
+    def _composed(self, groups: list[Override], values: list[Override]) -> DictConfig | None:
+        """The configuration with every override, checked; ``None`` where some could not be applied.
+
+        Hydra stops at the first override that it cannot apply. Then they are applied one by one, unknown keys too, so
+        that the check of the whole names all that is wrong.
+        """
+        try:
+            cfg = self._load(groups, [_first(one) for one in values])
+        except Exception:  # Hydra raises many kinds; what is nobody's mistake is raised again below
+            if (base := self._with_options(groups)) is not None:
+                self._apply_all(values, base)
+            return None
+        self._check(cfg)
+        return cfg
+
+    def _load(self, groups: Sequence[Override], values: Sequence[str] = ()) -> DictConfig:
+        chosen = [_first(one) for one in groups]
+        with _no_warnings():
+            cfg = self.loader.load_configuration(self.name, [*chosen, *values], RunMode.RUN)
+        listed = partial(self.loader.compute_defaults_list, self.name, chosen, RunMode.RUN)
+        self.origins.composed_from(lambda: listed().defaults)
+        return cfg
+
+    def _with_options(self, groups: list[Override]) -> DictConfig | None:
+        """The configuration with those options whose files can be composed; what is wrong with the others is noted."""
+        with contextlib.suppress(Exception):
+            return self._load(groups, self._searched())
+        kept: list[Override] = []
+        cfg = None
+        for override in (None, *groups):
+            tried = [*kept, override] if override else kept
+            try:
+                cfg = self._load(tried, self._searched())
+                kept = tried
+            except Exception as error:  # ValueError, AttributeError and others besides Hydra's own, for odd files
+                if not self._note_unreadable(override, error):
+                    raise
+        return cfg
+
+    def _note_unreadable(self, override: Override | None, error: Exception) -> bool:
+        """Note what is wrong with the files of an option, or of the primary file; false where it is no such error."""
+        name, value = (f"{override.key_or_group}/", override.value()) if override else ("", self.name)
+        path = file_of(self.repository, f"{name}{value}") if isinstance(value, str) else None
+        if path is not None and path.is_file():
+            self.problems += translate.in_file(path, error, self.repository.get_group_options("", ObjectType.GROUP))
+        elif translate.is_composition_error(error) or isinstance(error, ValueError):
+            self.problems += translate.translated(error)
+        else:
+            return False
+        return True
+
+    def _apply_all(self, values: list[Override], cfg: DictConfig) -> None:
+        unknown = [override for override in values if not self._apply(override, cfg)]
+        before = set(self.problems)
+        self._check(cfg)
+        new = [text for text in self.problems if text not in before]
+        for override in unknown:
+            name = override.key_or_group
+            outer, _, inner = name.rpartition(".")
+            starts = (f"{name}=", f"{name}.", f"{name} ", f"{outer}=")
+            if not any(text.startswith(starts) for text in new):
+                why = f"{outer} takes the key {inner}, but its file has none"
+                line = (override.input_line or "").lstrip("+")
+                self.problems.append(f"{line} (command line): {why}: write it with a plus sign, +{line}")
+
+    def _apply(self, override: Override, cfg: DictConfig) -> bool:
+        """Apply the override to ``cfg``; false where the key was not there and had to be added."""
+        single = OverridesParser.create(self.loader).parse_override(_first(override))
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([single], cfg)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if single.is_hydra_override() or single.is_delete() or "already at" in str(error):
+                hydra = self._unknown_of_hydra(single, cfg) if single.is_hydra_override() else ""
+                self.problems.append(hydra or translate.unapplied(override, error))
+                return True
+            unknown = "Could not override" in str(error)
+            with open_dict(cfg):  # so that the check of the whole sees the key, or the value of a wrong kind
+                OmegaConf.update(cfg, single.key_or_group, single.value(), merge=unknown, force_add=True)
+            return not unknown
+        return True
+
+    def _unknown_of_hydra(self, override: Override, cfg: DictConfig) -> str:
+        node: Any = cfg
+        parts = override.key_or_group.split(".")
+        for number, part in enumerate(parts):
+            if not isinstance(node, DictConfig):
+                break
+            if part not in node.keys():  # noqa: SIM118  # a key without a value is "not in" the node itself
+                outer = ".".join(parts[:number])
+                keys = [str(key) for key in node]
+                near = did_you_mean(part, keys).replace("'", f"'{outer}.", 1) or f"; its keys are {', '.join(keys)}"
+                return f"{override.input_line} (command line): {outer} has no key {part}{near}"
+            node = node._get_node(part)
+        return ""
+
+    def _check(self, cfg: DictConfig) -> None:
+        try:
+            config.check(cfg, self.origins)
+        except ConfigError as error:
+            self.problems += error.problems
+
+    def _check_swept(self, cfg: DictConfig, groups: list[Override], values: list[Override]) -> None:
+        """Check every further value of every swept key, the other keys at their first value."""
+        for override in groups + values:
+            for text in _others(override):
+                if override in groups:
+                    rest = [one for one in groups if one is not override]
+                    self._check(self._load(rest, [text, *map(_first, values)]))
+                else:
+                    changed = copy.deepcopy(cfg)
+                    single = OverridesParser.create(self.loader).parse_override(text)
+                    ConfigLoaderImpl._apply_overrides_to_config([single], changed)
+                    self._check(changed)
+
+
+def _no_warnings() -> AbstractContextManager[object]:
+    """Hydra warns of a folder that it does not find; here that is a problem among the others."""
+    return warnings.catch_warnings(action="ignore")
+
+
+def _search_path(flags: argparse.Namespace) -> ConfigSearchPath:
+    path = create_automatic_config_search_path(None, None, flags.config_path or "pkg://dltrain.conf")
+    if flags.config_dir is not None:
+        folder = os.path.abspath(flags.config_dir)
+        if not os.path.isdir(folder):
+            raise UserError(f"--config-dir={flags.config_dir}: there is no such folder")
+        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema", path=None))
+    return path
+
+
+def _swept(override: Override) -> list[str]:
+    """The override once for each value of a sweep."""
+    if override.is_interval_sweep():
+        return [f"{override.get_key_element()}={override.value().start}"]  # type: ignore[union-attr]
+    values = islice(override.sweep_string_iterator(), _SWEPT)
+    return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def _first(override: Override) -> str:
+    return _swept(override)[0] if override.is_sweep_override() else str(override.input_line)
+
+
+def _others(override: Override) -> list[str]:
+    return _swept(override)[1:] if override.is_sweep_override() else []

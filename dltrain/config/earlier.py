@@ -1,0 +1,108 @@
+"""The configuration of an earlier run: taken up with overrides, and trusted no further than it has to be."""
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain.errors import ConfigError, did_you_mean
+
+
+def of_run(composed: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of an earlier run, as YAML, with values of existing keys replaced by ``overrides``.
+
+    Raises:
+        ConfigError: an override that is none, or a key that the configuration does not have.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    cfg = OmegaConf.create(composed)
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(["the configuration in the checkpoint is none"])
+    cfg.trust = []  # nobody vouches for himself
+    problems = []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            problems.append(f"{text}: {str(error).splitlines()[0]}; an override is key=value")
+            continue
+        key = override.key_or_group
+        known = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+        name = key.rpartition(".")[2]
+        if not isinstance(known, DictConfig) or name not in known:
+            hint = did_you_mean(name, [str(other) for other in known]) if isinstance(known, DictConfig) else ""
+            problems.append(f"{key} is no key of this run{hint}")
+        elif key == "logger":
+            cfg.logger = _loggers(override.value())
+        elif isinstance(known[name], DictConfig) and not isinstance(override.value(), dict):
+            problems.append(f"{text}: a group cannot be chosen anew for a run that has begun; override its keys")
+        else:
+            try:
+                OmegaConf.update(cfg, key, override.value())
+            except OmegaConfBaseException as error:
+                problems.append(f"{text}: {str(error).splitlines()[0]}")
+    if problems:
+        raise ConfigError(problems)
+    return cfg
+
+
+def _loggers(chosen: Any) -> DictConfig:
+    """The options of the group ``logger`` that are ``chosen``, one or a list."""
+    names = [str(name) for name in (chosen if isinstance(chosen, list) else [chosen])]
+    there = {path.name.removesuffix(".yaml"): path for path in (files("dltrain.conf") / "logger").iterdir()}
+    if unknown := [name for name in names if name not in there]:
+        raise ConfigError([f"logger={name} is no option{did_you_mean(name, there)}" for name in unknown])
+    merged = OmegaConf.merge(*(OmegaConf.create(there[name].read_text(encoding="utf-8")) for name in names))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+# Where a _target_ of a stranger's configuration may be defined. All of torch would be too much: torch.hub, torch.load
+# and what torch itself imports run whatever they are given.
+_TRUSTED = (
+    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *(f"dltrain.{leaf}" for leaf in ("data", "losses", "loggers", "models", "schedulers")),
+)
+
+
+def require_trusted(cfg: DictConfig) -> None:
+    """Refuse a configuration that came with a checkpoint and names classes of packages that nobody has vouched for.
+
+    Raises:
+        ConfigError: each ``_target_`` that is not defined in torch, torchvision, dltrain or the packages of ``trust``.
+    """
+    problems = [
+        f"{key}={target} would run code of '{package}': if you trust it, add 'trust=[{package}]'"
+        for key, target in _targets(OmegaConf.to_container(cfg, resolve=False), "")
+        if (package := str(target).partition(".")[0]) not in cfg.trust and not _is_trusted(str(target))
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_trusted(target: str) -> bool:
+    """Whether ``target`` is defined in one of the packages, and not merely reachable through it."""
+    from pydoc import locate
+
+    def within(name: str) -> bool:
+        return any(name.startswith(f"{package}.") for package in _TRUSTED)
+
+    if not within(target) or "$" in target:  # an interpolation could become anything
+        return False
+    found = locate(target)
+    # A name that does not exist is told better by whoever builds it.
+    return found is None or within(f"{getattr(found, '__module__', '')}.")
+
+
+def _targets(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Key and value of every ``_target_`` at any depth."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if key == "_target_" and value is not None:
+            yield f"{prefix}{key}", value
+        else:
+            yield from _targets(value, f"{prefix}{key}.")

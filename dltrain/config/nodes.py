@@ -1,0 +1,127 @@
+"""The open part of the configuration: every node with a ``_target_``, on plain dicts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dltrain.config.arguments import check_arguments
+from dltrain.config.limits import check_limits, check_relations
+from dltrain.config.rules import LATER, Problem
+from dltrain.config.source import READ
+from dltrain.config.targets import PLACES, Target, find
+from dltrain.errors import ConfigError
+
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler")
+# Keys that dltrain reads itself and does not hand to the target, and how many arguments it hands over by position.
+OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor")}
+# Keys that dltrain follows where the target of the user's own data set does not take them itself.
+_FOLLOWED = {"dataset": ("val_fraction", "test_fraction", "limit", "split_seed")}
+_FILLED = {"optim": 1, "scheduler": 1, "logger": 3}
+_HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+
+
+def check_nodes(cfg: Mapping[str, Any]) -> Iterator[Problem]:
+    """Every problem of the open nodes of ``cfg``: plain types, with ``LATER`` for what only the data know."""
+    for group in GROUPS:
+        if group in cfg:
+            yield from _check_node(group, group, cfg[group])
+        else:
+            yield Problem(group, f"is missing: choose an option, {group}=...; dltrain list {group} shows them")
+    loggers = cfg.get("logger")
+    if loggers is not None and not isinstance(loggers, dict):
+        yield Problem(
+            "logger", "must be one or more options of the group: logger=csv, logger=[csv,tensorboard]", loggers
+        )
+    elif loggers:
+        for name, node in loggers.items():
+            yield from _check_node(f"logger.{name}", "logger", node)
+    yield from _safely_related(cfg)
+
+
+def _safely_related(cfg: Mapping[str, Any]) -> Iterator[Problem]:
+    """Relations of keys, where the groups are the mappings that they should be."""
+    if all(isinstance(cfg.get(group), dict) for group in GROUPS):
+        yield from check_relations(cfg)
+
+
+def _check_node(key: str, group: str, node: Any) -> Iterator[Problem]:
+    place = PLACES[group]
+    if not isinstance(node, dict):
+        yield Problem(key, f"must hold keys, key: value, or be an option that dltrain list {group} shows", node)
+        return
+    if group == "scheduler" and node.get("_target_", "") is None:  # scheduler=none
+        yield from _check_empty(node)
+        return
+    if "_target_" not in node:
+        yield Problem(f"{key}._target_", f"is missing: name {place.what}, for example _target_: {place.example}")
+        return
+    for name in ("_partial_", *(("_args_",) if group in _FILLED else ())):  # dltrain hands over arguments of its own
+        if node.get(name):
+            yield Problem(f"{key}.{name}", "is not for this place: write each argument with its name", node[name])
+    yield from _check_target(key, group, node)
+
+
+def _check_empty(node: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, value in node.items():
+        if name not in ("_target_", "interval"):
+            yield Problem(
+                f"scheduler.{name}",
+                f"scheduler=none has no key {name}: choose a scheduler that has it, dltrain list scheduler shows them",
+                value,
+            )
+
+
+def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    name = node["_target_"]
+    try:
+        target = find(name, PLACES[group])
+    except ConfigError as error:
+        yield from (Problem(f"{key}._target_", text, name) for text in error.problems)
+        return
+    arguments = {one: value for one, value in node.items() if one not in _HYDRA}
+    taken = target.signature.parameters if target.signature else {}
+    own = (*OWN.get(group, ()), *(one for one in _FOLLOWED.get(group, ()) if one not in taken))
+    passed = {one: value for one, value in arguments.items() if one not in own}
+    filled = _FILLED.get(group, len(node.get("_args_") or ()))
+    found = [] if node.get("_partial_") else check_arguments(key, _typed(group, passed, target), target, filled, own)
+    limits = list(check_limits(group, node)) if group and _is_known(target) else []
+    ranged = {problem.key for problem in limits}  # a range tells more than a type
+    yield from (*limits, *(one for one in found if one.key not in ranged))
+    for one, value in node.items():
+        yield from _check_nested(f"{key}.{one}", value)
+
+
+def _is_known(target: Target) -> bool:
+    return target.home.partition(".")[0] in READ
+
+
+def _typed(group: str, passed: dict[str, Any], target: Target) -> dict[str, Any]:
+    """``mode: auto`` of a plateau is dltrain's own word for what the monitor says; its rule is with the monitor's."""
+    is_plateau = group == "scheduler" and target.name.endswith(".ReduceLROnPlateau")
+    return {name: LATER if name == "mode" and is_plateau else value for name, value in passed.items()}
+
+
+def _check_nested(key: str, value: Any) -> Iterator[Problem]:
+    if isinstance(value, dict) and value.get("_target_") is not None:
+        yield from _check_target(key, "", value)
+    elif isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            yield from _check_nested(f"{key}.{name}", item)
+
+
+def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
+    """Classes that Hydra itself would make for its launcher, sweeper, callbacks and logging: none but its own."""
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        full = f"{key}.{name}"
+        if full == "hydra.verbose" and not isinstance(value, bool | str | list):
+            yield Problem(full, "must be true or false, or the name of a logger", value)
+        if name in ("_target_", "class", "()") and isinstance(value, str):
+            roots = ("hydra", "hydra_plugins", "dltrain") if name == "_target_" else ("logging", "dltrain")
+            if value.partition(".")[0] not in roots or value.startswith("hydra.utils"):
+                yield Problem(full, f"is refused: a class here comes from {' or '.join(roots)}", value)
+        else:
+            yield from check_hydra(value, full)

@@ -1,0 +1,69 @@
+"""Which file and line, or the command line, the value of a key comes from."""
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+
+from dltrain.config.targets import near_path
+from dltrain.config.yaml_lines import key_lines
+
+COMMAND_LINE = "command line"
+
+
+class Origins:
+    """Called with a key, says where its value comes from. The files are read only if somebody asks.
+
+    ``composed_from`` takes what returns Hydra's list of the files that were composed, in their order.
+    """
+
+    def __init__(self, repository: CachingConfigRepository, overrides: Sequence[Override]):
+        self.repository = repository
+        self._defaults: Callable[[], Sequence[Any]] = tuple
+        chosen = [one for one in overrides if not isinstance(one.value(), dict)]
+        self._options = {one.key_or_group for one in chosen if repository.group_exists(one.key_or_group)}
+        self._typed = {one.key_or_group for one in overrides} - self._options
+        self._lines: dict[tuple[str, ...], str] | None = None
+
+    def composed_from(self, defaults: Callable[[], Sequence[Any]]) -> None:
+        self._defaults, self._lines = defaults, None
+
+    def __call__(self, key: str) -> str:
+        parts = tuple(key.partition("[")[0].split("."))
+        # Typed itself, or within a node that was typed, or made by typing a key within it.
+        if any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in self._typed):
+            return COMMAND_LINE
+        if any(name.startswith(f"{key}.") for name in self._typed):
+            return COMMAND_LINE
+        return self._read().get(parts, COMMAND_LINE if key in self._options else "")
+
+    def _read(self) -> dict[tuple[str, ...], str]:
+        if self._lines is None:
+            self._lines = {}
+            for default in self._defaults():
+                path = file_of(self.repository, default.config_path) if default.config_path else None
+                package = tuple(default.package.split(".")) if default.package else ()
+                lines = key_lines(path) if path else {}
+                self._lines |= {(*package, *key): f"{path_shown(path)}, line {line}" for key, line in lines.items()}
+        return self._lines
+
+
+def file_of(repository: CachingConfigRepository, config_path: str) -> Path | None:
+    """The file that Hydra takes for ``optim/sgd``; ``None`` where it is none of the disk."""
+    source = repository.delegate._find_object_source(config_path, ObjectType.CONFIG)  # type: ignore[attr-defined]
+    if source is None or source.scheme() not in ("file", "pkg"):
+        return None
+    folder = Path(str(files(source.path))) if source.scheme() == "pkg" else Path(source.path)
+    return folder / f"{config_path.removesuffix('.yaml')}.yaml"
+
+
+def path_shown(path: Path | None) -> str:
+    """The path from the working directory, and for a file of dltrain's own from its ``conf`` folder."""
+    own = Path(str(files("dltrain.conf")))
+    if path is None:
+        return ""
+    return f"dltrain's conf/{path.relative_to(own)}" if path.is_relative_to(own) else near_path(path)

@@ -1,0 +1,286 @@
+"""Reads classes and functions of torch, torchvision and dltrain from their files, without importing them.
+
+Importing torch takes seconds, parsing the few files that a class lies in takes milliseconds.
+"""
+
+import ast
+import inspect
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+READ = ("torch", "torchvision", "dltrain")
+_TYPES: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "list": list,
+    "List": list,
+    "tuple": tuple,
+    "Tuple": tuple,
+    "dict": dict,
+    "Dict": dict,
+    "Sequence": Sequence,
+    "Iterable": Iterable,
+    "Mapping": Mapping,
+    "Optional": Optional,
+    "Union": Union,
+    "Literal": Literal,
+}
+
+
+class Unwritable:
+    """Stands for a type such as Tensor, of which no value can be written in YAML."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A class, function or other value, and the module that defines it."""
+
+    module: "Module"
+    node: ast.ClassDef | ast.FunctionDef | ast.expr
+
+    @property
+    def name(self) -> str:
+        return f"{self.module.name}.{getattr(self.node, 'name', '')}"
+
+    @property
+    def is_class(self) -> bool:
+        return isinstance(self.node, ast.ClassDef)
+
+    @property
+    def is_value(self) -> bool:
+        return isinstance(self.node, ast.expr)
+
+
+class Module:
+    """The names that a module's file defines or imports."""
+
+    def __init__(self, name: str, path: Path):
+        self.name = name
+        self.path = path
+        self.stars: list[str] = []
+        self.names: dict[str, ast.stmt | ast.expr | tuple[str, str]] = {}
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            self._read(statement)
+
+    def _read(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+            self.names[statement.name] = statement
+        elif isinstance(statement, ast.Assign):
+            self.names |= {target.id: statement.value for target in statement.targets if isinstance(target, ast.Name)}
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+            self.names[statement.target.id] = statement.value
+        elif isinstance(statement, ast.ImportFrom):
+            self._read_import(statement)
+        elif isinstance(statement, ast.Import):
+            for alias in statement.names:
+                self.names[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
+        elif isinstance(statement, ast.If | ast.Try):
+            for inner in (*statement.body, *statement.orelse):
+                self._read(inner)
+
+    def _read_import(self, statement: ast.ImportFrom) -> None:
+        source = statement.module or ""
+        if statement.level:
+            is_package = self.path.name == "__init__.py"
+            parts = self.name.split(".")
+            parts = parts[: len(parts) - statement.level + is_package]
+            source = ".".join([*parts, *([source] if source else [])])
+        for alias in statement.names:
+            if alias.name == "*":
+                self.stars.append(source)
+            else:
+                self.names[alias.asname or alias.name] = (source, alias.name)
+
+
+@cache
+def module(name: str) -> Module | None:
+    """The module ``name`` of one of the packages that are read, or ``None`` where it has no Python file."""
+    path = _path(name)
+    return Module(name, path) if path else None
+
+
+@cache
+def _path(name: str) -> Path | None:
+    top, *rest = name.split(".")
+    spec = find_spec(top) if top in READ else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    base = Path(spec.submodule_search_locations[0], *rest)
+    candidates = (base / "__init__.py", base.with_name(base.name + ".py"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def find(name: str) -> Definition | Module | None:
+    """What the dotted ``name`` stands for; ``None`` when the files do not say."""
+    parts = name.split(".")
+    return _within(parts[0], parts[1:]) if _path(parts[0]) else None
+
+
+def _within(start: str, attributes: Sequence[str]) -> Definition | Module | None:
+    current: Definition | Module | None = None
+    place = start
+    for number, attribute in enumerate(attributes):
+        if _path(f"{place}.{attribute}"):
+            place = f"{place}.{attribute}"
+            continue
+        current = _definition(place, attribute, frozenset())
+        if isinstance(current, Module):
+            return _within(current.name, attributes[number + 1 :])
+        return current if number == len(attributes) - 1 else None
+    return module(place)
+
+
+def _definition(place: str, name: str, seen: frozenset[tuple[str, str]]) -> Definition | Module | None:
+    """Follow ``name`` of the module ``place`` through imports and aliases to what defines it."""
+    if (place, name) in seen:
+        return None
+    if _path(f"{place}.{name}"):
+        return module(f"{place}.{name}")
+    home = module(place)
+    if home is None:
+        return None
+    seen |= {(place, name)}
+    entry = home.names.get(name)
+    if isinstance(entry, tuple):
+        source, original = entry
+        return _definition(source, original, seen) if original else module(source)
+    if isinstance(entry, ast.Name):
+        return _definition(place, entry.id, seen) or Definition(home, entry)
+    if isinstance(entry, ast.ClassDef | ast.FunctionDef | ast.expr):
+        return Definition(home, entry)
+    found = (_definition(star, name, seen) for star in home.stars)
+    return next((one for one in found if one), None)
+
+
+def names_of(place: Module) -> set[str]:
+    """Classes and functions that can be reached as ``place.name``, and its submodules."""
+    found = {name for name, entry in place.names.items() if isinstance(entry, ast.ClassDef | ast.FunctionDef | tuple)}
+    for star in place.stars:
+        if (source := module(star)) is not None and source is not place:
+            found |= names_of(source)
+    if place.path.name == "__init__.py":
+        found |= {path.stem for path in place.path.parent.iterdir() if path.suffix == ".py" or path.is_dir()}
+    return {name for name in found if not name.startswith("_")}
+
+
+def _expression(node: ast.expr, home: Module) -> Definition | Module | None:
+    """What a name or a chain of attributes stands for in the module ``home``."""
+    match node:
+        case ast.Name(id=name):
+            return _definition(home.name, name, frozenset())
+        case ast.Attribute(value=value, attr=attribute):
+            outer = _expression(value, home)
+            return _definition(outer.name, attribute, frozenset()) if isinstance(outer, Module) else None
+        case ast.Subscript(value=value):  # Generic[T], Dataset[T]
+            return _expression(value, home)
+    return None
+
+
+def bases(found: Definition) -> Iterator[Definition]:
+    """The class itself and what it inherits from, as far as the files tell, in the order of its bases."""
+    yield found
+    if isinstance(found.node, ast.ClassDef):
+        for base in found.node.bases:
+            inherited = _expression(base, found.module)
+            if isinstance(inherited, Definition):
+                yield from bases(inherited)
+
+
+def method(found: Definition, name: str) -> Definition | None:
+    """The method ``name`` of a class or of one that it inherits from."""
+    for base in bases(found):
+        for statement in reversed(getattr(base.node, "body", ())):  # the last one: those before may be overloads
+            if isinstance(statement, ast.FunctionDef) and statement.name == name:
+                return Definition(base.module, statement)
+    return None
+
+
+def signature(found: Definition) -> inspect.Signature | None:
+    """Parameters of a function, or of a class's ``__init__`` without ``self``; ``None`` when the files do not say."""
+    if isinstance(found.node, ast.FunctionDef):
+        return inspect.Signature(_parameters(found.node, found.module))
+    init = method(found, "__init__")
+    if init is None or not isinstance(init.node, ast.FunctionDef):
+        return None
+    return inspect.Signature(_parameters(init.node, init.module)[1:])
+
+
+def _parameters(function: ast.FunctionDef, home: Module) -> list[inspect.Parameter]:
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
+    kinds = inspect.Parameter
+    found = [_parameter(a, kinds.POSITIONAL_OR_KEYWORD, d, home) for a, d in zip(positional, defaults, strict=True)]
+    if arguments.vararg:
+        found.append(_parameter(arguments.vararg, kinds.VAR_POSITIONAL, None, home))
+    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    found += [_parameter(argument, kinds.KEYWORD_ONLY, default, home) for argument, default in keywords]
+    return found + (_keywords(arguments.kwarg, home) if arguments.kwarg else [])
+
+
+def _parameter(argument: ast.arg, kind: Any, default: ast.expr | None, home: Module) -> inspect.Parameter:
+    value: Any = inspect.Parameter.empty if default is None else ...
+    if isinstance(default, ast.Constant):
+        value = default.value
+    annotation = _type(argument.annotation, home) if argument.annotation else Any
+    return inspect.Parameter(argument.arg, kind, default=value, annotation=annotation)
+
+
+def _keywords(argument: ast.arg, home: Module) -> list[inspect.Parameter]:
+    """``**options``: the fields of its TypedDict where it is annotated with ``Unpack``."""
+    annotation = argument.annotation
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name):
+        fields = _expression(annotation.slice, home) if annotation.value.id == "Unpack" else None
+        if isinstance(fields, Definition) and isinstance(fields.node, ast.ClassDef):
+            lines = [line for line in fields.node.body if isinstance(line, ast.AnnAssign)]
+            names = [(line.target.id, line.annotation) for line in lines if isinstance(line.target, ast.Name)]
+            kind = inspect.Parameter.KEYWORD_ONLY
+            return [
+                inspect.Parameter(name, kind, default=..., annotation=_type(given, fields.module))
+                for name, given in names
+            ]
+    return [inspect.Parameter(argument.arg, inspect.Parameter.VAR_KEYWORD)]
+
+
+def _type(node: ast.expr, home: Module) -> Any:
+    """The annotation as Python's typing has it; ``Any`` for what is not known here."""
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str(text)):
+            return _type(ast.parse(text, mode="eval").body, home)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Union[_type(left, home), _type(right, home)]  # noqa: UP007  # of values, not of names
+        case ast.Attribute(attr=name) | ast.Name(id=name) if name in _TYPES:
+            return _TYPES[name]
+        case ast.Attribute(attr="Tensor") | ast.Name(id="Tensor"):
+            return Unwritable
+        case ast.Name():
+            alias = _expression(node, home)
+            if isinstance(alias, Definition) and isinstance(alias.node, ast.expr) and alias.node is not node:
+                return _type(alias.node, alias.module)
+        case ast.Subscript(value=value, slice=inner):
+            return _subscripted(_type(value, home), inner, home)
+    return Any
+
+
+def _subscripted(outer: Any, inner: ast.expr, home: Module) -> Any:
+    items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+    if outer is Any:
+        return Any
+    if outer is Literal:
+        words = [item.value for item in items if isinstance(item, ast.Constant)]
+        return Literal[tuple(words)] if words else Any
+    if outer is Optional:
+        return Optional[_type(items[0], home)]  # noqa: UP045  # of values, not of names
+    types = [... if isinstance(item, ast.Constant) and item.value is ... else _type(item, home) for item in items]
+    if outer is Union:
+        return Union[tuple(types)]  # noqa: UP007
+    return typing.cast(Any, outer)[tuple(types) if len(types) > 1 else types[0]]

@@ -1,0 +1,125 @@
+"""Hydra's, OmegaConf's and YAML's errors in dltrain's words: what to type, and never ``+key=`` for a typo."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from dltrain.config.targets import near_path
+from dltrain.config.yaml_lines import file_problems
+from dltrain.errors import did_you_mean
+
+# Lines of Hydra's messages that help with Hydra, not with dltrain.
+_NOISE = re.compile(
+    r"^(To append|See http|\s*(full_key|object_type|reference_type)|Config search path|\tprovider)", re.M
+)
+
+_KEY = re.compile(r"[+~]{0,2}[a-z_][\w/@:-]*(\.[\w/@:\[\]-]+)*", re.ASCII | re.IGNORECASE)
+_LISTS = ("logger", "channels", "hidden_sizes", "milestones", "betas", "categorical", "ignore", "columns", "image_size")
+
+
+def is_composition_error(error: BaseException) -> bool:
+    """Whether Hydra, OmegaConf or YAML could not make a configuration of what the user wrote."""
+    kinds = (HydraException, OmegaConfBaseException, YAMLError)
+    return isinstance(error, kinds) and not isinstance(error, InstantiationException)
+
+
+def translated(error: BaseException) -> list[str]:
+    """One or more sentences for an error of :func:`is_composition_error`, or of a file that cannot be read."""
+    marked = _chain(error, MarkedYAMLError)
+    if isinstance(marked, MarkedYAMLError) and marked.problem_mark:
+        path = Path(marked.problem_mark.name)
+        if path.is_file() and (found := file_problems(path)):
+            return [text.replace(str(path), near_path(path), 1) for text in found]
+    if isinstance(error, MissingConfigException):
+        return [_missing_file(error)]
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    return [_plain(str(cause or error)) or type(error).__name__]
+
+
+def _chain(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, kind):
+        current = current.__cause__ or current.__context__
+    return current
+
+
+def _plain(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
+    return " ".join(lines)
+
+
+def _missing_file(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = list(error.options or ())
+    near = did_you_mean(option, options) or (f"; the options are {', '.join(options)}" if options else "")
+    return f"{group} has no option {option}{near}" if group else f"there is no file {option}.yaml{near}"
+
+
+def in_file(path: Path, error: BaseException, groups: Collection[str]) -> list[str]:
+    """What is wrong with the file of an option that cannot be composed."""
+    if isinstance(error, MissingConfigException):
+        option = str(error.missing_cfg_file).rpartition("/")[2]
+        return [f"{near_path(path)}{_line_of(option, path)}: {_missing_file(error)}"]
+    if found := re.search(r"Could not override '([^'@]+)[^']*'\. No match", str(error)):
+        near = did_you_mean(found[1], groups)
+        return [f"{near_path(path)}{_line_of(found[1], path)}: there is no group {found[1]} to override{near}"]
+    if texts := file_problems(path):
+        return [text.replace(str(path), near_path(path), 1) for text in texts]
+    return translated(error) if _chain(error, MarkedYAMLError) else [f"{near_path(path)}: {translated(error)[0]}"]
+
+
+def _line_of(word: str, path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    numbers = (number for number, line in enumerate(lines, 1) if re.search(rf"\b{re.escape(word)}\b", line))
+    return f", line {number}" if (number := next(numbers, 0)) else ""
+
+
+def spaced(texts: Sequence[str]) -> str:
+    """``trainer.epochs = 3``, which the shell takes apart."""
+    for number, text in enumerate(texts):
+        if text == "=" and 0 < number < len(texts) - 1:
+            key, value = texts[number - 1], texts[number + 1]
+            return f"'{key} = {value}' (command line): write it without spaces, {key}={value}"
+    return ""
+
+
+def grammar(text: str) -> str:
+    """An override that is none."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        return f"'{text}' (command line): a key takes a value: {text}=..."
+    if not _KEY.fullmatch(key):
+        return f"'{text}' (command line): it must be key=value, for example trainer.epochs=5"
+    if value.startswith("="):
+        return f"'{text}' (command line): one = is enough: {key}={value.lstrip('=')}"
+    if value.count("[") != value.count("]") or value.count("{") != value.count("}"):
+        return f"'{text}' (command line): a bracket is not closed or not opened"
+    if value.startswith("(") and value.endswith(")"):
+        return f"'{text}' (command line): a list stands in square brackets: {key}=[{value[1:-1]}]"
+    quoted = value.replace("'", "").replace('"', "")
+    return f"'{text}' (command line): this value needs quotes, inside those of the shell: '{key}=\"{quoted}\"'"
+
+
+def unswept(override: Override) -> str:
+    """Several values of a key without ``-m``."""
+    line = override.input_line or ""
+    name, _, value = line.partition("=")
+    takes_list = "," in value and name.rpartition(".")[2] in _LISTS
+    as_list = f"; for one run with a list of them, {name}=[{value}]" if takes_list else ""
+    return f"{line} (command line): these are several values: for a run with each of them, dltrain -m {line}{as_list}"
+
+
+def unapplied(override: Override, error: BaseException) -> str:
+    """An override that the configuration does not take."""
+    line = f"{override.input_line} (command line)"
+    name = override.key_or_group
+    if override.is_delete():
+        return f"{line}: there is no {name} to take out"
+    if override.is_add() and "An item is already at" in str(error):
+        return f"{line}: {name} is there already: write it without the plus sign"
+    return f"{line}: {translated(error)[0]}"

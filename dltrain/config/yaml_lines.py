@@ -1,0 +1,77 @@
+"""On which line of a YAML file a key stands, and what is wrong with a file that cannot be read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+Key = tuple[str, ...]
+
+
+def key_lines(path: Path) -> dict[Key, int]:
+    """The line, from 1, of every key of the file, nested keys as tuples; empty where the file cannot be read.
+
+    A file that holds no keys, but a list for example, has one entry, with an empty key.
+    """
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    if root is None:
+        return {}
+    return dict(_lines(root, ())) if isinstance(root, yaml.MappingNode) else {(): root.start_mark.line + 1}
+
+
+def _lines(node: yaml.Node, outer: Key) -> Iterator[tuple[Key, int]]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        full = (*outer, str(key.value))
+        yield full, key.start_mark.line + 1
+        yield from _lines(value, full)
+
+
+def file_problems(path: Path) -> list[str]:
+    """What keeps the file from being read, each with its line: not YAML, a tab, a key that is there twice."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        return [f"{path}: {error.strerror}"]
+    except UnicodeDecodeError as error:
+        return [f"{path}: it is not UTF-8 text (byte {error.start}): save it as UTF-8"]
+    except yaml.MarkedYAMLError as error:
+        return [_syntax(path, error)]
+    except yaml.YAMLError as error:
+        return [f"{path}: {error}"]
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        return [f"{path}, line {root.start_mark.line + 1}: it must hold keys, key: value, on lines of their own"]
+    return [f"{path}, {text}" for text in _duplicates(root)]
+
+
+def _syntax(path: Path, error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    line = f", line {mark.line + 1}" if mark else ""
+    if "'\\t'" in str(error.problem):
+        return f"{path}{line}: there is a tab: indent with spaces, two for each level"
+    if "mapping values are not allowed" in str(error.problem):
+        reason = "there is a second colon, or a line is indented below a value"
+        return f"{path}{line}: {reason}: write key: value, and text with a colon in quotes"
+    hint = "write key: value, indented with spaces, and close brackets and quotes"
+    return f"{path}{line}: this is no YAML ({error.problem}): {hint}"
+
+
+def _duplicates(node: yaml.Node) -> Iterator[str]:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _duplicates(item)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    first: dict[str, int] = {}
+    for key, value in node.value:
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in first:
+            yield f"line {line}: the key {name} is there twice, before in line {first[name]}: remove one of them"
+        first.setdefault(name, line)
+        yield from _duplicates(value)

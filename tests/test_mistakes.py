@@ -1,0 +1,387 @@
+"""Mistakes that people make: each gets one message that says what to type, exit 2, and leaves nothing behind."""
+
+import importlib
+import sys
+
+import pytest
+
+TYPED = [
+    # what is typed, and fragments that the one message must have
+    # groups and options
+    ("model=lsmt", ["model=lsmt", "did you mean 'lstm'?", "resnet18"]),
+    ("model=cnnn", ["did you mean 'cnn'?", "gru, lenet, lstm"]),
+    ("model=transformer", ["no option transformer; the options are cnn, gru"]),
+    ("model=3", ["model has no option 3"]),
+    ("model=null", ["model has no option null"]),
+    ("model=[cnn,mlp]", ["one option of model is chosen at a time"]),
+    ("logger=[csv,tensorbord]", ["no option tensorbord", "did you mean 'tensorboard'?"]),
+    ("experiment=cifar10_lenett", ["did you mean 'cifar10_lenet'?"]),
+    ("optm=sgd", ["optm", "did you mean 'optim'?"]),
+    ("optim/foo=sgd", ["there is no group optim/foo", "did you mean 'optim'?"]),
+    ("optim@second=sgd", ["a group is chosen by its name alone: optim=sgd"]),
+    ("+model=mlp", ["without the plus sign: model=mlp"]),
+    ("++model=mlp", ["without the plus sign: model=mlp"]),
+    ("hydra/launcher=joblibb", ["hydra/launcher has no option joblibb", "basic"]),
+    # keys
+    ("trainer.epoch=3", ["trainer.epoch=3 (command line)", "did you mean 'trainer.epochs'?"]),
+    ("+trainer.epoch=3", ["trainer has no key epoch", "did you mean 'trainer.epochs'?"]),
+    ("++trainer.epoch=3", ["did you mean 'trainer.epochs'?"]),
+    ("trainer.checkpoint.every=3", ["trainer.checkpoint has no key every", "every_n_epochs"]),
+    ("trainer.epochs.x=3", ["trainer.epochs={x:3}", "whole number"]),
+    ("trainer.early_stopping=5", ["trainer.early_stopping=5", "trainer.early_stopping.patience"]),
+    ("optim.momentun=0.9", ["torch.optim.SGD has no argument momentun", "did you mean 'momentum'?"]),
+    ("+optim.momentun=0.9", ["did you mean 'momentum'?"]),
+    ("optim.maximize=true", ["write it with a plus sign, +optim.maximize=true"]),
+    ("optim.params=3", ["optim.params=3", "dltrain fills this in itself"]),
+    ("scheduler=step scheduler.gama=0.1", ["StepLR has no argument gama", "did you mean 'gamma'?"]),
+    ("scheduler.gamma=0.1", ["scheduler=none has no key gamma"]),
+    ("model=gru model.hiden_size=3", ["dltrain.models.GRU has no argument hiden_size", "did you mean 'hidden_size'?"]),
+    ("dataset.batchsize=3", ["did you mean 'batch_size'?"]),
+    ("+modle.x=1", ["modle", "did you mean 'model'?"]),
+    ("lr=0.1", ["dltrain has no key or group lr", "did you mean 'optim.lr'?"]),
+    ("hydra.run.dirr=x", ["hydra.run has no key dirr", "did you mean 'hydra.run.dir'?"]),
+    ("hydra.job.num=abc", ["hydra.job.num=abc", "Integer"]),
+    ("hydra.sweeps.dir=x", ["did you mean 'hydra.sweep'?"]),
+    ("~model.dropouts", ["~model.dropouts", "to take out"]),
+    ("+optim.lr=0.1", ["optim.lr is there already", "without the plus sign"]),
+    ("data.num_outputs=5", ["the data set fills this in"]),
+    # grammar and flags
+    ("==", ["'=='", "key=value", "trainer.epochs=5"]),
+    ("model.channels=[3", ["model.channels=[3", "a bracket is not closed"]),
+    ("optim.lr=0.1,0.2", ["dltrain -m optim.lr=0.1,0.2"]),
+    ("model.channels=8,16", ["model.channels=[8,16]", "dltrain -m"]),
+    ("--epochs=3", ["there is no flag --epochs=3", "epochs=..."]),
+    ("--resolve", ["dltrain --cfg job --resolve"]),
+    ("--config-name confg", ["--config-name=confg", "did you mean 'config'?"]),
+    ("--config-dir nowhere", ["--config-dir=nowhere", "no such folder"]),
+    ("--multirun --cfg job", ["exclude each other"]),
+    ("trainer.epochs==3", ["one = is enough: trainer.epochs=3"]),
+    ("trainer.epochs = 3", ["without spaces, trainer.epochs=3"]),
+    ("optim.betas=(0.9,0.99)", ["optim.betas=[0.9,0.99]"]),
+    ("trainer.epochs", ["a key takes a value: trainer.epochs=..."]),
+    ("~optim", ["a run needs an option of optim: adagrad"]),
+    ("~trainer.epochs", ["trainer.epochs", "is missing", "at least 1"]),
+    ("+hydra.runn.dir=x", ["hydra has no key runn", "did you mean 'run'?"]),
+    ("hydra.verbose=3", ["hydra.verbose=3", "true or false"]),
+    # types and ranges of the closed part
+    ("trainer.epochs=abc", ["trainer.epochs='abc'", "whole number of at least 1"]),
+    ("trainer.epochs=0", ["trainer.epochs=0"]),
+    ("trainer.epochs=2.5", ["trainer.epochs=2.5", "whole number"]),
+    ("trainer.epochs=1e3", ["trainer.epochs=1000.0", "write 1000"]),
+    ("trainer.precision=fp8", ["trainer.precision='fp8'", "bf16"]),
+    ("trainer.compile=yes_please", ["trainer.compile='yes_please'", "true or false"]),
+    ("trainer.ema_decay=1", ["trainer.ema_decay=1", "below 1"]),
+    ("seed=-1", ["seed=-1"]),
+    ("device=tpu", ["device='tpu'", "auto, cpu, cuda"]),
+    ("penalty.l1=-0.1", ["penalty.l1=-0.1", "at least 0"]),
+    ("dataset.val_fraction=1.5", ["dataset.val_fraction=1.5"]),
+    ("dataset.batch_size=0", ["dataset.batch_size=0"]),
+    ("trainer.checkpoint.monitor=val/f2", ["trainer.checkpoint.monitor", "did you mean 'val/f1'?"]),
+    # types and ranges of the open part
+    ("optim.lr=-1", ["optim.lr=-1", "at least 0"]),
+    ("optim.lr=fast", ["optim.lr='fast'", "a number"]),
+    ("optim.lr=nan", ["optim.lr=nan"]),
+    ("optim.momentum=1.5", ["optim.momentum=1.5", "at most 1"]),
+    ("optim.nesterov=1", ["optim.nesterov=1", "true or false"]),
+    ("optim.nesterov=true optim.momentum=0", ["optim.nesterov=true", "optim.momentum above 0"]),
+    ("optim=adam optim.betas=[2,0.9]", ["optim.betas=[2,0.9]", "below 1"]),
+    ("optim=adam optim.betas=0.9", ["optim.betas=0.9", "a list of 2", "[0.9,0.999]"]),
+    ("scheduler=step scheduler.step_size=0", ["scheduler.step_size=0", "at least 1"]),
+    ("scheduler=exponential scheduler.gamma=1.2", ["scheduler.gamma=1.2", "at most 1", "scheduler=lambda"]),
+    ("scheduler=multistep scheduler.milestones=[20,10]", ["[20,10]", "above the one before"]),
+    ("scheduler=plateau scheduler.monitor=val/acc", ["val/acc", "did you mean 'val/accuracy'?"]),
+    ("scheduler=plateau scheduler.monitor=val/mae", ["val/mae", "but of regression", "val/accuracy"]),
+    ("scheduler=plateau scheduler.interval=step", ["scheduler.interval='step'", "scheduler.interval=epoch"]),
+    ("scheduler=plateau scheduler.monitor=val/accuracy scheduler.mode=min", ["scheduler.mode", "scheduler.mode=auto"]),
+    ("scheduler=plateau dataset.val_fraction=0", ["val/loss", "val_fraction=0"]),
+    ("scheduler=onecycle scheduler.pct_start=1.0", ["scheduler.pct_start", "below 1"]),
+    ("scheduler=onecycle scheduler.anneal_strategy=cosine", ["one of cos, linear", "did you mean 'cos'?"]),
+    ("scheduler=onecycle optim=adagrad", ["torch.optim.Adagrad has not", "scheduler.cycle_momentum=false"]),
+    ("scheduler=random scheduler.direction=up", ["decay, accelerate, both"]),
+    ("scheduler=lambda scheduler.lr_lambda='epoch**-0.5'", ["epoch**-0.5", "at epoch 0", "(epoch + 1)"]),
+    ("scheduler=lambda scheduler.lr_lambda='__import__(1)'", ["__import__"]),
+    ("scheduler=lambda scheduler.lr_lambda='0.9**step'", ["'step' is no name here", "the variable is epoch"]),
+    ("model.activation=rellu", ["model.activation='rellu'", "did you mean 'relu'?"]),
+    ("model.pool=maximum", ["model.pool='maximum'", "max, average, none"]),
+    ("model.padding=full", ["model.padding='full'", "same, valid"]),
+    ("model.stride=2", ["model.padding='same'", "model.padding=1"]),
+    ("model.pool_padding=2", ["model.pool_padding=2", "half of model.pool_kernel_size=2"]),
+    ("model.dropout=1", ["model.dropout=1", "below 1"]),
+    ("model.channels=32", ["model.channels=32", "a list", "[32,64]"]),
+    ("model.channels={a:1}", ["model.channels={a:1} (command line)", "a list"]),
+    ("optim.learning_rate=0.1", ["did you mean 'lr'?"]),
+    ("optim.lr=${optim.l}", ["there is no key optim.l to refer to", "did you mean 'optim.lr'?"]),
+    ("optim.lr=${oc.env:NOT_THERE}", ["NOT_THERE"]),
+    ("scheduler=lambda scheduler.lr_lambda='9**9**9'", ["too large"]),
+    ("model.channels=[8,-8]", ["model.channels=[8,-8]"]),
+    ("model.kernel_size=big", ["model.kernel_size='big'", "a whole number"]),
+    ("model=lstm model.readout=first", ["model.readout='first'", "last, mean, max"]),
+    ("loss.reduction=sum", ["loss.reduction='sum'", "mean"]),
+    ("dataset=image_folder dataset.root=x dataset.cache=ram", ["dataset.cache='ram'", "auto, memory, disk, none"]),
+    ("dataset=image_folder", ["dataset.root (dltrain's conf/dataset/image_folder.yaml, line 3)", "dataset.root=..."]),
+    # targets
+    ("model._target_=os.system", ["os.system is a part of Python itself"]),
+    ("loss._target_=builtins.eval", ["builtins.eval", "refused"]),
+    ("optim._target_=posix.system", ["posix.system", "refused"]),
+    ("dataset._target_=subprocess.run", ["subprocess.run", "refused"]),
+    ("loss._target_=hydra.utils.get_method", ["hydra.utils.get_method", "refused"]),
+    ("model._target_=torch.nn.modules.module.os.system", ["model._target_", "torch.nn.Module"]),
+    ("model._target_=torch.hub.load", ["is a function, but not a torch.nn.Module"]),
+    ("model._target_=torch.optim.SGD", ["is a class, but not a torch.nn.Module"]),
+    ("optim._target_=torch.optim.SDG", ["did you mean 'torch.optim.SGD'?"]),
+    ("optim._target_=torch.nn.Linear", ["not an optimizer", "torch.optim.SGD"]),
+    ("optim._target_=torch.optm.SGD", ["torch has no optm", "did you mean 'torch.optim'?"]),
+    ("optim._target_=trch.optim.SGD", ["neither a file trch.py", "did you mean 'torch'?"]),
+    ("scheduler=step scheduler._target_=torch.optim.Adam", ["not a learning-rate scheduler"]),
+    ("logger.csv._target_=dltrain.schedulers.RandomLR", ["not a logger with the methods close and log"]),
+    ("+loss.weight._target_=os.getcwd", ["loss.weight._target_", "refused"]),
+    ("+hydra.callbacks.x._target_=os.system", ["hydra.callbacks.x._target_", "refused"]),
+    ("+model._partial_=true", ["model._partial_=true"]),
+    ("model._target_=CNN", ["module.Class"]),
+    # what needs the data, and is found before the first epoch all the same
+    ("device=cuda:99", ["cuda:99", "no such device"]),
+    ("dataset=image_folder dataset.root=nowhere", ["nowhere"]),
+    ("dataset=table dataset.path=no.csv dataset.target=x", ["no.csv"]),
+    ("dataset=mnist", ["train-images-idx3-ubyte", "data/MNIST/raw", "dataset.download=true"]),
+    ("dataset=diabetes model=cnn", ["model=cnn", "table", "models that fit: mlp"]),
+    ("model=lenet", ["lenet", "16×16", "8×8"]),
+    ("model.channels=[8,8,8,8,8]", ["too small", "model.channels"]),
+    ("loss=mse", ["MSELoss", "classification", "cross_entropy"]),
+    ("scheduler=onecycle scheduler.interval=epoch trainer.epochs=2 scheduler.pct_start=0.5", ["interval=step"]),
+    ("hydra.run.dir=/proc/nowhere", ["/proc/nowhere", "hydra.run.dir"]),
+    # sweeps: each value is checked before the first job
+    ("-m model=cnn,mlpp", ["model has no option mlpp", "did you mean 'mlp'?"]),
+    ("-m optim.lr=0.1,-1", ["optim.lr=-1", "at least 0"]),
+    ("-m model=glob(x*)", ["names none of the options cnn, gru"]),
+    ("-m trainer.epoch=1,2", ["trainer.epoch=1", "did you mean 'trainer.epochs'?"]),
+]  # fmt: skip
+
+IN_FILES = [
+    # the group of my_conf/GROUP/mine.yaml, its lines, and fragments of the message
+    (
+        "optim",
+        ["_target_: torch.optim.SGD", "lr: 0.1", "momentun: 0.9"],
+        ["optim.momentun=0.9 (my_conf/optim/mine.yaml, line 3)", "did you mean 'momentum'?"],
+    ),
+    (
+        "optim",
+        ["_target_: torch.optim.SGD", "lr: 0.1", "momentum: '0.9'"],
+        ["optim.momentum='0.9' (my_conf/optim/mine.yaml, line 3)", "a number"],
+    ),
+    (
+        "optim",
+        ["_target_: torch.optim.SGD", "lr: 0.1", "lr: 0.2"],
+        ["my_conf/optim/mine.yaml, line 3", "the key lr is there twice, before in line 2"],
+    ),
+    ("optim", ["_target_: torch.optim.SGD", "\tlr: 0.1"], ["my_conf/optim/mine.yaml, line 2", "tab", "spaces"]),
+    ("optim", ["betas: [1, 2"], ["my_conf/optim/mine.yaml, line", "no YAML", "close brackets"]),
+    ("optim", ["lr: 0.1: 2"], ["my_conf/optim/mine.yaml, line 1", "second colon"]),
+    ("optim", ["- lr", "- 0.1"], ["(my_conf/optim/mine.yaml, line 1)", "key: value"]),
+    ("optim", ["lr: 0.1"], ["optim._target_", "is missing", "torch.optim.SGD"]),
+    ("optim", ["_target_: torch.optim.SGD", "_args_: [1]"], ["optim._args_=[1]", "line 2", "with its name"]),
+    (
+        "trainer",
+        ["defaults: [default, _self_]", "epoch: 3", "precision: fp8"],
+        ["2 problems", "trainer.epoch=3 (my_conf/trainer/mine.yaml, line 2)", "trainer.precision='fp8'", "line 3"],
+    ),
+    ("trainer", ["epochs: 3"], ["lacks precision, accumulate", "defaults: [default, _self_]"]),
+    (
+        "experiment",
+        ["# @package _global_", "trainer:", "  early_stoping:", "    patience: 3", "optim:", "  lr: -1"],
+        [
+            "(my_conf/experiment/mine.yaml, line 3)",
+            "did you mean 'trainer.early_stopping'?",
+            "optim.lr=-1 (my_conf/experiment/mine.yaml, line 6)",
+        ],
+    ),
+    (
+        "experiment",
+        ["# @package _global_", "defaults:", "  - override /model: lsmt"],
+        ["my_conf/experiment/mine.yaml, line 3", "model has no option lsmt", "did you mean 'lstm'?"],
+    ),
+    (
+        "experiment",
+        ["# @package _global_", "defaults:", "  - override /modle: lstm"],
+        ["my_conf/experiment/mine.yaml, line 3", "no group modle", "did you mean 'model'?"],
+    ),
+    (
+        "scheduler",
+        ["_target_: torch.optim.lr_scheduler.StepLR", "step_size: ten"],
+        ["scheduler.step_size='ten'", "scheduler.interval", "epoch, step"],
+    ),
+    (
+        "scheduler",
+        ["_target_: torch.optim.lr_scheduler.StepLR", "interval: epoch"],
+        ["scheduler.step_size", "StepLR needs it: add scheduler.step_size=..."],
+    ),
+    (
+        "scheduler",
+        ["_target_: torch.optim.lr_scheduler.ReduceLROnPlateau", "interval: epoch"],
+        ["scheduler.monitor", "add scheduler.monitor=val/loss"],
+    ),
+    (
+        "scheduler",
+        ["_target_: torch.optim.lr_scheduler.OneCycleLR", "interval: step", "max_lr: ${optim.lrr}"],
+        ["scheduler.max_lr='${optim.lrr}' (my_conf/scheduler/mine.yaml, line 3)", "did you mean 'optim.lr'?"],
+    ),
+    (
+        "loss",
+        ["_target_: torch.nn.CrossEntropyLoss", "weight:", "  _target_: posix.system", "  command: touch stolen"],
+        ["loss.weight._target_='posix.system' (my_conf/loss/mine.yaml, line 3)", "refused"],
+    ),
+    (
+        "loss",
+        ["_target_: torch.nn.CrossEntropyLoss", "weight: [1, 2]"],
+        ["loss.weight=[1,2] (my_conf/loss/mine.yaml, line 2)", "_target_: torch.tensor"],
+    ),
+]
+MODULE = "from torch import nn\nclass Net(nn.Module):\n"
+OF_THE_USER = [
+    # the user's files, of which mine.py is to have the class Net, and fragments of the message
+    ({}, ["model._target_='mine.Net' (my_conf/model/mine.yaml, line 1)", "neither a file mine.py"]),
+    (
+        {"mine.py": "import nothing_like_this\n"},
+        ["No module named 'nothing_like_this' in mine.py, line 1", "pip install nothing_like_this"],
+    ),
+    (
+        {
+            "mine.py": "import helper\n",
+            "helper.py": "try:\n  1 / 0\nexcept Exception as error:\n  raise RuntimeError('outer') from error\n",
+        },
+        ["ZeroDivisionError: division by zero in helper.py, line 2"],
+    ),
+    ({"mine.py": "class Net(\n"}, ["SyntaxError", "mine.py, line 1"]),
+    ({"mine.py": "import sys\nsys.exit(3)\n"}, ["importing mine ends the process"]),
+    ({"mine.py": "class Ned:\n  pass\n"}, ["mine has no Net", "did you mean 'mine.Ned'?", "mine.py"]),
+    ({"mine.py": "class Net:\n  pass\n"}, ["is a class, but not a torch.nn.Module"]),
+    ({"mine.py": "Net = 3\n"}, ["is an int, not a torch.nn.Module"]),
+    ({"mine.py": "from os import system as Net\n"}, ["posix.system is a part of Python itself"]),
+    (
+        {"mine.py": MODULE + "  def __init__(self, num_classes: int, width: int, depth: int):\n    pass\n"},
+        ["model.width='wide' (my_conf/model/mine.yaml, line 3)", "a whole number", "model.depth", "mine.Net needs it"],
+    ),
+    (
+        {"mine.py": MODULE + "  def __init__(self, num_classes, widths=3):\n    pass\n"},
+        ["mine.Net has no argument width", "did you mean 'widths'?"],
+    ),
+]
+
+
+def requires_clean(outcome, fragments, left, expected):
+    assert outcome.code == 2, outcome.stderr
+    assert outcome.stdout == ""
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stderr.count("dltrain: ") == 1
+    for fragment in fragments:
+        assert fragment in outcome.stderr
+    assert left == expected
+
+
+@pytest.mark.parametrize(("typed", "fragments"), TYPED, ids=[typed for typed, _ in TYPED])
+def test_a_mistake_on_the_command_line(dltrain, tmp_path, typed, fragments):
+    outcome = dltrain(*typed.split())
+    requires_clean(outcome, fragments, list(tmp_path.iterdir()), [])
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("group", "lines", "fragments"), IN_FILES, ids=[case[2][0][:70] for case in IN_FILES])
+def test_a_mistake_in_a_file(dltrain, tmp_path, group, lines, fragments):
+    files = {f"my_conf/{group}/mine.yaml": "\n".join(lines) + "\n"}
+    write(tmp_path, files)
+    outcome = dltrain("--config-dir", "my_conf", f"{group}=mine")
+    requires_clean(outcome, fragments, files_in(tmp_path), set(files))
+
+
+@pytest.fixture
+def _fresh_modules(monkeypatch):
+    """The modules ``mine`` and ``helper`` of one test are not those of another."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    importlib.invalidate_caches()
+    for name in ("mine", "helper"):
+        sys.modules.pop(name, None)
+    yield
+    for name in ("mine", "helper"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("_fresh_modules")
+@pytest.mark.parametrize(("files", "fragments"), OF_THE_USER, ids=[case[1][0][:70] for case in OF_THE_USER])
+def test_a_mistake_in_a_class_of_the_users_own(dltrain, tmp_path, files, fragments):
+    yaml = "_target_: mine.Net\nnum_classes: ${data.num_outputs}\nwidth: wide\n"
+    write(tmp_path, files | {"my_conf/model/mine.yaml": yaml})
+    outcome = dltrain("--config-dir", "my_conf", "model=mine")
+    requires_clean(outcome, fragments, files_in(tmp_path), {*files, "my_conf/model/mine.yaml"})
+
+
+@pytest.mark.usefixtures("_fresh_modules")
+def test_a_logger_must_log_and_close(dltrain, tmp_path):
+    write(
+        tmp_path,
+        {
+            "my_conf/logger/mine.yaml": "mine:\n  _target_: mine.Log\n",
+            "mine.py": "class Log:\n    def __init__(self, folder, config):\n        pass\n",
+        },
+    )
+    outcome = dltrain("--config-dir", "my_conf", "logger=mine")
+    assert outcome.code == 2
+    assert "logger.mine._target_='mine.Log' (my_conf/logger/mine.yaml, line 2)" in outcome.stderr
+    assert "methods close and log" in outcome.stderr
+
+
+@pytest.mark.usefixtures("_fresh_modules")
+def test_what_is_refused_is_neither_imported_nor_called(dltrain, tmp_path):
+    write(tmp_path, {"mine.py": "import os\nhelp = os\n"})
+    for target in ("os.system", "mine.os.system", "mine.help.system", "posix.system", "antigravity.geohash"):
+        keys = (f"model._target_={target}", "++model.command='touch stolen'")
+        outcome = dltrain(*keys)
+        assert (outcome.code, "is refused" in outcome.stderr) == (2, True), target
+    assert files_in(tmp_path) == {"mine.py"}
+    assert "antigravity" not in sys.modules
+
+
+def test_all_problems_come_in_one_list_wherever_they_come_from(dltrain, tmp_path):
+    (tmp_path / "my_conf" / "optim").mkdir(parents=True)
+    (tmp_path / "my_conf" / "optim" / "mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.1\nmomentun: 0.9\n")
+    typed = "optim=mine model=lsmt trainer.epoch=3 trainer.accumulate=x penalty.l1=-1 hydra.run.dirr=y =="
+    outcome = dltrain("--config-dir", "my_conf", *typed.split(), "dataset=image_folder")
+    assert outcome.code == 2
+    assert "8 problems" in outcome.stderr
+    keys = ("momentun", "lsmt", "trainer.epoch", "trainer.accumulate", "penalty.l1", "dirr", "'=='", "dataset.root")
+    for key in keys:
+        assert outcome.stderr.count(key) >= 1
+    assert "+" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["model=lsmt"], "did you mean 'lstm'?"),
+        (["optim.lr=-1", "trainer.epoch=3"], "2 problems"),
+        (["optim._target_=os.system"], "refused"),
+        (["-m", "optim.lr=0.1,-1"], "at least 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_real_command_says_the_same(shell, tmp_path, arguments, fragment):
+    run = shell(*arguments)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert "Traceback" not in run.stderr
+    assert fragment in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_leaves_an_older_run_as_it_was(dltrain, tmp_path):
+    assert dltrain("trainer.epochs=1", "dataset.limit=8", "hydra.run.dir=mine").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    assert dltrain("model.activation=rellu", "hydra.run.dir=mine").code == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
