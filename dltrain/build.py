@@ -1,35 +1,41 @@
 """From a configuration to the objects of a run, in one ordered function."""
 
+import inspect
 import logging
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from dltrain.averaging import ExponentialMovingAverage
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoint import Checkpoints, Due
+from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Samples
 from dltrain.data.loader import Loader
 from dltrain.device import Precision, fits, pick_device, pick_precision
 from dltrain.errors import ConfigError, DltrainError, did_you_mean
-from dltrain.loggers import Logger
+from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
-from dltrain.metrics import lower_is_better, metrics_for
+from dltrain.metric_names import lower_is_better
+from dltrain.metrics import metrics_for
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View, make_view
 from dltrain.schedulers import Schedule
+from dltrain.shapes import require_shapes
 from dltrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 # Keys of a dataset node that say how its samples are served; the others are arguments of its function.
 _LOADER_KEYS = ("batch_size",)
+_PART_KEYS = ("val_fraction", "test_fraction", "limit", "split_seed")
 _SCHEDULE_KEYS = ("interval", "monitor")
 # An evaluation batch has at most so many samples, and so many values, unless the training batch has more.
 _EVALUATION_BATCH = 256
@@ -56,11 +62,12 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     Raises:
         UserError: a file, a key or a combination that cannot work.
     """
+    composed = OmegaConf.to_yaml(cfg)  # without the facts, which a resumed run fills in anew
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.trainer.precision, device)
 
     # Data first: their facts size the model and the schedule.
-    data: Data = make(cfg, "dataset", without=_LOADER_KEYS)
+    data = _data(cfg)
     log.info("%s", data)
     train = _training_loader(data, cfg, device)
     val, test = (_evaluation_loader(part, data, cfg, device) if part else None for part in (data.val, data.test))
@@ -70,8 +77,10 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     model: nn.Module = make(cfg, "model").to(device)
     if device.type == "cuda" and data.facts.kind == "image":
         model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
+    _require_trainable(cfg, model, precision)
     loss: nn.Module = make(cfg, "loss").to(device)
     require_fitting(loss, data.facts.task)
+    require_shapes(model, loss, train, data.facts, precision)
 
     # The optimizer keeps references to the parameters, so the model is on its device by now.
     optimizer = make(cfg, "optim", model.parameters())
@@ -80,7 +89,12 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
 
     monitor = _monitor(cfg, "trainer.checkpoint.monitor", metric_names)
     config_text = OmegaConf.to_yaml(cfg, resolve=True)
-    header = {"config": config_text, "facts": asdict(data.facts), "preprocessing": data.preprocessing}
+    header = {
+        "config": config_text,
+        "composed": composed,
+        "facts": asdict(data.facts),
+        "preprocessing": data.preprocessing,
+    }
     trainer = Trainer(
         model=model,
         loss=loss,
@@ -91,7 +105,8 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
         precision=precision,
         epochs=cfg.trainer.epochs,
         best=Best(monitor),
-        checkpoints=Checkpoints(folder / "checkpoints", header, cfg.trainer.checkpoint.every_n_epochs),
+        checkpoints=Checkpoints(folder / "checkpoints", header, cfg.trainer.checkpoint.keep),
+        due=_due(cfg),
         view=_view(cfg, train),
         schedule=schedule,
         penalty=_penalty(cfg, model),
@@ -101,15 +116,18 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
         ema=ExponentialMovingAverage(model, cfg.trainer.ema_decay) if cfg.trainer.ema_decay is not None else None,
         early_stopping=_early_stopping(cfg, metric_names),
         compiled=_compiled(model, device) if cfg.trainer.compile else None,
+        on_nonfinite=cfg.trainer.on_nonfinite,
+        on_oom=cfg.trainer.on_oom,
     )
     environment = _environment(cfg, device, precision)
     return Parts(trainer, data, test, config_text, environment)
 
 
-def start_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]) -> Loggers:
     """Make the chosen loggers, which may create files or talk to servers."""
     config = OmegaConf.to_container(cfg, resolve=True)
-    return [make(cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()]
+    # By position: hydra would build what a keyword argument names as a _target_, and the configuration is full of them.
+    return Loggers({name: partial(make, cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()}, history)
 
 
 def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -> Any:
@@ -134,6 +152,26 @@ def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -
         if ours and isinstance(cause, ValueError | TypeError | ArithmeticError):
             raise ConfigError([f"{key}: {cause}"]) from error
         raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
+
+
+def _data(cfg: DictConfig) -> Data:
+    """The data set; keys about its parts that a target of the user's own does not take are dltrain's to follow."""
+    node = cfg.dataset
+    if "batch_size" not in node:
+        raise ConfigError(["dataset.batch_size is missing: add batch_size: 32 to the YAML file of the data set"])
+    parts = {key: node[key] for key in _PART_KEYS if key in node}
+    withheld = [key for key in parts if not _takes(node._target_, key)]
+    made = make(cfg, "dataset", without=(*_LOADER_KEYS, *withheld))
+    return adapted(made, str(node._target_).rpartition(".")[2], **parts)
+
+
+def _takes(target: str, key: str) -> bool:
+    """Whether a target has a parameter of that name; of one that cannot be found, :func:`make` says why."""
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except (HydraException, ImportError, ValueError, TypeError):
+        return True
+    return key in parameters or any(found.kind is found.VAR_KEYWORD for found in parameters.values())
 
 
 def _training_loader(data: Data, cfg: DictConfig, device: torch.device) -> Loader:
@@ -210,6 +248,21 @@ def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping |
     options = cfg.trainer.early_stopping
     monitor = _monitor(cfg, "trainer.early_stopping.monitor", metric_names)
     return EarlyStopping(Best(monitor, options.min_delta), options.patience) if options.patience else None
+
+
+def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision) -> None:
+    """Refuse what layers of the network cannot do, before it fails in the middle of a step."""
+    modules = list(model.modules())
+    if cfg.dataset.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+        raise ConfigError(["dataset.batch_size=1: batch norm cannot train on single samples; use larger batches"])
+    on_cpu_in_half = precision.dtype is torch.float16 and precision.device.type == "cpu"
+    if on_cpu_in_half and any(isinstance(module, nn.RNNBase) for module in modules):
+        raise ConfigError(["trainer.precision=fp16: the CPU has no recurrent layers in float16; use bf16 or fp32"])
+
+
+def _due(cfg: DictConfig) -> Due:
+    when = cfg.trainer.checkpoint
+    return Due(when.every_n_epochs, when.every_n_steps, when.every_n_minutes)
 
 
 def _penalty(cfg: DictConfig, model: nn.Module) -> Penalty | None:

@@ -5,38 +5,25 @@ import re
 import shlex
 import sys
 import traceback
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from dltrain import __version__
+from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
+from dltrain.help import asks_for_help, help_text
+from dltrain.verbs import VERBS
 
-_INTERRUPTED = 130
-# What the first argument may be, instead of an override; imported when it is called.
-_VERBS = {
-    "list": "dltrain.commands.list:list_options",
-    "cache": "dltrain.commands.cache:cache",
-}
+_CTRL_C = 130
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments[:1] == ["--version"]:
-            print(f"dltrain {__version__}")
-        elif arguments and arguments[0] in _VERBS:
-            module, function = _VERBS[arguments[0]].split(":")
-            getattr(import_module(module), function)(arguments[1:])
-        elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
-            hint = did_you_mean(arguments[0], _VERBS) or "."
-            raise UserError(
-                f"there is no verb '{arguments[0]}'{hint} Verbs: {', '.join(_VERBS)}; a key takes key=value"
-            )
-        else:
-            _hydra(arguments)
+        _dispatch(arguments)
         sys.stdout.flush()
     except SystemExit as leave:  # argparse, Hydra's own flags, or a job that has reported its error
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
@@ -48,74 +35,103 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _dispatch(arguments: list[str]) -> None:
+    if arguments[:1] == ["--version"]:
+        print(f"dltrain {__version__}")
+    elif asks_for_help(arguments):
+        print(help_text(arguments))
+    elif asks_for_completion(arguments):
+        if rest := complete(arguments):
+            _hydra(rest)
+    elif arguments and arguments[0] in VERBS:
+        VERBS[arguments[0]](arguments[1:])
+    elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
+        hint = did_you_mean(arguments[0], VERBS) or "."
+        raise UserError(f"there is no verb '{arguments[0]}'{hint} Verbs: {', '.join(VERBS)}; a key takes key=value")
+    else:
+        _hydra(arguments)
+
+
+def check(arguments: Sequence[str]) -> None:
+    """``dltrain check``: Hydra composes as for a run, and calls what only looks at the result in its place."""
+    _hydra(arguments, ["+hydra.callbacks.dltrain_check._target_=dltrain.config.rehearsal.Rehearsal"])
+
+
 def report_error(error: BaseException) -> int:
     """Print one message for what the user can mend, a traceback for a bug; returns the exit code."""
     if isinstance(error, KeyboardInterrupt | Interrupted):
         print("dltrain: interrupted", file=sys.stderr)
-        return error.exit_code if isinstance(error, Interrupted) else _INTERRUPTED
+        return error.exit_code if isinstance(error, Interrupted) else _CTRL_C
     if isinstance(error, DltrainError):
         print(f"dltrain: {error}", file=sys.stderr)
         return error.exit_code
-    if _is_composition_error(error):
-        cause = error.__cause__ or error.__context__
-        details = f"\n{cause}" if cause and str(cause) not in str(error) and _is_composition_error(cause) else ""
-        print(f"dltrain: {error}{details}", file=sys.stderr)
-        return 2
+    if "hydra" in sys.modules:
+        from dltrain.config.translate import is_composition_error, translated
+
+        if is_composition_error(error):
+            print(f"dltrain: {'; '.join(translated(error))}", file=sys.stderr)
+            return 2
     traceback.print_exception(error)
     return 1
 
 
-def _is_composition_error(error: BaseException) -> bool:
-    """Whether Hydra, OmegaConf or YAML could not make a configuration of what the user wrote."""
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    kinds = (HydraException, OmegaConfBaseException, YAMLError)
-    return isinstance(error, kinds) and not isinstance(error, InstantiationException)
-
-
-def _hydra(arguments: list[str]) -> None:
-    """Hand ``arguments`` to Hydra, which composes the configuration and calls :func:`_job` with it."""
+def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
+    """Check the configuration, then hand ``arguments`` to Hydra, which composes it and calls :func:`_job` with it."""
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+
+    from dltrain.config.command import check_command
+    from dltrain.config.command_line import for_hydra
+    from dltrain.config.flags import parse_flags
 
     # Two runs never share a folder, however close they start. Cached: one value for a whole sweep.
     OmegaConf.register_new_resolver("dltrain_unique", lambda: token_hex(4), use_cache=True, replace=True)
     # Hydra would print errors its own way and exit with 1; this makes it hand them on.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["dltrain", *arguments]
     # Classes of the working directory can be named as a _target_ without installing them.
     sys.path.insert(0, os.getcwd())
+    flags = parse_flags(for_hydra(arguments))
+    shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
+    if not shows:
+        check_command(for_hydra(arguments))
+    sys.argv = ["dltrain", *for_hydra(arguments, extra)]
+
+    def job(cfg: Any) -> float:
+        return _job(cfg, arguments)
+
     try:
-        hydra.main(version_base=None, config_path="pkg://dltrain.conf", config_name="config")(_job)()
+        hydra.main(version_base=None, config_path="pkg://dltrain.conf", config_name="config")(job)()
     except BrokenPipeError:
         raise
-    except OSError as error:  # a job reports its own errors, so this comes from making its folder
-        raise UserError(f"the run folder cannot be made: {error}; name another one with hydra.run.dir=...") from error
+    except Exception as error:  # a job reports its own errors, so this comes from composing or from making its folder
+        if shows:
+            check_command(for_hydra(arguments))
+        if isinstance(error, OSError) and not isinstance(error, HydraException):
+            raise UserError(f"the run folder cannot be made: {error}; name another with hydra.run.dir=...") from error
+        raise
 
 
-def _job(cfg: Any) -> float:
+def _job(cfg: Any, arguments: Sequence[str]) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from dltrain import config
+    from dltrain import config, signals
+    from dltrain.config.command_line import split, without_sweep
+    from dltrain.run import discarded_unless_begun
 
     job = HydraConfig.get()
     single = job.mode == RunMode.RUN
-    command = shlex.join(["dltrain", *(sys.argv[1:] if single else job.overrides.task)])
+    alone = arguments if single else [*without_sweep(split(arguments)[0]), *job.overrides.task]
+    command = shlex.join(["dltrain", *alone])
     path = Path(job.runtime.output_dir)
     try:
-        try:
-            config.check(cfg)
-        except DltrainError:
-            from dltrain.run import RunFolder
+        with signals.handled() as stop, discarded_unless_begun(path, command):
+            if not single:  # a single run was checked before its folder was made; here keys of a sweep come together
+                config.check(cfg)
+            from dltrain.commands.train import train  # imports torch: time enough for a signal
 
-            RunFolder(path, command).discard()
-            raise
-        from dltrain.commands.train import train
-
-        return train(cfg, path, command)
+            return train(cfg, path, command, stop)
     except BaseException as error:
         # Hydra catches exceptions, adds lines of its own and goes on with the sweep; SystemExit passes.
         sys.exit(report_error(error))

@@ -15,19 +15,24 @@ def list_options(arguments: Sequence[str]) -> None:
     Raises:
         UserError: there is no such group.
     """
-    conf = files("dltrain.conf")
-    groups = {entry.name: entry for entry in conf.iterdir() if entry.is_dir() and not entry.name.startswith("_")}
-    groups = {name: entry for name, entry in sorted(groups.items()) if name not in _OTHER}
+    found = groups()
     for name in arguments:
-        if name not in groups:
-            raise UserError(f"there is no group '{name}'{did_you_mean(name, groups)} Groups: {', '.join(groups)}")
-    for number, name in enumerate(arguments or groups):
+        if name not in found:
+            raise UserError(f"there is no group '{name}'{did_you_mean(name, found) or '.'} Groups: {', '.join(found)}")
+    for number, name in enumerate(arguments or found):
         print(f"{'' if number == 0 else chr(10)}{name}")
-        for option, line in _options(groups[name]):
+        for option, line in options(found[name]):
             print(f"  {option:<22}{line}")
 
 
-def _options(group: Traversable) -> list[tuple[str, str]]:
+def groups() -> dict[str, Traversable]:
+    """The folders of the groups that ship, by name, in alphabetical order."""
+    conf = files("dltrain.conf")
+    found = {entry.name: entry for entry in conf.iterdir() if entry.is_dir() and not entry.name.startswith("_")}
+    return {name: entry for name, entry in sorted(found.items()) if name not in _OTHER}
+
+
+def options(group: Traversable) -> list[tuple[str, str]]:
     """Names and header lines of the options of a group, in alphabetical order."""
     found = []
     for entry in group.iterdir():

@@ -1,6 +1,9 @@
 """Batches in a seeded order, cut from memory or read ahead from files, brought to the device and prepared there."""
 
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -49,12 +52,14 @@ class Loader:
         self.resident = resident and not samples.streamed
         self.workers = core_count() if workers is None else workers
         self.epoch = 0
+        self.start = 0
         self._batches = _BatchSampler()
         self._reader: Any = None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) whose order the next iteration follows."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch (from 0) whose order the next iterations follow, and the batch (from 0) they begin with."""
         self.epoch = epoch
+        self.start = start
 
     def __len__(self) -> int:
         count = len(self.samples)
@@ -66,6 +71,12 @@ class Loader:
             if self.augment is not None and draws is not None:
                 inputs = self.augment(inputs, draws.index_select(0, indices))
             yield self.transform(inputs), targets
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first samples as the model gets them, without augmentation and without starting a worker."""
+        indices = torch.arange(min(count, len(self.samples)), device=self.device if self.resident else "cpu")
+        inputs, targets = self.samples.take(indices)
+        return self.transform(inputs.to(self.device)), targets.to(self.device)
 
     def order(self) -> Tensor:
         """Indices of this epoch's samples (n,) int64, in the order they are served, on the CPU."""
@@ -90,13 +101,14 @@ class Loader:
     def _batches_on_device(self) -> Iterator[Batch]:
         order = self.order().to(self.device) if self.resident else self.order()
         starts = [index * self.batch_size for index in range(len(self))]
-        self._batches.indices = [order[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        batches = [order[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        self._batches.indices = batches[self.start :]
         if self.resident:
             return self._take()
-        batches = self._read_ahead() if self.samples.streamed else self._take()
+        read = self._read_ahead() if self.samples.streamed else self._take()
         if self.device.type == "cuda":
-            return _copied_ahead(batches, self.device)
-        return (tuple(part.to(self.device) for part in batch) for batch in batches)  # type: ignore[misc]
+            return _copied_ahead(read, self.device)
+        return (tuple(part.to(self.device) for part in batch) for batch in read)  # type: ignore[misc]
 
     def _take(self) -> Iterator[Batch]:
         for indices in self._batches:
@@ -115,12 +127,30 @@ class Loader:
                 prefetch_factor=_READ_AHEAD if self.workers else None,
                 persistent_workers=self.workers > 0,
                 pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # else it would draw from the one that dropout uses
+                worker_init_fn=_leave_signals_to_the_run,
+                generator=self._generator(2),  # of the workers, for what a user's data set draws
             )
         for batch in self._reader:
             if isinstance(batch, DltrainError):
                 raise batch
             yield batch
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A terminal and a batch system send signals to all processes, but a run needs its workers to end well."""
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told_by(parent: int) -> None:
+    """SIGTERM is also how torch ends a worker that does not end by itself: only then does it count."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        continue
+    os._exit(0)
 
 
 class _BatchSampler:

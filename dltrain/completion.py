@@ -1,0 +1,49 @@
+"""What the shell completes: the verbs and their words here, overrides by Hydra. Imports no torch.
+
+Shells call ``dltrain -sc query=SHELL`` with the line so far in ``$COMP_LINE``; Hydra knows no verbs, so a verb is taken
+off that line, and the configuration folder that the line names is put on Hydra's own command line.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+
+from dltrain.commands.list import groups
+from dltrain.verbs import VERBS
+
+_FOLDER = ("--config-dir", "-cd")
+
+
+def asks_for_completion(arguments: Sequence[str]) -> bool:
+    """Whether a shell asks what could come next."""
+    return "COMP_LINE" in os.environ and any(word.startswith("query=") for word in arguments)
+
+
+def complete(arguments: Sequence[str]) -> list[str]:
+    """Print what is no override; returns the arguments with which Hydra is to print the rest, or none."""
+    _, *words = os.environ["COMP_LINE"].split() or [""]
+    if os.environ["COMP_LINE"].endswith(" "):
+        words.append("")
+    if len(words) == 1:
+        _show(VERBS, words[0])
+    elif words[:1] and words[0] in VERBS:
+        takes = VERBS[words[0]].takes
+        if takes != "overrides":
+            _show(groups() if takes == "groups" else takes, words[-1])
+            return []
+        del words[0]
+    os.environ["COMP_LINE"] = " ".join(["dltrain", *words])
+    return [*_folder(words), *arguments]
+
+
+def _show(choices: Iterable[str], begun: str) -> None:
+    for choice in choices:
+        if choice.startswith(begun):
+            print(choice)
+
+
+def _folder(words: Sequence[str]) -> list[str]:
+    for flag, value in itertools.pairwise(words):
+        if flag in _FOLDER and os.path.isdir(value):
+            return ["--config-dir", value]
+    return []

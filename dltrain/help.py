@@ -1,0 +1,89 @@
+"""What ``--help`` shows: the command on one screen, or one verb. Read from the groups' own files; imports no torch."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+
+from dltrain.commands.list import groups, options
+from dltrain.verbs import VERBS
+
+_WIDTH = 100
+# The commonest keys, and the file that holds the default and the line of each.
+_KEYS = {
+    "trainer.epochs": "trainer/default.yaml",
+    "optim.lr": "optim/sgd.yaml",
+    "dataset.batch_size": "dataset/digits.yaml",
+    "dataset.limit": "dataset/digits.yaml",
+    "trainer.precision": "trainer/default.yaml",
+    "trainer.early_stopping.patience": "trainer/default.yaml",
+    "scheduler.interval": "scheduler/step.yaml",
+    "seed": "config.yaml",
+    "device": "config.yaml",
+}
+_TRAINING = {
+    "dltrain [overrides]": "train with the defaults below, and what the overrides change",
+    "dltrain -m [overrides]": "sweep: every combination of values with commas",
+}
+_EXAMPLES = (
+    "dltrain model=cnn optim=adamw scheduler=cosine trainer.epochs=40",
+    "dltrain dataset=table dataset.path=customers.csv dataset.target=churned",
+    "dltrain -m optim.lr=0.01,0.03,0.1 seed=1,2,3",
+)
+_SWITCHES = ("-h", "--help")
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether ``--help`` or ``-h`` is among the arguments."""
+    return any(word in _SWITCHES for word in arguments)
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """The help for a verb where the arguments begin with one, else the whole command's."""
+    name = arguments[0] if arguments else ""
+    if name in VERBS:
+        verb = VERBS[name]
+        return f"dltrain {name} {verb.usage}\n\n{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}"
+    return "\n".join(_screen())
+
+
+def _screen() -> Iterator[str]:
+    yield "dltrain trains neural networks from the command line.\n"
+    verbs = {f"dltrain {name} {verb.usage}": verb.summary for name, verb in VERBS.items()}
+    yield from _rows(_TRAINING | verbs)
+    yield "\nGroups: choose with group=option; the first is the default; a dataset may pick a model and loss"
+    chosen = _defaults()
+    for group, folder in groups().items():
+        names = sorted((name for name, _ in options(folder)), key=lambda name: name not in chosen.get(group, ()))
+        yield textwrap.fill(f"  {group:<10} {' '.join(names)}", _WIDTH, subsequent_indent=" " * 13)
+    yield "\nKeys: set with key=value"
+    yield from _rows(dict(_default(file, key) for key, file in _KEYS.items()))
+    yield "\nExamples"
+    yield from (f"  {example}" for example in _EXAMPLES)
+    yield "\nMore: dltrain VERB --help. All keys: dltrain --cfg job; with choices: dltrain model=lstm --cfg job"
+    yield "Completion: dltrain -sc install=bash (or fish). Hydra's own flags: dltrain --hydra-help"
+
+
+def _rows(rows: Mapping[str, str]) -> Iterator[str]:
+    """Two columns, the first as wide as it has to be."""
+    width = max(map(len, rows)) + 2
+    for left, right in rows.items():
+        yield f"  {left:<{width}}{right}".rstrip()
+
+
+def _defaults() -> dict[str, tuple[str]]:
+    """The option that the primary file chooses, by group."""
+    lines = re.findall(r"^  - (\w+): \[?(\w+)\]?", _text("config.yaml"), re.MULTILINE)
+    return {group: (name,) for group, name in lines}
+
+
+def _default(file: str, key: str) -> tuple[str, str]:
+    """A key with its default, and the comment behind it."""
+    name = key.rpartition(".")[2]
+    found = re.search(rf"^ *{name}: (\S+)(?: *# (.*))?$", _text(file), re.MULTILINE)
+    assert found, f"{file} has no {name}"
+    return f"{key}={found[1]}", found[2] or ""
+
+
+def _text(file: str) -> str:
+    return files("dltrain.conf").joinpath(file).read_text(encoding="utf-8")

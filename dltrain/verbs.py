@@ -1,0 +1,79 @@
+"""The verbs: what the first argument may be instead of an override. A new one is one entry here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a verb is called with and for; ``run`` is imported when it is called.
+
+    ``takes`` says what the shell completes behind it: overrides as for training, the groups, or the words given.
+    """
+
+    usage: str
+    summary: str
+    details: str
+    run: str
+    takes: Literal["overrides", "groups"] | tuple[str, ...] = ()
+
+    def __call__(self, arguments: Sequence[str]) -> None:
+        module, function = self.run.split(":")
+        call: Callable[[Sequence[str]], None] = getattr(import_module(module), function)
+        call(arguments)
+
+
+VERBS = {
+    "check": Verb(
+        "[-m] [overrides]",
+        "every problem of a configuration, before any training",
+        """\
+Composes and checks the configuration as a run would, builds everything, takes one batch forward and backward,
+and says what a run would cost: parameters and memory of each layer, time of an epoch, the learning rate over
+the whole run, what is monitored, room on the disk. Nothing is written. On a terminal it prints a report, elsewhere
+one line of JSON.
+
+  dltrain check model=lstm dataset=sunspots scheduler=onecycle
+  dltrain check -m optim.lr=0.01,0.1 seed=1,2       the jobs of a sweep, each checked, none run
+
+Exit code 0: it can run. 2: it cannot, and the message says what to type.""",
+        "dltrain.cli:check",
+        "overrides",
+    ),
+    "resume": Verb(
+        "RUN [overrides]",
+        "go on exactly where a run stopped",
+        """\
+RUN is a run folder, or a checkpoint in one. The run goes on in its folder with its own configuration; what decides its
+course (data, model, seed, ...) may not change, unless a --force behind RUN says so. Weights and metrics come out as
+those of a run that never stopped. `dltrain resume=auto hydra.run.dir=FOLDER ...` starts a run or goes on with it,
+whichever there is.
+
+  dltrain resume outputs/2026-01-31/12-00-00-1a2b3c4d
+  dltrain resume outputs/2026-01-31/12-00-00-1a2b3c4d trainer.epochs=40""",
+        "dltrain.commands.resume:resume",
+        "overrides",
+    ),
+    "list": Verb(
+        "[GROUP]...",
+        "what can be chosen, each with one line",
+        """\
+Shows the options of the groups named, or of all of them. group=option chooses one, group.key=value sets a key.
+
+  dltrain list scheduler
+  dltrain scheduler=cosine --cfg job -p scheduler    the keys of an option""",
+        "dltrain.commands.list:list_options",
+        "groups",
+    ),
+    "cache": Verb(
+        "[clear]",
+        "decoded images on disk",
+        """\
+Lists the images that were decoded once and kept for later runs, the longest unused first; `clear` removes all.
+$DLTRAIN_CACHE moves the folder, $DLTRAIN_CACHE_GB bounds it.""",
+        "dltrain.commands.cache:cache",
+        ("clear",),
+    ),
+}
