@@ -27,6 +27,8 @@ class _Deferred(ModuleType):
         return fn
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # `inspect` looks at every module's __file__, at any moment
+            raise AttributeError(name)
         if sys.modules.get(_NAME) is self:
             del sys.modules[_NAME]
             torch._dynamo = importlib.import_module(_NAME)

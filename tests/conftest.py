@@ -1,6 +1,7 @@
 """What the tests share: running dltrain in this process, and composing configurations."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+
+# The tests' networks are so small that threads would only wait for each other, here and in processes started from here.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
@@ -27,6 +31,17 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLTRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks need no second core, and waiting for one that others use takes longest."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclass

@@ -200,10 +200,18 @@ def test_the_longest_unused_makes_room(cache_folder, monkeypatch):
 
 
 def test_what_a_run_has_mapped_stays_when_the_cache_is_cleared(cache_folder):
-    array = cache.cached("some", (1000,), "", lambda array: array.fill(7))
+    array = cache.cached("0" * 32, (1000,), "", lambda array: array.fill(7))
     assert cache.clear() > 1000
     assert list(cache_folder.iterdir()) == []
     assert int(array.sum()) == 7000
+
+
+def test_clearing_the_cache_spares_files_that_are_not_its_own(cache_folder):
+    cache.cached("0" * 32, (10,), "", lambda array: array.fill(7))
+    (cache_folder / "mine.npy").write_bytes(b"mine")
+    (cache_folder / "config.json").write_text("{}")
+    cache.clear()
+    assert sorted(path.name for path in cache_folder.iterdir()) == ["config.json", "mine.npy"]
 
 
 def test_writing_to_what_is_mapped_does_not_change_the_cache():
@@ -251,3 +259,27 @@ def test_dltrain_cache_lists_and_clears(images, shell, cache_folder):
 
 def test_draws_are_as_many_as_the_augmentation_takes():
     assert Augment(torch.zeros(3), crop=1).draws == 8
+
+
+def test_classes_without_a_train_folder_may_stand_beside_a_test_folder(images):
+    for name in "ab":
+        (images / "train" / name).rename(images / name)
+    (images / "train").rmdir()
+    data = image_folder(str(images), image_size=8, val_fraction=0)
+    assert data.facts.class_names == ("a", "b")
+    assert (len(data.train), len(data.test)) == (40, 10)
+
+
+def test_images_in_folders_of_a_class_count_and_other_files_are_told(images, caplog):
+    (images / "train" / "a" / "more").mkdir()
+    (images / "train" / "a" / "0.png").rename(images / "train" / "a" / "more" / "0.png")
+    (images / "train" / "b" / "moving.gif").write_bytes(b"GIF89a")
+    assert len(image_folder(str(images), image_size=8, val_fraction=0).train) == 40
+    assert "1 .gif" in caplog.text
+
+
+def test_a_bound_of_the_cache_that_is_no_number_names_its_variable(dltrain, monkeypatch):
+    monkeypatch.setenv("DLTRAIN_CACHE_GB", "abc")
+    from dltrain import cli
+
+    assert cli.main(["cache"]) == 2

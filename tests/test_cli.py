@@ -1,19 +1,20 @@
 """The command line as a stranger uses it: results, exit codes, messages, and what is left behind."""
 
 import csv
+import dataclasses
 import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+
+from dltrain.data.base import Arrays
 
 SHORT = ("trainer.epochs=2", "dataset.limit=40")
 
@@ -38,7 +39,7 @@ def test_the_run_folder_is_as_documented(dltrain, tmp_path):
         "train.log",
         "curves.png",
     }
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.pt", "last-1.pt", "best.pt"}
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
     with open(folder / "metrics.csv", newline="") as file:
@@ -96,9 +97,8 @@ def test_test_data_do_not_reach_training_or_the_choice_of_the_best(dltrain, monk
 
     def scrambled(*arguments, **keywords):
         data = real(*arguments, **keywords)
-        data.test.inputs.copy_(255 - data.test.inputs)
-        data.test.targets.copy_(9 - data.test.targets)
-        return data
+        inputs, targets = data.test.take(torch.arange(len(data.test)))
+        return dataclasses.replace(data, test=Arrays(255 - inputs, 9 - targets))
 
     before = dltrain(*SHORT)
     real = bundled.digits
@@ -144,66 +144,6 @@ def test_jobs_of_a_sweep_each_have_their_folder_and_equal_the_same_run_alone(dlt
 def test_two_runs_that_start_in_the_same_second_have_folders_of_their_own(dltrain):
     folders = {dltrain("trainer.epochs=1", "dataset.limit=8").folder for _ in range(3)}
     assert len(folders) == 3
-
-
-MISTAKES = [
-    # the user's words, fragments that the one message must have
-    (["model=cnnn"], ["cnnn", "lstm"]),
-    (["optm=sgd"], ["optm"]),
-    (["optim.momentun=0.9"], ["optim.momentun"]),
-    (["trainer.epoch=3"], ["trainer.epoch"]),
-    (["trainer.epochs=abc"], ["trainer.epochs='abc'", "whole number of at least 1"]),
-    (["trainer.epochs=0"], ["trainer.epochs=0"]),
-    (["+trainer.epoch=3"], ["trainer.epoch", "did you mean 'epochs'?"]),
-    (["+modle.x=1"], ["modle", "did you mean 'model'?"]),
-    (["optim.lr=-1"], ["optim.lr=-1", "at least 0"]),
-    (["trainer.precision=fp8"], ["trainer.precision", "bf16"]),
-    (["device=tpu"], ["device='tpu'"]),
-    (["device=cuda:99"], ["cuda:99", "no such device"]),
-    (["dataset=image_folder"], ["dataset.root"]),
-    (["dataset=image_folder", "dataset.root=nowhere"], ["nowhere"]),
-    (["dataset=table", "dataset.path=no.csv", "dataset.target=x"], ["no.csv"]),
-    (["dataset=mnist"], ["train-images-idx3-ubyte", "data/MNIST/raw", "dataset.download=true"]),
-    (["dataset=diabetes", "model=cnn"], ["model=cnn", "table", "models that fit: mlp"]),
-    (["model=lenet"], ["lenet", "16×16", "8×8"]),
-    (["model.channels=[8,8,8,8,8]"], ["too small", "model.channels"]),
-    (["model.activation=rellu"], ["rellu", "did you mean 'relu'?"]),
-    (["loss=mse"], ["MSELoss", "classification", "cross_entropy"]),
-    (["scheduler=plateau", "scheduler.monitor=val/acc"], ["val/acc", "did you mean 'val/accuracy'?"]),
-    (["scheduler=plateau", "scheduler.interval=step"], ["scheduler.interval"]),
-    (["scheduler=plateau", "scheduler.monitor=val/accuracy", "scheduler.mode=min"], ["scheduler.mode", "auto"]),
-    (["scheduler=plateau", "dataset.val_fraction=0"], ["val/loss", "val_fraction=0"]),
-    (["scheduler=lambda", "scheduler.lr_lambda='epoch ** -0.5'"], ["epoch ** -0.5", "at epoch 0"]),
-    (["scheduler=lambda", "scheduler.lr_lambda='__import__(1)'"], ["__import__"]),
-    (["scheduler=onecycle", "optim=adagrad"], ["momentum"]),
-    (["optim=adam", "optim.betas=[2,0.9]"], ["beta"]),
-    (["dataset.val_fraction=1.5"], ["dataset.val_fraction=1.5"]),
-    (["dataset.batch_size=0"], ["dataset.batch_size=0"]),
-    (["trainer.checkpoint.monitor=val/f2"], ["trainer.checkpoint.monitor", "val/f1"]),
-    (["=="], ["=="]),
-    (["scheduler=onecycle", "scheduler.pct_start=1.0"], ["scheduler.pct_start", "below 1"]),
-    (["scheduler=onecycle", "scheduler.interval=epoch", "trainer.epochs=2", "scheduler.pct_start=0.5"], ["scheduler"]),
-    (["hydra.run.dir=/proc/nowhere"], ["/proc/nowhere", "hydra.run.dir"]),
-]
-
-
-@pytest.mark.parametrize(("arguments", "fragments"), MISTAKES, ids=lambda value: " ".join(value)[:60])
-def test_a_mistake_gets_one_message_exit_2_and_leaves_nothing(dltrain, tmp_path, arguments, fragments):
-    outcome = dltrain(*arguments)
-    assert outcome.code == 2
-    assert outcome.stdout == ""
-    assert "Traceback" not in outcome.stderr
-    assert outcome.stderr.count("dltrain: ") == 1
-    for fragment in fragments:
-        assert fragment in outcome.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_all_problems_of_the_closed_part_come_at_once(dltrain):
-    outcome = dltrain("trainer.epochs=0", "trainer.accumulate=x", "penalty.l1=-1", "dataset=image_folder")
-    assert outcome.code == 2
-    for key in ("trainer.epochs", "trainer.accumulate", "penalty.l1", "dataset.root"):
-        assert key in outcome.stderr
 
 
 def test_a_mistake_spares_what_is_already_in_the_folder(dltrain, tmp_path):
@@ -257,27 +197,6 @@ def test_the_users_own_model_is_one_target_away(dltrain, tmp_path):
     assert outcome.result["test"]["accuracy"] > 0.8
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_ends_the_run_with_its_code_a_result_and_a_checkpoint(tmp_path, number, code):
-    command = [sys.executable, "-m", "dltrain", "trainer.epochs=100000", "report=false", "hydra.run.dir=run"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run" / "metrics.csv"
-    try:
-        deadline = time.monotonic() + 60
-        while not (metrics.exists() and metrics.read_text().count("\n") > 2):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == code
-    assert "Traceback" not in stderr
-    assert json.loads(stdout)["status"] == "interrupted"
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
-    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["epoch"] >= 2
-
-
 def test_a_terminal_gets_the_live_view_and_a_table(tmp_path):
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "dltrain", *SHORT, "report=false"]
@@ -299,13 +218,6 @@ def test_a_terminal_gets_the_live_view_and_a_table(tmp_path):
     assert "2/2" in text and "best val/loss" in text
     assert "accuracy" in text and "done in" in text
     assert "{" not in text and "epoch 1/2" not in text
-
-
-def test_help_shows_verbs_groups_and_keys(shell):
-    run = shell("--help")
-    assert run.returncode == 0
-    for word in ("dltrain list", "dataset: ", "digits", "trainer:", "epochs:", "-m"):
-        assert word in run.stdout
 
 
 def test_version_and_list(shell):
@@ -348,3 +260,10 @@ def test_the_installed_package_works_from_any_directory(tmp_path):
         )
         assert run.returncode == 0, run.stderr
         assert Path(json.loads(run.stdout)["run"]).is_relative_to(elsewhere / "outputs")
+
+
+def test_a_closed_stdout_takes_nothing_from_a_run(tmp_path):
+    command = f"{sys.executable} -m dltrain {' '.join(SHORT)} report=false hydra.run.dir=run | true"
+    run = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in run.stderr and "Exception ignored" not in run.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "done"

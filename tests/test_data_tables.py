@@ -533,3 +533,11 @@ def test_decimal_commas_under_another_separator_are_numbers(tmp_path):
 def test_commas_in_text_stay_as_they_are(tmp_path):
     (tmp_path / "t.csv").write_text("x;y\n" + "".join(f"{'1,5' if n % 2 else 'a,b'};{n % 2}\n" for n in range(20)))
     assert table(str(tmp_path / "t.csv"), "y", separator=";").facts.feature_names == ("x=1,5", "x=a,b", "x=other")
+
+
+def test_text_among_the_numbers_of_a_target_is_refused_unless_they_are_classes(tmp_path):
+    rows = "".join(f"{n},{'l' if n == 30 else n % 2}\n" for n in range(60))
+    (tmp_path / "t.csv").write_text(f"x,y\n{rows}")
+    with pytest.raises(DataError, match=r"column 'y', row 31 .*'l' .*dataset\.task=classification"):
+        table(str(tmp_path / "t.csv"), "y")
+    assert table(str(tmp_path / "t.csv"), "y", task="classification").facts.class_names == ("0", "1", "l")

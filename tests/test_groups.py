@@ -79,11 +79,10 @@ def train_a_step(cfg, folder: Path) -> dict[str, float]:
     torch.manual_seed(cfg.seed)
     parts = build(cfg, folder)
     trainer = parts.trainer
-    trainer.loggers = start_loggers(cfg, folder)
+    trainer.loggers = start_loggers(cfg, folder, [])
     trainer.epochs = 1
     trainer.fit()
-    for logger in trainer.loggers:
-        logger.close({"test/loss": 1.0})
+    trainer.loggers.close({"test/loss": 1.0})
     assert trainer.step == len(trainer.train)
     assert all(math.isfinite(trainer.history[0][name]) for name in ("lr", "train/loss", "val/loss"))
     return trainer.history[0]

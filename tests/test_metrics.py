@@ -9,12 +9,12 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from dltrain.data.base import Facts
+from dltrain.metric_names import lower_is_better
 from dltrain.metrics import (
     ClassificationMetrics,
     MeanLoss,
     Metrics,
     RegressionMetrics,
-    lower_is_better,
     metrics_for,
 )
 from dltrain.monitor import Best, EarlyStopping
@@ -260,11 +260,12 @@ def test_early_stopping_says_stop_after_patience_epochs_that_are_not_better(valu
     assert stop_epoch(EarlyStopping(Best("val/loss"), patience=3), values) == expected
 
 
-def test_early_stopping_goes_on_from_its_state():
+def test_early_stopping_goes_on_from_the_epochs_before():
     first, values = EarlyStopping(Best("val/loss"), patience=3), [5.0, 4.0, 4.5]
     assert stop_epoch(first, values) is None
-    second = EarlyStopping(Best("val/loss"), patience=3)
-    second.load_state_dict(first.state_dict())
+    second = EarlyStopping(Best("val/loss"), patience=3).after(
+        [{"epoch": epoch, "val/loss": value} for epoch, value in enumerate(values, 1)]
+    )
     assert second == first
     second.update(4, {"val/loss": 4.5})
     assert not second.should_stop

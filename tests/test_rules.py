@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import dltrain
 ROOT = Path(dltrain.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LEAVES = ("data", "models", "losses", "schedulers", "loggers", "report")
-WITH_HYDRA = ("cli.py", "config.py", "build.py", "sweep")
+WITH_HYDRA = ("cli.py", "config", "build.py", "sweep")
 HEAVY = ("torch", "torchvision", "polars", "matplotlib", "numpy", "PIL")
 
 
@@ -36,7 +37,7 @@ def test_leaves_do_not_import_each_other_nor_what_is_above_them(path):
     leaf = part_of(path).removesuffix(".py")
     if leaf not in LEAVES:
         pytest.skip("not a leaf")
-    allowed = {f"dltrain.{leaf}", "dltrain.errors"}
+    allowed = {f"dltrain.{leaf}", "dltrain.errors", "dltrain.expression"}
     ours = {name for name in imports_of(path) if name.split(".")[0] == "dltrain"}
     assert {name for name in ours if not any(name == good or name.startswith(f"{good}.") for good in allowed)} == set()
 
@@ -62,6 +63,11 @@ def loaded_after(code: str, cwd: Path) -> set[str]:
         ["--help"],
         ["--version"],
         ["list"],
+        ["check", "--help"],
+        ["check", "optim.lr=-1"],
+        ["check", "-m", "optim.lr=-1,0.1"],
+        ["check", "-m", "seed=1,2"],
+        ["-sc", "install=bash"],
         ["--cfg", "job"],
         ["--info"],
         ["model=cnnn"],
@@ -69,6 +75,14 @@ def loaded_after(code: str, cwd: Path) -> set[str]:
         ["trainer.epochs=abc"],
         ["optm=sgd"],
         ["dataset=image_folder"],
+        ["model=gru", "model.hiden_size=3"],
+        ["model.activation=rellu", "optim=adamw", "optim.betas=[1,2]"],
+        ["model=resnet18", "model._target_=torchvision.models.resnet19"],
+        ["scheduler=plateau", "scheduler.monitor=val/acc"],
+        ["scheduler=lambda", "scheduler.lr_lambda='9**9**9'"],
+        ["loss._target_=os.system"],
+        ["logger=[csv,tensorboard]", "logger.csv._target_=torch.optim.SGD"],
+        ["-m", "dataset=digits,diabetes,sunspots,table", "seed=1,-1"],
     ],
     ids=" ".join,
 )
@@ -77,12 +91,28 @@ def test_help_and_configuration_errors_import_nothing_heavy(arguments, tmp_path)
     assert not loaded & set(HEAVY)
 
 
+def test_a_configuration_error_takes_less_than_half_the_time_of_importing_torch(tmp_path):
+    def seconds(*command: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], capture_output=True, cwd=tmp_path, timeout=60)
+        return time.perf_counter() - began
+
+    mistakes = ["-m", "dltrain", "trainer.epoch=3", "optim=adamw", "model=gru", "scheduler=plateau", "optim.lr=-1"]
+    assert min(seconds(*mistakes) for _ in range(3)) < seconds("-c", "import torch") / 2
+
+
 def test_a_run_imports_only_what_it_uses(tmp_path):
     arguments = ["trainer.epochs=1", "dataset.limit=8", "report=false"]
     loaded = loaded_after(f"from dltrain.cli import main\nassert main({arguments!r}) == 0", tmp_path)
     assert "torch" in loaded
     assert not loaded & {"torchvision", "polars", "matplotlib", "tensorboard", "mlflow", "wandb", "simpleeval"}
     assert "sympy" not in loaded  # torch's compiler brings it
+
+
+def test_looking_through_all_modules_does_not_bring_the_compiler(tmp_path):
+    code = "import inspect\nfrom dltrain.startup import defer_compiler\ndefer_compiler()\n"
+    look = "inspect.getmodule(inspect.currentframe(), 'nowhere.py')"
+    assert "sympy" not in loaded_after(code + look, tmp_path)
 
 
 @pytest.mark.parametrize(

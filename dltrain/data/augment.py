@@ -98,7 +98,7 @@ def make_augment(options: Mapping[str, Any] | None, fill: Tensor, input_shape: S
         if name not in known
     ]
     problems += [
-        f"dataset.augment.{name}={options[name]} must be a whole number of pixels below {input_shape[-1]}"
+        f"dataset.augment.{name}={options[name]} must be a whole number of pixels below {min(input_shape[1:])}"
         for name in ("crop", "cutout")
         if name in options and not _is_number(options[name], int, min(input_shape[1:]))
     ]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import sys
 import time
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dltrain.errors import UserError
+
 _FORMAT = 1  # raised when the same files would be decoded to other pixels
 _GIB = 1024**3
 _DEFAULT_LIMIT = 50 * _GIB
 _SHARE_OF_DISK = 0.5  # of what is free or already taken by the cache
+_OURS = re.compile(r"[0-9a-f]{32}(\.\d+)?\.(npy|json|lock|tmp)")  # the folder may hold files of somebody else's
 _STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for so long is left over from a kill
 
 
@@ -42,7 +46,10 @@ def cache_folder() -> Path:
 def cache_limit() -> int:
     """Bytes that the cache may take: ``$DLTRAIN_CACHE_GB``, or 50 GiB, and at most half of the disk's free space."""
     named = os.environ.get("DLTRAIN_CACHE_GB")
-    limit = int(float(named) * _GIB) if named else _DEFAULT_LIMIT
+    try:
+        limit = int(float(named) * _GIB) if named else _DEFAULT_LIMIT
+    except ValueError as error:
+        raise UserError(f"DLTRAIN_CACHE_GB='{named}' must be a number of GiB, such as 20") from error
     taken = sum(entry.nbytes for entry in entries())
     with contextlib.suppress(OSError):
         limit = min(limit, int((shutil.disk_usage(_existing(cache_folder())).free + taken) * _SHARE_OF_DISK))
@@ -98,7 +105,7 @@ def clear() -> int:
     """Remove all that the cache holds; returns the bytes freed. Runs that use it now keep what they have mapped."""
     freed = 0
     for path in cache_folder().glob("*"):
-        if path.suffix in (".npy", ".json", ".lock", ".tmp"):
+        if _OURS.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):
                 freed += path.stat().st_size
                 path.unlink()
@@ -166,7 +173,7 @@ def _make_room(nbytes: int) -> None:
     now = time.time()
     for left in cache_folder().glob("*.tmp"):
         with contextlib.suppress(OSError):
-            if now - left.stat().st_mtime > _STALE_SECONDS:
+            if _OURS.fullmatch(left.name) and now - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink()
     limit = cache_limit()
     if nbytes > limit:

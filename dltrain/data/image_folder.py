@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def image_folder(
     split_seed: int = 0,
     augment: Mapping[str, Any] | None = None,
 ) -> Data:
-    """Images under ``root/train/<class>/``, with ``root/val`` and ``root/test`` where they exist.
+    """Images under ``root/train/<class>/``, at any depth, with ``root/val`` and ``root/test`` where they exist.
 
     A part without a folder is held out of the training images, seeded and stratified. ``root/<class>/`` without a
     ``train`` folder works as well. Each image is turned upright as its EXIF data say, brought to ``channels``
@@ -63,7 +64,7 @@ def image_folder(
     train_folder = top / "train" if (top / "train").is_dir() else top
     classes = _class_names(train_folder, but=("val", "test") if train_folder == top else ())
     parts = {
-        name: _labelled(folder.resolve(), classes, decoding, cache)
+        name: _labelled(folder.resolve(), classes, decoding, cache, ("val", "test") if folder == top else ())
         for name, folder in (("train", train_folder), ("val", top / "val"), ("test", top / "test"))
         if folder.is_dir()
     }
@@ -177,25 +178,41 @@ def _class_names(folder: Path, but: Sequence[str] = ()) -> list[str]:
     return classes
 
 
-def _labelled(folder: Path, classes: list[str], decoding: Decoding, cache: Cache) -> ImageFiles:
-    for found in _class_names(folder):
+def _labelled(
+    folder: Path, classes: list[str], decoding: Decoding, cache: Cache, but: Sequence[str] = ()
+) -> ImageFiles:
+    for found in _class_names(folder, but):
         if found not in classes:
             hint = did_you_mean(found, classes)
             raise DataError(f"'{folder / found}' is not a class of the training folder ({', '.join(classes)}){hint}")
     paths: list[Path] = []
     labels: list[int] = []
+    left_out: Counter[str] = Counter()
     for label, name in enumerate(classes):
-        images = _image_files(folder / name)
+        images = _image_files(folder / name, left_out)
         if not images:
             raise DataError(f"class '{name}' is empty: no {', '.join(sorted(SUFFIXES))} file in '{folder / name}'")
         paths += images
         labels += [label] * len(images)
+    if left_out:
+        named = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in left_out.most_common(5))
+        log.warning("%s: files that are no images are left out: %s", folder, named)
     return ImageFiles(folder, paths, torch.tensor(labels), decoding, cache)
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path, left_out: Counter[str]) -> list[Path]:
+    """Images in the folder and those below it, in the order of their names; ``left_out`` counts other files."""
     if not folder.is_dir():
         return []
-    entries = os.scandir(folder)
-    names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
-    return [folder / name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    found: list[Path] = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            found += _image_files(folder / entry.name, left_out)
+        elif suffix in SUFFIXES:
+            found.append(folder / entry.name)
+        else:
+            left_out[suffix] += 1
+    return found

@@ -202,6 +202,8 @@ def _read_target(column: pl.Series, path: str, task: Task | None) -> tuple[Tenso
     numbers = as_numbers(column) if column.dtype != pl.Boolean else pl.Series(column.name, [None] * len(column))
     present = len(column) - column.null_count()
     if task is None:
+        if numbers.count() > _MOSTLY * present:
+            check_numbers(column, numbers, path, "mend it, or set dataset.task=classification if these are classes")
         task = _recognise(column, numbers, present)
         log.info("%s: '%s' is read as %s (dataset.task)", path, column.name, task)
     if task == "regression":
