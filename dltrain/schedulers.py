@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from dltrain.errors import ConfigError
 from dltrain.expression import Expression
@@ -131,8 +131,3 @@ class RandomLR(LRScheduler):
             return rates
         multiplier = self.multiplier(self.last_epoch // self.boundary)
         return [rate * multiplier for rate in rates]
-
-
-def is_plateau(scheduler: LRScheduler) -> bool:
-    """Whether the scheduler wants a metric when it steps."""
-    return isinstance(scheduler, ReduceLROnPlateau)
