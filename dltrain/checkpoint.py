@@ -30,6 +30,7 @@ _COMMENT_SIZE = len(_COMMENT) + 64
 _END = struct.Struct("<4s16xH")  # of a ZIP archive: its signature and, last, the length of the comment
 _LENGTH = struct.Struct("<H")
 _BLOCK = 1 << 20
+_PAUSE = 0.25  # seconds from one writing to the next: what SIGKILL can cost at most, where epochs are shorter still
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
@@ -142,8 +143,8 @@ class Checkpoints:
     ``header`` (what rebuilds the network: configuration as text, facts of the data, preprocessing) is part of both.
     ``last.pt`` holds what is in ``best.pt`` as well, so that a run needs no second file to go on, least of all one
     that is newer or older than its state. ``keep`` checkpoints before the last one stay, ``last-1.pt`` the newest of
-    them. What is to be saved is copied at once and written by a thread; where it comes faster than the disk takes it,
-    all but the newest are left out.
+    them. What is to be saved is copied at once and written by a thread, about four times a second at most; where it
+    comes faster, all but the newest are left out.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], keep: int = 1):
@@ -153,6 +154,8 @@ class Checkpoints:
         self._pending: dict[str, dict[str, Any]] = {}  # by file name
         self._writing = False
         self._lock = threading.Lock()  # around these two
+        self._hurry = threading.Event()  # somebody waits for what is pending
+        self._next = 0.0  # the earliest moment of the next writing, on the monotonic clock
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
         self.newest_best: dict[str, Any] | None = None  # what is in best.pt once all is written
@@ -196,7 +199,9 @@ class Checkpoints:
     def settle(self) -> None:
         """Come back once nothing is being written any more."""
         if self._writer is not None:
+            self._hurry.set()
             self._writer.join()
+            self._hurry.clear()
 
     def _submit(self, name: str, content: dict[str, Any]) -> None:
         with self._lock:
@@ -209,11 +214,14 @@ class Checkpoints:
         self._writer.start()
 
     def _write_pending(self) -> None:
+        # Pickling holds the interpreter's lock, so each writing costs the training its own length in time.
+        self._hurry.wait(max(0.0, self._next - time.monotonic()))
         while True:
             with self._lock:
                 name = next(iter(self._pending), None)
                 if name is None or self._error is not None:
                     self._writing = False
+                    self._next = time.monotonic() + _PAUSE
                     return
                 content = self._pending.pop(name)
             try:

@@ -268,11 +268,11 @@ def test_a_process_that_is_killed_for_real_loses_nothing(name, tmp_path):
 
 def test_a_checkpoint_file_names_its_run_and_the_state_to_go_on_from(dltrain, undisturbed):
     run = shutil.copytree(undisturbed("cnn"), "run")
-    before = checkpoint.load(Path("run/checkpoints/last-1.pt"))["epoch"]
-    assert before == 3
+    epoch = checkpoint.load(Path("run/checkpoints/last-1.pt"))["epoch"]
+    assert 1 <= epoch < 4  # checkpoints that come faster than they are written are left out
     resumed = dltrain("resume", "run/checkpoints/last-1.pt")
     assert resumed.code == 0
-    assert "behind step 12" in resumed.stderr
+    assert f"behind step {4 * epoch}\n" in resumed.stderr
     assert_equal_runs(undisturbed("cnn"), Path(run))
 
 
