@@ -17,7 +17,7 @@ _clocks: list["Clock"] = []
 class Clock:
     """Notes when the loop starts and when each epoch ends."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]):
+    def __init__(self, folder: Path, config: Mapping[str, Any], history: Sequence[Mapping[str, float]] = ()):
         self.began = time.perf_counter()
         self.ends: list[float] = []
         self.row: Mapping[str, float] = {}
