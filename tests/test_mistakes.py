@@ -322,19 +322,53 @@ def test_a_mistake_in_a_class_of_the_users_own(dltrain, tmp_path, files, fragmen
     requires_clean(outcome, fragments, files_in(tmp_path), {*files, "my_conf/model/mine.yaml"})
 
 
+LOGS = "    def log(self, row):\n        pass\n    def close(self, result):\n        pass\n"
+INIT = "    def __init__(self, {}):\n        pass\n"
+LOGGERS = [
+    # lines of a logger class, and fragments of the message
+    (INIT.format("folder, config"), ["is a class, but not a logger", "methods close and log"]),
+    (INIT.format("folder, config") + LOGS, ["takes 2", "(self, folder, config, history, ...)"]),
+    (INIT.format("*, folder, config, history") + LOGS, ["takes 0", "(self, folder, config"]),
+    (LOGS, ["takes 0", "__init__(self, folder, config, history, ...)"]),
+    (LOGS.replace(", row", ""), ["methods close and log, of one argument"]),
+]  # fmt: skip
+
+
 @pytest.mark.usefixtures("_fresh_modules")
-def test_a_logger_must_log_and_close(dltrain, tmp_path):
-    write(
-        tmp_path,
-        {
-            "my_conf/logger/mine.yaml": "mine:\n  _target_: mine.Log\n",
-            "mine.py": "class Log:\n    def __init__(self, folder, config):\n        pass\n",
-        },
-    )
+@pytest.mark.parametrize(("lines", "fragments"), LOGGERS, ids=[case[1][0] for case in LOGGERS])
+def test_a_logger_takes_what_dltrain_hands_over(dltrain, tmp_path, lines, fragments):
+    files = {"my_conf/logger/mine.yaml": "mine:\n  _target_: mine.Log\n", "mine.py": f"class Log:\n{lines}"}
+    write(tmp_path, files)
     outcome = dltrain("--config-dir", "my_conf", "logger=mine")
-    assert outcome.code == 2
-    assert "logger.mine._target_='mine.Log' (my_conf/logger/mine.yaml, line 2)" in outcome.stderr
-    assert "methods close and log" in outcome.stderr
+    where = "logger.mine._target_='mine.Log' (my_conf/logger/mine.yaml, line 2)"
+    requires_clean(outcome, [where, *fragments], files_in(tmp_path), set(files))
+
+
+@pytest.mark.usefixtures("_fresh_modules")
+@pytest.mark.parametrize("lines", ["*arguments", "folder, config, history, name='x'", "a, b, *rest"])
+def test_a_logger_may_name_what_it_is_handed_as_it_likes(dltrain, tmp_path, lines):
+    code = f"class Log:\n    def __init__(self, {lines}):\n        pass\n{LOGS}"
+    write(tmp_path, {"my_conf/logger/mine.yaml": "mine:\n  _target_: mine.Log\n", "mine.py": code})
+    outcome = dltrain("--config-dir", "my_conf", "logger=mine", "trainer.epochs=1", "dataset.limit=8")
+    assert (outcome.code, "left out" in outcome.stderr) == (0, False), outcome.stderr
+
+
+OPTIMIZER = "import torch\nclass Opt(torch.optim.Optimizer):\n    def __init__(self{}):\n        pass\n"
+
+
+@pytest.mark.usefixtures("_fresh_modules")
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (", lr", ["optim.lr=0.1", "called with (params, ...)", "let it come behind"]),
+        ("", ["optim._target_='mine.Opt'", "takes 0", "__init__(self, params, ...)"]),
+    ],
+)
+def test_an_optimizer_takes_the_parameters_first(dltrain, tmp_path, arguments, fragments):
+    files = {"my_conf/optim/mine.yaml": "_target_: mine.Opt\nlr: 0.1\n", "mine.py": OPTIMIZER.format(arguments)}
+    write(tmp_path, files)
+    outcome = dltrain("--config-dir", "my_conf", "optim=mine")
+    requires_clean(outcome, fragments, files_in(tmp_path), set(files))
 
 
 @pytest.mark.usefixtures("_fresh_modules")

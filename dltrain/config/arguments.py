@@ -21,26 +21,32 @@ _NAMES = {
     types.NoneType: "null",
 }
 _SYNONYMS = {"learning_rate": "lr", "hidden_dim": "hidden_size", "n_layers": "num_layers"}  # of other tools
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_arguments(
-    key: str, given: Mapping[str, Any], target: Target, filled: int = 0, own: Collection[str] = ()
+    key: str, given: Mapping[str, Any], target: Target, filled: Sequence[str] = (), own: Collection[str] = ()
 ) -> Iterator[Problem]:
     """Problems of the keys ``given`` under ``key``.
 
-    ``filled`` arguments come first and are handed over by dltrain; ``own`` are keys of the node that dltrain reads
-    itself and that may stand here besides.
+    ``filled`` are the arguments that come first, by position, whatever the target calls them; ``own`` are keys of the
+    node that dltrain reads itself and that may stand here besides.
     """
     if target.signature is None:
         return
     parameters = list(target.signature.parameters.values())
-    by_dltrain = {one.name for one in parameters[:filled]}
-    named = {one.name: one for one in parameters[filled:] if one.kind not in _VARIABLE}
+    positional = [one for one in parameters if one.kind in _POSITIONAL]
+    takes_more = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
+    if len(positional) < len(filled) and not takes_more:
+        yield Problem(f"{key}._target_", _too_few(target, len(positional), filled), target.name)
+        return
+    by_dltrain = {one.name for one in positional[: len(filled)]}
+    named = {one.name: one for one in parameters if one.name not in by_dltrain and one.kind not in _VARIABLE}
     takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
     for name, value in given.items():
         if name in by_dltrain:
-            yield Problem(f"{key}.{name}", "dltrain fills this in itself, leave it out", value)
+            yield Problem(f"{key}.{name}", _given_already(name, target, filled), value)
         elif name in named:
             yield from _check_value(f"{key}.{name}", value, named[name])
         elif not takes_any:
@@ -48,6 +54,20 @@ def check_arguments(
     missing = [one.name for one in named.values() if one.default is one.empty and one.name not in given]
     for name in missing:
         yield Problem(f"{key}.{name}", f"{target.name} needs it: add {key}.{name}=... or write it in the file")
+
+
+def _too_few(target: Target, taken: int, filled: Sequence[str]) -> str:
+    if not target.is_class:
+        signature = f"{target.name.rpartition('.')[2]}({', '.join(filled)}, ...)"
+    else:
+        signature = f"__init__(self, {', '.join(filled)}, ...)"
+    return f"is called with {len(filled)} arguments by position but takes {taken}: it must be {signature}"
+
+
+def _given_already(name: str, target: Target, filled: Sequence[str]) -> str:
+    if name in filled:
+        return "dltrain fills this in itself, leave it out"
+    return f"{target.name} is called with ({', '.join(filled)}, ...), which fill {name}: let it come behind them"
 
 
 def _unknown(name: str, target: Target, choices: Sequence[str]) -> str:

@@ -11,11 +11,11 @@ from dltrain.config.targets import PLACES, Target, find
 from dltrain.errors import ConfigError
 
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler")
-# Keys that dltrain reads itself and does not hand to the target, and how many arguments it hands over by position.
+# Keys that dltrain reads itself and does not hand to the target, and what it hands over by position.
 OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor")}
 # Keys that dltrain follows where the target of the user's own data set does not take them itself.
 _FOLLOWED = {"dataset": ("val_fraction", "test_fraction", "limit", "split_seed")}
-_FILLED = {"optim": 1, "scheduler": 1, "logger": 3}
+_FILLED = {"optim": ("params",), "scheduler": ("optimizer",), "logger": ("folder", "config", "history")}
 _HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
@@ -81,7 +81,7 @@ def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Pro
     taken = target.signature.parameters if target.signature else {}
     own = (*OWN.get(group, ()), *(one for one in _FOLLOWED.get(group, ()) if one not in taken))
     passed = {one: value for one, value in arguments.items() if one not in own}
-    filled = _FILLED.get(group, len(node.get("_args_") or ()))
+    filled = _FILLED.get(group, tuple(f"_args_[{number}]" for number in range(len(node.get("_args_") or ()))))
     found = [] if node.get("_partial_") else check_arguments(key, _typed(group, passed, target), target, filled, own)
     limits = list(check_limits(group, node)) if group and _is_known(target) else []
     ranged = {problem.key for problem in limits}  # a range tells more than a type

@@ -32,6 +32,7 @@ _VALUES = frozenset(f"torch.{name}" for name in ("tensor", "device", "Generator"
 _MODULE = "torch.nn.modules.module.Module"
 _OPTIMIZER = "torch.optim.optimizer.Optimizer"
 _SCHEDULER = "torch.optim.lr_scheduler.LRScheduler"
+_PUBLIC = {_MODULE: "torch.nn.Module", _OPTIMIZER: "torch.optim.Optimizer", _SCHEDULER: _SCHEDULER}
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,23 @@ def _imported(name: str, place: Place) -> Target:
     ancestors = (
         tuple(f"{base.__module__}.{base.__qualname__}" for base in value.__mro__) if inspect.isclass(value) else ()
     )
-    methods = frozenset(one for one in place.methods if callable(getattr(value, one, None)))
+    methods = frozenset(one for one in place.methods if _takes_one(value, one))
     return Target(name, home, _signature(value), ancestors, methods)
+
+
+def _takes_one(value: Any, name: str) -> bool:
+    """Whether the method ``name`` is there and can be called with one argument, as far as Python can tell."""
+    method = getattr(value, name, None)
+    if not callable(method):
+        return False
+    unbound = inspect.isclass(value) and inspect.isfunction(inspect.getattr_static(value, name))
+    try:
+        inspect.signature(method).bind(*(["self"] if unbound else []), "argument")
+    except TypeError:
+        return False
+    except ValueError:  # no signature, as of some compiled functions
+        return True
+    return True
 
 
 def _import(name: str) -> Any:
@@ -269,7 +285,8 @@ def _require_fitting(target: Target, place: Place) -> None:
         fits = (here and top != "torch" if top in source.READ else True) and place.functions
     if not fits:
         kind = "class" if target.is_class else "function"
-        needs = f" with the methods {' and '.join(sorted(place.methods))}" if place.methods else ""
+        needs = f" with the methods {' and '.join(sorted(place.methods))}, of one argument" if place.methods else ""
+        needs += f": it must inherit from {_PUBLIC[place.base]}" if target.is_class and place.base else ""
         raise _refusal(f"is a {kind}, but not {place.what}{needs}; one is, for example, {place.example}")
 
 
