@@ -234,11 +234,29 @@ def test_every_wrong_value_of_a_sweep_is_named(dltrain):
         assert fragment in outcome.stderr
 
 
-def test_a_job_whose_values_do_not_go_together_is_named(dltrain):
-    outcome = dltrain("check", "-m", "scheduler=none,plateau", "scheduler.interval=epoch,step")
+@pytest.mark.parametrize("verb", [[], ["check"]], ids=["run", "check"])
+def test_a_job_whose_values_do_not_go_together_is_named_before_any_job_runs(dltrain, tmp_path, verb):
+    outcome = dltrain(*verb, "-m", "seed=1,2", "scheduler=none,plateau", "scheduler.interval=epoch,step")
     assert outcome.code == 2
-    assert "job 3 (scheduler=plateau scheduler.interval=step" in outcome.stderr
-    assert "job 0" not in outcome.stderr
+    assert outcome.stderr.count("scheduler.interval='step'") == 1
+    assert "job 3 (seed=1 scheduler=plateau scheduler.interval=step" in outcome.stderr
+    assert "(and 1 more jobs)" in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_the_sweepers_own_configuration_names_are_checked(dltrain, tmp_path):
+    (tmp_path / "my_conf" / "experiment").mkdir(parents=True)
+    lines = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      optim.lr: 0.1,-1\n"
+    (tmp_path / "my_conf" / "experiment" / "sweep.yaml").write_text(lines)
+    outcome = dltrain("--config-dir", "my_conf", "-m", "experiment=sweep", "seed=1,2")
+    assert outcome.code == 2
+    assert "optim.lr=-1" in outcome.stderr
+
+
+def test_of_a_very_large_sweep_the_first_jobs_are_checked(dltrain, monkeypatch):
+    monkeypatch.setattr("dltrain.config.sweeps.TRIED", 5)
+    found = dltrain("check", "-m", "seed=range(1,1000)", "trainer.epochs=1,2").result
+    assert (found["count"], found["checked"]) == (1998, 5)
 
 
 def test_a_terminal_gets_a_report(dltrain, monkeypatch):

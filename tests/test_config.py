@@ -175,13 +175,6 @@ def test_the_configuration_that_a_run_wrote_passes(dltrain, tmp_path):
     config.check(OmegaConf.load(run.folder / "config.yaml"))
 
 
-def test_a_mistake_that_only_two_swept_values_make_together_ends_its_job_alone(dltrain, tmp_path):
-    typed = ["model.stride=1,2", "model.padding=same,1", "trainer.epochs=1", "dataset.limit=16", "hydra.sweep.dir=s"]
-    outcome = dltrain("-m", *typed)
-    assert outcome.code == 2
-    assert "model.padding='same'" in outcome.stderr
-
-
 def test_facts_of_the_data_are_not_checked_before_they_are_known(composed):
     cfg = composed(["scheduler=cosine", "+model.extra=${data.nothing}"])
     (problem,) = config.problems(cfg)

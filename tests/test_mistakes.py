@@ -152,6 +152,10 @@ TYPED = [
     # sweeps: each value is checked before the first job
     ("-m model=cnn,mlpp", ["model has no option mlpp", "did you mean 'mlp'?"]),
     ("-m optim.lr=0.1,-1", ["optim.lr=-1", "at least 0"]),
+    ("-m optim.lr=interval(0,1)", ["optim.lr=interval(0,1)", "commas, or range(...)"]),
+    ("-m model.stride=1,2 model.padding=same,1", ["model.padding='same'", "needs model.stride=1"]),
+    ("-m scheduler=step,none scheduler.gamma=0.1,0.2", ["scheduler=none has no key gamma"]),
+    ("-m dataset=digits,image_folder", ["dataset.root (dltrain's conf/dataset/image_folder.yaml, line 3)"]),
     ("-m model=glob(x*)", ["names none of the options cnn, gru"]),
     ("-m trainer.epoch=1,2", ["trainer.epoch=1", "did you mean 'trainer.epochs'?"]),
 ]  # fmt: skip

@@ -5,12 +5,16 @@ import sys
 from collections.abc import Sequence
 
 
-def list_jobs(jobs: Sequence[Sequence[str]]) -> None:
-    """Print the jobs of a sweep, whose configurations are in order."""
+def list_jobs(jobs: Sequence[Sequence[str]], tried: int) -> None:
+    """Print the jobs of a sweep; the configurations of the first ``tried`` are in order."""
     if not sys.stdout.isatty():
         listed = [{"job": number, "overrides": job} for number, job in enumerate(jobs)]
-        print(json.dumps({"status": "ok", "count": len(jobs), "jobs": listed}), flush=True)
+        print(
+            json.dumps({"status": "ok", "count": len(jobs), "checked": min(tried, len(jobs)), "jobs": listed}),
+            flush=True,
+        )
         return
     for number, job in enumerate(jobs):
         print(f"{number:>4}  {' '.join(job)}")
-    print(f"{len(jobs)} jobs, each with a configuration that is in order")
+    which = "each" if len(jobs) <= tried else f"the first {tried}, and each value in one of them,"
+    print(f"{len(jobs)} jobs, {which} with a configuration that is in order")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from hydra import version
@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain import config
-from dltrain.config import translate
+from dltrain.config import sweeps, translate
 from dltrain.config.flags import parse_flags
 from dltrain.config.origins import Origins, file_of
 from dltrain.config.rules import shown
@@ -34,11 +34,10 @@ from dltrain.errors import ConfigError, UserError, did_you_mean
 
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
 _SEVERAL = ("logger", "experiment")  # groups of which several options may be chosen at once
-_SWEPT = 200  # at most so many values of one swept key are tried beforehand
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Compose what ``arguments`` ask for and check it; for a sweep, with each value of each swept key.
+    """Compose what ``arguments`` ask for and check it; for a sweep, each of its jobs, of a very large one the first.
 
     Raises:
         UserError: a flag is wrong.
@@ -55,6 +54,8 @@ class _Command:
         self.sweep = bool(flags.multirun) or "hydra.mode=MULTIRUN" in flags.overrides
         self.loader = ConfigLoaderImpl(_search_path(flags))
         self.problems: list[str] = []
+        self._parsed_once: dict[str, Override] = {}
+        self._composed_once: dict[tuple[str, ...], DictConfig] = {}
         self.overrides = self._parsed(flags.overrides)
         self.repository = self._repository()
         self.origins = Origins(self.repository, self.overrides)
@@ -62,8 +63,9 @@ class _Command:
     def check(self) -> None:
         groups, values = self._sorted()
         cfg = self._composed(groups, values)
-        if cfg is not None:
-            self._check_swept(cfg, groups, values)
+        if cfg is not None and self.sweep and sweeps.is_basic(cfg):
+            fitting = [one for one in self.overrides if one in groups or one in values]
+            self._check_jobs([*self._parsed(sweeps.params(cfg)), *fitting])
         if self.problems:
             raise ConfigError(dict.fromkeys(self.problems))
 
@@ -110,13 +112,16 @@ class _Command:
         groups: list[Override] = []
         values: list[Override] = []
         for override in self.overrides:
-            chooses = self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+            chooses = self._chooses(override)
             problem = self._wrong_choice(override) if chooses else self._wrong_key(override)
             if problem:
                 self.problems.append(f"{override.input_line} (command line): {problem}")
             else:
                 (groups if chooses else values).append(override)
         return groups, values
+
+    def _chooses(self, override: Override) -> bool:
+        return bool(self.repository.group_exists(override.key_or_group)) and not isinstance(override.value(), dict)
 
     def _wrong_key(self, override: Override) -> str:
         name = override.key_or_group
@@ -160,7 +165,7 @@ class _Command:
         that the check of the whole names all that is wrong.
         """
         try:
-            cfg = self._load(groups, [_first(one) for one in values])
+            cfg = self._load(groups, [sweeps.first(one) for one in values])
         except Exception:  # Hydra raises many kinds; what is nobody's mistake is raised again below
             if (base := self._with_options(groups)) is not None:
                 self._apply_all(values, base)
@@ -169,12 +174,16 @@ class _Command:
         return cfg
 
     def _load(self, groups: Sequence[Override], values: Sequence[str] = ()) -> DictConfig:
-        chosen = [_first(one) for one in groups]
+        chosen = [sweeps.first(one) for one in groups]
         with _no_warnings():
             cfg = self.loader.load_configuration(self.name, [*chosen, *values], RunMode.RUN)
-        listed = partial(self.loader.compute_defaults_list, self.name, chosen, RunMode.RUN)
-        self.origins.composed_from(lambda: listed().defaults)
+        self._from(chosen)
         return cfg
+
+    def _from(self, chosen: Sequence[str]) -> None:
+        """Values come from the files of these options, if somebody asks."""
+        listed = partial(self.loader.compute_defaults_list, self.name, list(chosen), RunMode.RUN)
+        self.origins.composed_from(lambda: listed().defaults)
 
     def _with_options(self, groups: list[Override]) -> DictConfig | None:
         """The configuration with those options whose files can be composed; what is wrong with the others is noted."""
@@ -220,7 +229,7 @@ class _Command:
 
     def _apply(self, override: Override, cfg: DictConfig) -> bool:
         """Apply the override to ``cfg``; false where the key was not there and had to be added."""
-        single = OverridesParser.create(self.loader).parse_override(_first(override))
+        single = OverridesParser.create(self.loader).parse_override(sweeps.first(override))
         try:
             ConfigLoaderImpl._apply_overrides_to_config([single], cfg)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -254,18 +263,51 @@ class _Command:
         except ConfigError as error:
             self.problems += error.problems
 
-    def _check_swept(self, cfg: DictConfig, groups: list[Override], values: list[Override]) -> None:
-        """Check every further value of every swept key, the other keys at their first value."""
-        for override in groups + values:
-            for text in _others(override):
-                if override in groups:
-                    rest = [one for one in groups if one is not override]
-                    self._check(self._load(rest, [text, *map(_first, values)]))
-                else:
-                    changed = copy.deepcopy(cfg)
-                    single = OverridesParser.create(self.loader).parse_override(text)
-                    ConfigLoaderImpl._apply_overrides_to_config([single], changed)
-                    self._check(changed)
+    def _check_jobs(self, overrides: Sequence[Override]) -> None:
+        """Check every further value of every swept key, the others at their first, then the values together."""
+        self.problems += [
+            sweeps.interval(one) for one in overrides if one.is_sweep_override() and not one.is_discrete_sweep()
+        ]
+        choices = sweeps.choices(overrides, sweeps.TRIED)
+        first = [texts[0] for texts in choices]
+        for number, texts in enumerate(choices):
+            for text in texts[1:]:
+                self._check_job((*first[:number], text, *first[number + 1 :]))
+        if self.problems:
+            return
+        found: dict[str, list[str]] = {}
+        for number, job in enumerate(islice(product(*choices), sweeps.TRIED)):
+            self._check_job(job)
+            for text in self.problems:
+                found.setdefault(text, []).append(f"job {number} ({' '.join(job)})")
+            self.problems.clear()
+        for text, jobs in found.items():
+            others = f" (and {len(jobs) - 1} more jobs)" if len(jobs) > 1 else ""
+            self.problems.append(f"{jobs[0]}: {text}{others}")
+
+    def _check_job(self, texts: Sequence[str]) -> None:
+        overrides = [self._override(text) for text in texts]
+        groups = [one for one in overrides if self._chooses(one)]
+        values = [one for one in overrides if not self._chooses(one)]
+        try:
+            cfg = copy.deepcopy(self._with_groups(tuple(one.input_line or "" for one in groups)))
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        except Exception:  # as when the first job is composed, which says what is wrong
+            self._composed(groups, values)
+        else:
+            self._check(cfg)
+
+    def _override(self, text: str) -> Override:
+        if text not in self._parsed_once:
+            self._parsed_once[text] = OverridesParser.create(self.loader).parse_override(text)
+        return self._parsed_once[text]
+
+    def _with_groups(self, chosen: tuple[str, ...]) -> DictConfig:
+        """The configuration with options alone: composing takes ten times as long as giving keys their values."""
+        if chosen not in self._composed_once:
+            self._composed_once[chosen] = self._load([self._override(text) for text in chosen], self._searched())
+        self._from(chosen)
+        return self._composed_once[chosen]
 
 
 def _no_warnings() -> AbstractContextManager[object]:
@@ -281,19 +323,3 @@ def _search_path(flags: argparse.Namespace) -> ConfigSearchPath:
             raise UserError(f"--config-dir={flags.config_dir}: there is no such folder")
         path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema", path=None))
     return path
-
-
-def _swept(override: Override) -> list[str]:
-    """The override once for each value of a sweep."""
-    if override.is_interval_sweep():
-        return [f"{override.get_key_element()}={override.value().start}"]  # type: ignore[union-attr]
-    values = islice(override.sweep_string_iterator(), _SWEPT)
-    return [f"{override.get_key_element()}={value}" for value in values]
-
-
-def _first(override: Override) -> str:
-    return _swept(override)[0] if override.is_sweep_override() else str(override.input_line)
-
-
-def _others(override: Override) -> list[str]:
-    return _swept(override)[1:] if override.is_sweep_override() else []

@@ -1,0 +1,50 @@
+"""The jobs that Hydra's own sweeper makes of values with commas."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+TRIED = 200  # at most so many values of one key, and so many jobs, are checked before the first job runs
+
+
+def is_basic(cfg: DictConfig) -> bool:
+    """Whether the sweeper is Hydra's own, which runs every combination; others choose their jobs as they go."""
+    return str(OmegaConf.select(cfg, "hydra.sweeper._target_")).endswith(".BasicSweeper")
+
+
+def params(cfg: DictConfig) -> list[str]:
+    """The overrides that ``hydra.sweeper.params`` adds in front of those that are typed."""
+    found: Any = OmegaConf.select(cfg, "hydra.sweeper.params")
+    return [f"{key}={value}" for key, value in (found or {}).items()]
+
+
+def values(override: Override) -> Iterator[str]:
+    """The override once for each of its values; of an interval, which has no end of them, for the first."""
+    key = override.get_key_element()
+    if override.is_delete():
+        yield str(override.input_line)
+    elif not override.is_sweep_override():
+        yield f"{key}={override.get_value_element_as_str()}"
+    elif override.is_discrete_sweep():
+        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+    else:
+        yield f"{key}={override.value().start}"  # type: ignore[union-attr]
+
+
+def first(override: Override) -> str:
+    """The override with the first of its values, or as it was typed."""
+    return next(values(override)) if override.is_sweep_override() else str(override.input_line)
+
+
+def choices(overrides: Sequence[Override], limit: int | None = None) -> list[list[str]]:
+    """For each key its overrides, at most ``limit``; one that is given twice has the last word, in its first place."""
+    by_key = {one.get_key_element(): list(itertools.islice(values(one), limit)) for one in overrides}
+    return list(by_key.values())
+
+
+def interval(override: Override) -> str:
+    """What to type in the place of an interval, for Hydra's own sweeper."""
+    return f"{override.input_line} (command line): a sweep takes values with commas, or range(...), not an interval"
