@@ -26,14 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain import config
-from dltrain.config import sweeps, translate
+from dltrain.config import overrides, sweeps, translate
 from dltrain.config.flags import parse_flags
 from dltrain.config.origins import Origins, file_of
-from dltrain.config.rules import shown
 from dltrain.errors import ConfigError, UserError, did_you_mean
-
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
-_SEVERAL = ("logger", "experiment")  # groups of which several options may be chosen at once
 
 
 def check_command(arguments: Sequence[str]) -> None:
@@ -112,51 +108,12 @@ class _Command:
         groups: list[Override] = []
         values: list[Override] = []
         for override in self.overrides:
-            chooses = self._chooses(override)
-            problem = self._wrong_choice(override) if chooses else self._wrong_key(override)
-            if problem:
+            chooses = overrides.chooses(override, self.repository)
+            if problem := overrides.wrong(override, self.repository):
                 self.problems.append(f"{override.input_line} (command line): {problem}")
             else:
                 (groups if chooses else values).append(override)
         return groups, values
-
-    def _chooses(self, override: Override) -> bool:
-        return bool(self.repository.group_exists(override.key_or_group)) and not isinstance(override.value(), dict)
-
-    def _wrong_key(self, override: Override) -> str:
-        name = override.key_or_group
-        if "/" in name or override.package is not None:
-            known = self.repository.get_group_options("", ObjectType.GROUP)
-            known += [f"hydra/{one}" for one in self.repository.get_group_options("hydra", ObjectType.GROUP)]
-            return f"there is no group {name}{did_you_mean(name, known) or '; the groups are ' + ', '.join(GROUPS)}"
-        if name == "data" or name.startswith("data."):
-            return "the data set fills this in: leave it out"
-        return ""
-
-    def _wrong_choice(self, override: Override) -> str:
-        name, value = override.key_or_group, override.value()
-        options = self.repository.get_group_options(name, ObjectType.CONFIG)
-        if override.package is not None:
-            return f"a group is chosen by its name alone: {name}={value}"
-        if override.is_delete():
-            return f"a run needs an option of {name}: {', '.join(options)}" if name in GROUPS else ""
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            return f"an option of {name} is no number: choose among {', '.join(options)}"
-        chosen: list[Any] = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [value]
-        if isinstance(value, list):
-            if name not in _SEVERAL and "/" not in name:
-                return f"one option of {name} is chosen at a time: {', '.join(options)}"
-            chosen = value
-        if not chosen:
-            return f"this names none of the options {', '.join(options)}"
-        for one in chosen:
-            if not isinstance(one, str) or not self.repository.config_exists(f"{name}/{one}"):
-                hint = did_you_mean(str(one), options)
-                listed = f"{' The' if hint else '; the'} options are {', '.join(options)}"
-                return f"{name} has no option {one if isinstance(one, str) and one else shown(one)}{hint}{listed}"
-        if (override.is_add() and name in GROUPS) or override.is_force_add():
-            return f"a group is chosen without the plus sign: {name}={value}"
-        return ""
 
     def _composed(self, groups: list[Override], values: list[Override]) -> DictConfig | None:
         """The configuration with every override, checked; ``None`` where some could not be applied.
@@ -234,7 +191,7 @@ class _Command:
             ConfigLoaderImpl._apply_overrides_to_config([single], cfg)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if single.is_hydra_override() or single.is_delete() or "already at" in str(error):
-                hydra = self._unknown_of_hydra(single, cfg) if single.is_hydra_override() else ""
+                hydra = overrides.unknown_of_hydra(single, cfg) if single.is_hydra_override() else ""
                 self.problems.append(hydra or translate.unapplied(override, error))
                 return True
             unknown = "Could not override" in str(error)
@@ -243,32 +200,18 @@ class _Command:
             return not unknown
         return True
 
-    def _unknown_of_hydra(self, override: Override, cfg: DictConfig) -> str:
-        node: Any = cfg
-        parts = override.key_or_group.split(".")
-        for number, part in enumerate(parts):
-            if not isinstance(node, DictConfig):
-                break
-            if part not in node.keys():  # noqa: SIM118  # a key without a value is "not in" the node itself
-                outer = ".".join(parts[:number])
-                keys = [str(key) for key in node]
-                near = did_you_mean(part, keys).replace("'", f"'{outer}.", 1) or f"; its keys are {', '.join(keys)}"
-                return f"{override.input_line} (command line): {outer} has no key {part}{near}"
-            node = node._get_node(part)
-        return ""
-
     def _check(self, cfg: DictConfig) -> None:
         try:
             config.check(cfg, self.origins)
         except ConfigError as error:
             self.problems += error.problems
 
-    def _check_jobs(self, overrides: Sequence[Override]) -> None:
+    def _check_jobs(self, given: Sequence[Override]) -> None:
         """Check every further value of every swept key, the others at their first, then the values together."""
         self.problems += [
-            sweeps.interval(one) for one in overrides if one.is_sweep_override() and not one.is_discrete_sweep()
+            sweeps.interval(one) for one in given if one.is_sweep_override() and not one.is_discrete_sweep()
         ]
-        choices = sweeps.choices(overrides, sweeps.TRIED)
+        choices = sweeps.choices(given, sweeps.TRIED)
         first = [texts[0] for texts in choices]
         for number, texts in enumerate(choices):
             for text in texts[1:]:
@@ -286,9 +229,9 @@ class _Command:
             self.problems.append(f"{jobs[0]}: {text}{others}")
 
     def _check_job(self, texts: Sequence[str]) -> None:
-        overrides = [self._override(text) for text in texts]
-        groups = [one for one in overrides if self._chooses(one)]
-        values = [one for one in overrides if not self._chooses(one)]
+        job = [self._override(text) for text in texts]
+        groups = [one for one in job if overrides.chooses(one, self.repository)]
+        values = [one for one in job if one not in groups]
         try:
             cfg = copy.deepcopy(self._with_groups(tuple(one.input_line or "" for one in groups)))
             ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
