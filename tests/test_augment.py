@@ -1,9 +1,14 @@
 """Random changes of training images: each against a plain loop over the images, one by one."""
 
+from dataclasses import fields
+
 import pytest
 import torch
+import yaml
+from conftest import CONF
 from torch import Tensor
 
+from dltrain.config.limits import AUGMENT
 from dltrain.data.augment import Augment, make_augment
 from dltrain.errors import ConfigError
 
@@ -71,6 +76,20 @@ def test_what_happens_to_an_image_does_not_depend_on_the_others_in_its_batch():
 def test_without_options_there_is_no_augmentation():
     assert make_augment(None, MEAN, (3, 9, 9)) is None
     assert make_augment({}, MEAN, (3, 9, 9)) is None
+    assert make_augment({"crop": 0, "flip": False, "brightness": 0.0}, MEAN, (3, 9, 9)) is None
+
+
+def test_the_options_are_those_that_the_configuration_knows():
+    assert [field.name for field in fields(Augment)][1:] == list(AUGMENT)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "dataset").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_image_set_offers_each_option_that_its_channels_allow(path):
+    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "augment" in options:
+        assert make_augment(options["augment"], MEAN, (3, 9, 9)) is None
+        grey = path.stem in ("digits", "mnist", "fashion_mnist")
+        assert list(options["augment"]) == [name for name in AUGMENT if not (grey and name == "saturation")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dltrain.data import cache, decode
 from dltrain.data.augment import Augment
 from dltrain.data.image_folder import image_folder
 from dltrain.data.loader import Loader
-from dltrain.errors import DataError
+from dltrain.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 
@@ -90,6 +90,23 @@ def test_augmentation_belongs_to_the_sample_not_to_its_batch(images):
         return torch.cat([inputs for inputs, _ in Loader(data.train, batch_size, data.transform, CPU, 5, data.augment)])
 
     assert torch.equal(first_epoch(4), first_epoch(9))
+
+
+def test_a_wrong_augmentation_is_told_before_anything_is_decoded(images, monkeypatch):
+    forbid_decoding(monkeypatch)
+    with pytest.raises(ConfigError, match=r"dataset.augment.crop=8 .* below 8"):
+        image_folder(str(images), image_size=8, augment={"crop": 8})
+
+
+def test_that_the_next_run_finds_them_is_said_once_they_are_decoded(images, monkeypatch, caplog):
+    caplog.set_level("INFO", "dltrain")
+    with monkeypatch.context() as patch:
+        forbid_decoding(patch)
+        with pytest.raises(AssertionError):
+            image_folder(str(images), image_size=8)
+    assert "next run" not in caplog.text
+    image_folder(str(images), image_size=8)
+    assert "next run" in caplog.text
 
 
 def test_the_second_time_nothing_is_decoded(images, monkeypatch):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -21,9 +22,9 @@ from dltrain.metrics import ClassificationMetrics, RegressionMetrics
 from dltrain.models.layers import ACTIVATIONS, Activation
 
 NEEDED = {
-    "image_folder": ["dataset.root=x"],
-    "table": ["dataset.path=x", "dataset.target=y"],
-    "series": ["dataset.path=x", "dataset.target=y"],
+    "image_folder": [f"dataset.root={Path(__file__).parent}"],
+    "table": [f"dataset.path={__file__}", "dataset.target=y"],
+    "series": [f"dataset.path={__file__}", "dataset.target=y"],
 }
 TARGETS = sorted(
     {
@@ -51,11 +52,13 @@ def test_every_option_passes(group, composed):
         ["scheduler=multistep", "scheduler.milestones=[3,8]", "scheduler.interval=step"],
         ["scheduler=plateau", "scheduler.monitor=val/accuracy", "scheduler.mode=max", "scheduler.min_lr=[0.1]"],
         ["scheduler=onecycle", "scheduler.max_lr=1", "scheduler.base_momentum=[0.5]"],
-        ["dataset=table", "dataset.path=x", "dataset.target=y", "trainer.checkpoint.monitor=val/r2"],
-        ["dataset=table", "dataset.path=x", "dataset.target=y", "trainer.checkpoint.monitor=val/f1"],
+        ["dataset=table", *NEEDED["table"], "trainer.checkpoint.monitor=val/r2"],
+        ["dataset=table", *NEEDED["table"], "trainer.checkpoint.monitor=val/f1"],
         ["loss.label_smoothing=0.1", "+loss.weight={_target_:torch.tensor,data:[1.0,2.0]}"],
         ["optim.lr=0", "optim.weight_decay=1e-4", "trainer.clip_norm=1", "device=cuda:1"],
         ["dataset.augment={crop:1,flip:true}", "dataset.limit=null", "model.dropout=${penalty.l1}"],
+        ["dataset.augment.crop=1", "dataset.augment.brightness=0.5", "dataset.val_fraction=0.2"],
+        ["dataset.augment=null", "trainer.early_stopping={patience:2,min_delta:0.1}", "trainer.accumulate=32"],
         ["optim.lr=${trainer.epochs}", "model.channels=[${data.num_outputs},16]"],
         ["loss._target_=torch.nn.MultiMarginLoss", "+loss.p=2", "~loss.label_smoothing"],
     ],

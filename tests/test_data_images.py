@@ -385,7 +385,7 @@ def missing_test_class(folder: Path) -> None:
 
 BAD_FOLDERS = [
     # what prepares the folder, fragments that the one message must have
-    (lambda folder: None, ["there is no folder 'photos'", "dataset.root"]),
+    (lambda folder: None, ["dataset.root='photos' (command line)", "no such folder"]),
     (no_train_folder, ["photos", "a folder for each class", "found none"]),
     (only_one_class, ["photos/train", "at least two", "only 'cat'"]),
     (empty_class, ["class 'bird' is empty", "photos/train/bird"]),

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dltrain.config.arguments import check_arguments
-from dltrain.config.limits import check_limits, check_relations
+from dltrain.config.limits import check_limits
+from dltrain.config.relations import check_relations
 from dltrain.config.rules import LATER, Problem
 from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, Target, find

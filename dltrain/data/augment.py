@@ -82,15 +82,24 @@ class Augment:
 
 
 def make_augment(options: Mapping[str, Any] | None, fill: Tensor, input_shape: Sequence[int]) -> Augment | None:
-    """The augmentation that ``dataset.augment`` asks for, ``None`` where it is null or empty.
+    """The augmentation that ``dataset.augment`` asks for, ``None`` where it changes nothing.
+
+    Raises:
+        ConfigError: as :func:`require_augment`.
+    """
+    require_augment(options, input_shape)
+    return Augment(fill.float(), **options) if options and any(options.values()) else None
+
+
+def require_augment(options: Mapping[str, Any] | None, input_shape: Sequence[int]) -> None:
+    """Refuse, before an image of ``input_shape`` is decoded, what :func:`make_augment` could not make.
 
     Raises:
         ConfigError: an option that there is not, or a value that it cannot have.
     """
-    if not options:
-        return None
-    if not isinstance(options, Mapping):
+    if not isinstance(options or {}, Mapping):
         raise ConfigError([f"dataset.augment={options} must be options such as {{crop: 4, flip: true}}"])
+    options = options or {}
     known = [field.name for field in fields(Augment) if field.name != "fill"]
     problems = [
         f"dataset.augment.{name} is no augmentation{did_you_mean(name, known) or ';'} there are {', '.join(known)}"
@@ -113,7 +122,6 @@ def make_augment(options: Mapping[str, Any] | None, fill: Tensor, input_shape: S
         problems.append("dataset.augment.saturation needs images of three channels (dataset.channels=3)")
     if problems:
         raise ConfigError(problems)
-    return Augment(fill.float(), **options)
 
 
 def _is_number(value: object, kind: type | tuple[type, ...], below: float) -> bool:

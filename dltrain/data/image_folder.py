@@ -92,6 +92,10 @@ class ImageFiles:
     decoding: Decoding
     cache: Cache
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.decoding)
+
     def load(self, indices: Tensor) -> Samples:
         """The images at ``indices``, kept as ``cache`` says."""
         paths, labels = [self.paths[index] for index in indices.tolist()], self.labels[indices]
@@ -123,15 +127,22 @@ class ImageFiles:
     def _from_cache(self, shape: tuple[int, ...]) -> np.ndarray | None:
         """The decoded files of the whole folder, mapped; ``None`` with a warning where the cache cannot be used."""
 
+        filled = False
+
         def fill(pixels: np.ndarray) -> None:
-            log.info("decoding %s images of %s; the next run finds them decoded", f"{shape[0]:,}", self.folder)
+            nonlocal filled
+            log.info("decoding %s images of %s", f"{shape[0]:,}", self.folder)
             decode_all(self.paths, self.decoding, pixels)
+            filled = True
 
         try:
-            return cached(key_of(self.paths, self.decoding), shape, str(self.folder), fill)
+            pixels = cached(key_of(self.paths, self.decoding), shape, str(self.folder), fill)
         except OSError as error:
             log.warning("%s: decoded images are not kept for the next run: %s", self.folder, error)
             return None
+        if filled:
+            log.info("decoded; the next run finds them in the cache")
+        return pixels
 
 
 @dataclass(frozen=True)

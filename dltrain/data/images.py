@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dltrain.data.augment import make_augment
+from dltrain.data.augment import make_augment, require_augment
 from dltrain.data.base import Arrays, Data, Facts, Samples, Subset
 from dltrain.data.splits import holdout, limited
 from dltrain.data.transforms import Normalize, channel_statistics
@@ -25,6 +25,11 @@ class Images(Protocol):
         """Class indices (n,) int64."""
         ...
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image: (channels, height, width)."""
+        ...
+
     def load(self, indices: Tensor) -> Samples:
         """The images at ``indices`` (m,) int64, in that order, as (m, channels, height, width) uint8."""
         ...
@@ -36,6 +41,10 @@ class DecodedImages:
 
     labels: Tensor
     images: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images.shape[1:])
 
     def load(self, indices: Tensor) -> Samples:
         return Subset(Arrays(self.images, self.labels), indices)
@@ -59,6 +68,7 @@ def image_data(
     ``test_fraction`` of ``train`` becomes the test part where there is none, then ``val_fraction`` of what is left
     the validation part; ``limit`` keeps at most that many images of each part.
     """
+    require_augment(augment, train.shape)  # before minutes of decoding
     places: dict[str, tuple[Images, Tensor]] = {"train": (train, torch.arange(len(train.labels)))}
     for part, given, fraction in (("test", test, test_fraction), ("val", val, val_fraction)):
         if given is not None:
@@ -79,7 +89,7 @@ def image_data(
         name=name,
         task="classification",
         kind="image",
-        input_shape=tuple(sample.shape[1:]),
+        input_shape=train.shape,
         num_outputs=len(class_names),
         class_names=tuple(class_names),
     )

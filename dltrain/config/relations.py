@@ -1,0 +1,174 @@
+"""What keys must be to one another, and to the files that they name."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dltrain.config.rules import LATER, Problem
+from dltrain.errors import ConfigError, did_you_mean
+from dltrain.expression import Expression
+from dltrain.metric_names import NAMES, lower_is_better
+
+_TASKS = {  # of dltrain's own data sets; a table tells its task once it is read, unless dataset.task names it
+    **dict.fromkeys(("diabetes", "sunspots", "series"), "regression"),
+    **dict.fromkeys(("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"), "classification"),
+}
+_TEN_CLASSES = ("digits", "mnist", "fashion_mnist", "cifar10")
+
+
+def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
+    """What keys must be to one another."""
+    groups = ("optim", "model", "scheduler", "trainer", "dataset")
+    optim, model, scheduler, trainer, dataset = (_mapping(cfg.get(group)) for group in groups)
+    if optim.get("nesterov") is True and not (optim.get("momentum") and not optim.get("dampening")):
+        yield Problem("optim.nesterov", "needs optim.momentum above 0 and optim.dampening=0", True)
+    if optim.get("fused") is True and optim.get("foreach") is True:
+        yield Problem("optim.fused", "excludes optim.foreach=true: leave one of them out", True)
+    if _is_own(model, "CNN"):
+        yield from _check_cnn(model)
+    if scheduler.get("_target_") == "dltrain.schedulers.LambdaLR":
+        yield from _check_expression(scheduler, trainer.get("epochs"))
+    if str(scheduler.get("_target_")).endswith(".OneCycleLR") and scheduler.get("cycle_momentum", True) is True:
+        yield from _check_cycle(optim)
+    if str(scheduler.get("_target_")).endswith(".OneCycleLR"):
+        yield from _check_rise(scheduler, trainer.get("epochs"))
+    parts, size = trainer.get("accumulate"), dataset.get("batch_size")
+    if isinstance(parts, int) and isinstance(size, int) and parts > size > 0:
+        yield Problem("trainer.accumulate", f"cannot cut dataset.batch_size={size} into so many parts", parts)
+    yield from _check_stopping(_mapping(trainer.get("early_stopping")))
+    yield from _check_files(dataset)
+    yield from _check_monitors(cfg)
+
+
+def _mapping(node: Any) -> Mapping[str, Any]:
+    return node if isinstance(node, dict) else {}
+
+
+def _check_stopping(options: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in ("monitor", "min_delta"):
+        if options.get(name) and "patience" in options and options["patience"] is None:
+            text = "has no effect without trainer.early_stopping.patience: add trainer.early_stopping.patience=5"
+            yield Problem(f"trainer.early_stopping.{name}", text, options[name])
+
+
+def _check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:
+    """Files and folders of the user's that dltrain's own data sets read."""
+    name = str(dataset.get("_target_"))
+    root, path = (
+        value if isinstance(value, str) and value != LATER else None
+        for value in (dataset.get("root"), dataset.get("path"))
+    )
+    if name.startswith("dltrain.data.image_folder.") and root and not os.path.isdir(os.path.expanduser(root)):
+        yield Problem("dataset.root", "there is no such folder; it must hold train/<class>/<images>", root)
+    reads_table = name.startswith(("dltrain.data.table.", "dltrain.data.series."))
+    if reads_table and path and not os.path.isfile(os.path.expanduser(path)):
+        yield Problem("dataset.path", "there is no such file; it must be a CSV or Parquet file", path)
+
+
+def _check_cycle(optim: Mapping[str, Any]) -> Iterator[Problem]:
+    if "momentum" not in optim and "betas" not in optim and _is_torch(optim):
+        needs = f"needs an optimizer with momentum, which {optim['_target_']} has not"
+        yield Problem("scheduler.cycle_momentum", f"{needs}: use scheduler.cycle_momentum=false", True)
+
+
+def _check_rise(scheduler: Mapping[str, Any], epochs: Any) -> Iterator[Problem]:
+    share = scheduler.get("pct_start")
+    if scheduler.get("interval") != "epoch" or not isinstance(epochs, int):
+        return
+    if epochs == 1:
+        text = "with trainer.epochs=1 this is one interval, at the lowest rate: use scheduler.interval=step"
+        yield Problem("scheduler.interval", text, "epoch")
+    elif isinstance(share, float) and share * epochs == 1:  # torch divides by the length of the rise, less one
+        text = f"of trainer.epochs={epochs} is one epoch, too short to rise in: use scheduler.interval=step"
+        yield Problem("scheduler.pct_start", text, share)
+
+
+def _is_own(node: Mapping[str, Any], name: str) -> bool:
+    return str(node.get("_target_")).startswith("dltrain.") and str(node["_target_"]).endswith(f".{name}")
+
+
+def _is_torch(node: Mapping[str, Any]) -> bool:
+    return str(node.get("_target_")).startswith("torch.")
+
+
+def _check_cnn(model: Mapping[str, Any]) -> Iterator[Problem]:
+    stride, kernel, padding = (model.get(name) for name in ("stride", "pool_kernel_size", "pool_padding"))
+    if model.get("padding") == "same" and isinstance(stride, int) and stride > 1:
+        text = "needs model.stride=1: use half of model.kernel_size as padding, model.padding="
+        yield Problem("model.padding", text + str(_half(model.get("kernel_size"))), "same")
+    if isinstance(kernel, int) and isinstance(padding, int) and kernel > 0 and padding > kernel // 2:
+        yield Problem("model.pool_padding", f"must be at most half of model.pool_kernel_size={kernel}", padding)
+
+
+def _half(size: Any) -> int:
+    return size // 2 if isinstance(size, int) else 1
+
+
+def _check_expression(scheduler: Mapping[str, Any], epochs: Any) -> Iterator[Problem]:
+    text, variable = scheduler.get("lr_lambda"), scheduler.get("variable", "epoch")
+    if text in (None, LATER) or not isinstance(variable, str):
+        return
+    try:
+        expression = Expression(str(text), variable)
+        # How many steps there are, only the data know.
+        expression.check(epochs if scheduler.get("interval") == "epoch" and isinstance(epochs, int) else 1)
+    except ConfigError as error:
+        cause = str(error).removeprefix(f"scheduler.lr_lambda='{text}': ")
+        yield Problem("scheduler.lr_lambda", cause, text)
+
+
+def _check_monitors(cfg: Mapping[str, Any]) -> Iterator[Problem]:
+    trainer, scheduler = cfg.get("trainer") or {}, cfg.get("scheduler") or {}
+    known = _metric_names(cfg.get("dataset") or {})
+    for part in ("early_stopping", "checkpoint"):
+        node = trainer.get(part) if isinstance(trainer, dict) else None
+        if isinstance(node, dict):
+            yield from _check_monitor(f"trainer.{part}.monitor", node.get("monitor"), known)
+    is_plateau = str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau")
+    if is_plateau and "monitor" not in scheduler:
+        yield Problem("scheduler.monitor", "ReduceLROnPlateau needs it: add scheduler.monitor=val/loss")
+    if "monitor" not in scheduler:
+        return
+    if not is_plateau and _is_torch(scheduler):
+        yield Problem("scheduler.monitor", "is for scheduler=plateau alone: leave it out", scheduler["monitor"])
+        return
+    yield from _check_monitor("scheduler.monitor", scheduler["monitor"], known)
+    if scheduler.get("interval") == "step":
+        yield Problem("scheduler.interval", "a metric is there once an epoch: use scheduler.interval=epoch", "step")
+    yield from _check_mode(scheduler)
+
+
+def _check_mode(scheduler: Mapping[str, Any]) -> Iterator[Problem]:
+    mode, monitor = scheduler.get("mode"), scheduler.get("monitor")
+    if mode not in ("auto", "min", "max"):
+        yield Problem("scheduler.mode", "must be one of auto, min, max", mode)
+    elif isinstance(monitor, str) and mode != "auto" and (mode == "min") != lower_is_better(monitor):
+        better = "lower" if lower_is_better(monitor) else "higher"
+        yield Problem("scheduler.mode", f"{monitor} is better when it is {better}: use scheduler.mode=auto", mode)
+
+
+def _check_monitor(key: str, name: Any, known: tuple[str, ...]) -> Iterator[Problem]:
+    if not isinstance(name, str) or name == LATER or name in known:
+        return
+    if len(known) == 1:
+        reason = "dataset.val_fraction=0 leaves no validation part"
+        yield Problem(key, f"is no metric of this run, because {reason}: use {key}={known[0]}", name)
+        return
+    task = next((task for task, names in NAMES.items() if name.removeprefix("val/") in names), "")
+    near = did_you_mean(name, known) or did_you_mean(f"val/{name}", known)
+    hint = f", but of {task}" if task and f"val/{name}" not in known else near
+    yield Problem(
+        key, f"is no metric of this run{hint}{' There' if '?' in hint else '; there'} are {', '.join(known)}", name
+    )
+
+
+def _metric_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
+    """Metrics that a run on the data set may have: those of both tasks where only the data know the task."""
+    module, _, name = str(dataset.get("_target_")).rpartition(".")
+    own = module.startswith("dltrain.data")
+    task = dataset.get("task") or (_TASKS.get(name) if own else None)
+    if own and name != "image_folder" and dataset.get("val_fraction") == 0:
+        return ("train/loss",)
+    names = NAMES.get(str(task)) or tuple(dict.fromkeys(name for names in NAMES.values() for name in names))
+    absent = ("top5_accuracy",) if own and name in _TEN_CLASSES else ()
+    return ("train/loss", *(f"val/{each}" for each in names if each not in absent))
