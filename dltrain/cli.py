@@ -47,7 +47,8 @@ def _dispatch(arguments: list[str]) -> None:
         VERBS[arguments[0]](arguments[1:])
     elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
         hint = did_you_mean(arguments[0], VERBS) or "."
-        raise UserError(f"there is no verb '{arguments[0]}'{hint} Verbs: {', '.join(VERBS)}; a key takes key=value")
+        verbs = f"Verbs: {', '.join(VERBS)}; training takes none, dltrain key=value ... (dltrain --help)"
+        raise UserError(f"there is no verb '{arguments[0]}'{hint} {verbs}")
     else:
         _hydra(arguments)
 

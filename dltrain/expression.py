@@ -41,7 +41,8 @@ class Expression:
         try:
             self._parsed = ast.parse(text.strip(), mode="eval").body
         except Exception as error:  # the text is the user's: whatever is wrong with it is wrong with the key
-            raise self._problem(str(error) or type(error).__name__) from error
+            cause = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise self._problem(f"this is no expression: {cause or type(error).__name__}") from error
         for node in ast.walk(self._parsed):
             self._require_known(node)
 
@@ -79,7 +80,16 @@ class Expression:
         elif isinstance(node, ast.BitXor):
             raise self._problem("a power is **, not ^")
         elif not isinstance(node, _SYNTAX) or (isinstance(node, ast.Constant) and not _is_number(node.value)):
-            raise self._problem(f"there is {type(node).__name__} in it, but it takes numbers and arithmetic only")
+            raise self._problem(self._unknown(node))
+
+    def _unknown(self, node: ast.AST) -> str:
+        if isinstance(node, ast.Attribute) and node.attr in _FUNCTIONS:
+            return f"write {node.attr}(...) without {ast.unparse(node.value)} and a dot"
+        if isinstance(node, ast.Lambda):
+            return f"write the expression alone, in {self.variable}, without lambda"
+        known = ", ".join(_FUNCTIONS)
+        wrong = ast.unparse(node) if isinstance(node, ast.expr) else f"the operator {type(node).__name__}"
+        return f"{wrong} is not arithmetic: it takes numbers, {self.variable}, + - * / // % **, comparisons and {known}"
 
     def _problem(self, cause: str) -> ConfigError:
         return ConfigError([f"scheduler.lr_lambda='{self.text}': {cause}"])

@@ -179,7 +179,7 @@ def test_the_configuration_that_a_run_wrote_passes(dltrain, tmp_path):
 
 
 def test_facts_of_the_data_are_not_checked_before_they_are_known(composed):
-    cfg = composed(["scheduler=cosine", "+model.extra=${data.nothing}"])
+    cfg = composed(["scheduler=cosine", "+model.extra=${data.name}"])
     (problem,) = config.problems(cfg)
     assert problem.key == "model.extra"
     with pytest.raises(ConfigError, match="has no argument extra"):

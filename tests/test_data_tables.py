@@ -507,7 +507,7 @@ def test_a_file_that_is_no_table_is_named(dltrain, tmp_path, name, content, frag
 @pytest.mark.parametrize("path", ["no.csv", "."])
 def test_a_path_that_is_no_file_is_named(dltrain, tmp_path, path):
     outcome = dltrain("dataset=table", f"dataset.path={path}", "dataset.target=y")
-    assert_one_message(outcome, [f"there is no file '{path}'", "dataset.path"])
+    assert_one_message(outcome, [f"dataset.path='{path}' (command line)", "no such file"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 Nodes with a ``_target_`` are open: their keys are the arguments of that class or function (see :mod:`~.nodes`).
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -114,7 +115,8 @@ def _plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
             found = OmegaConf.select(cfg, key)
             found = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
         except OmegaConfBaseException as error:
-            if "data." not in value:  # a resolver may fail on what stands in for the facts of the data
+            # A resolver may fail on what stands in for the facts of the data; a fact that there is not is a typo.
+            if "data." not in value or isinstance(error, InterpolationKeyError):
                 unresolved.append(Problem(key, _unresolved(error, cfg), value))
             return LATER
         return LATER if isinstance(found, str) and LATER in found else found
@@ -126,7 +128,12 @@ def _plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
 def _unresolved(error: OmegaConfBaseException, cfg: DictConfig) -> str:
     text = str(error).splitlines()[0]
     if not isinstance(error, InterpolationKeyError):
-        return text.partition("raised while resolving interpolation: ")[2] or text
+        text = text.partition("raised while resolving interpolation: ")[2] or text
+        if "Recursive interpolation" in text:
+            return "refers to itself: give it a value"
+        if found := re.match(r"Unsupported interpolation type (\S+)", text):
+            return f"there is no ${{{found[1]}:...}}: refer to a key, ${{optim.lr}}, or a variable, ${{oc.env:NAME}}"
+        return text
     wanted = text.split("'")[1] if text.count("'") >= 2 else text
     return f"there is no key {wanted} to refer to{did_you_mean(wanted, _all_keys(OmegaConf.to_container(cfg), ''))}"
 
@@ -152,7 +159,9 @@ def _unknown(values: Mapping[str, Any], prefix: str, everything: Collection[str]
     known |= {*_OPEN, "experiment"} if not prefix else set()
     for name, value in values.items():
         full = prefix + str(name)
-        if name not in known:
+        if name not in known and (text := _misplaced(str(name), prefix, value)):
+            yield Problem(full, text, value)
+        elif name not in known:
             here = f"{prefix.removesuffix('.')} has no key {name}" if prefix else f"dltrain has no key or group {name}"
             yield Problem(full, here + _nearest(str(name), prefix, known, everything), value)
         elif full not in _OPEN and full not in CLOSED:
@@ -161,6 +170,14 @@ def _unknown(values: Mapping[str, Any], prefix: str, everything: Collection[str]
             else:
                 inner = sorted(key for key in CLOSED if key.startswith(f"{full}."))
                 yield Problem(full, f"holds further keys: give one of {', '.join(inner)} a value", value)
+
+
+def _misplaced(name: str, prefix: str, value: Any) -> str:
+    """What is wrong with the form of a YAML file that has such a key."""
+    if prefix == "experiment.":
+        return f"would be experiment.{name}: begin the file with the line # @package _global_"
+    outer, _, inner = name.rpartition(".")
+    return f"a file has no dots in its keys: write {outer}: {{{inner}: {shown(value)}}}" if outer else ""
 
 
 def _nearest(name: str, prefix: str, known: Collection[str], everything: Collection[str]) -> str:

@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
+from dltrain.config.flags import parser
 from dltrain.errors import UserError
 
 _SWEEP = ("-m", "--multirun")
@@ -17,7 +17,7 @@ _SWEEP = ("-m", "--multirun")
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Flags with their values, and overrides; each in the order given, wherever they stand."""
-    overrides = get_args_parser().parse_known_intermixed_args(list(arguments))[0].overrides
+    overrides = parser().parse_known_intermixed_args(list(arguments))[0].overrides
     flags = list(arguments)
     for override in overrides:
         flags.remove(override)
@@ -37,9 +37,11 @@ def for_hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> list[str]:
     itself is added, since a run's file has none of it.
 
     Raises:
-        UserError: a file of the user's own has the name of dltrain's.
+        UserError: a flag is wrong, or a file of the user's own has the name of dltrain's.
     """
     flags, overrides = split(arguments)
+    if parser().parse_known_args(flags)[0].config_path is not None:
+        raise UserError("--config-path would hide dltrain's own files: --config-dir adds a folder of yours to them")
     file = _named_file(flags)
     if file is None:
         return [*flags, *overrides, *extra]
@@ -53,7 +55,7 @@ def for_hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> list[str]:
 
 def _named_file(flags: Sequence[str]) -> Path | None:
     """The file that ``--config-dir`` and ``--config-name`` name together, where there is one."""
-    named = get_args_parser().parse_known_args(list(flags))[0]
+    named = parser().parse_known_args(list(flags))[0]
     if named.config_dir is None or named.config_name is None:
         return None
     file = Path(named.config_dir, named.config_name.removesuffix(".yaml") + ".yaml")

@@ -14,15 +14,20 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; dltrain --hydra-help shows the flags")
 
 
+def parser() -> argparse.ArgumentParser:
+    """Hydra's own, with errors that are raised instead of printed below a screen of flags."""
+    found = get_args_parser()
+    found.__class__ = _Parser
+    return found
+
+
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Hydra's own flags, and the overrides.
 
     Raises:
         UserError: a flag that there is not, or flags that exclude each other.
     """
-    parser = get_args_parser()
-    parser.__class__ = _Parser
-    flags, unknown = parser.parse_known_args(list(arguments))
+    flags, unknown = parser().parse_known_args(list(arguments))
     for word in unknown:
         if word.startswith("-"):
             name = word.lstrip("-").partition("=")[0].replace("-", "_")

@@ -1,6 +1,6 @@
 """The open part of the configuration: every node with a ``_target_``, on plain dicts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from dltrain.config.arguments import check_arguments
@@ -47,18 +47,28 @@ def _safely_related(cfg: Mapping[str, Any]) -> Iterator[Problem]:
 def _check_node(key: str, group: str, node: Any) -> Iterator[Problem]:
     place = PLACES[group]
     if not isinstance(node, dict):
-        yield Problem(key, f"must hold keys, key: value, or be an option that dltrain list {group} shows", node)
+        yield Problem(
+            key, f"must hold keys, key: value; a file names an option under defaults, - override /{group}: OPTION", node
+        )
         return
     if group == "scheduler" and node.get("_target_", "") is None:  # scheduler=none
         yield from _check_empty(node)
         return
     if "_target_" not in node:
-        yield Problem(f"{key}._target_", f"is missing: name {place.what}, for example _target_: {place.example}")
+        where = next((f"; it stands too deep, in {key}.{name}" for name in node if "_target_" in _keys(node[name])), "")
+        similar = next(
+            (f"; write it in the place of {name}" for name in node if str(name).strip("_") == "target"), where
+        )
+        yield Problem(f"{key}._target_", f"is missing: name {place.what}, _target_: {place.example}{similar}")
         return
     for name in ("_partial_", *(("_args_",) if group in _FILLED else ())):  # dltrain hands over arguments of its own
         if node.get(name):
             yield Problem(f"{key}.{name}", "is not for this place: write each argument with its name", node[name])
     yield from _check_target(key, group, node)
+
+
+def _keys(value: Any) -> Collection[str]:
+    return value if isinstance(value, dict) else ()
 
 
 def _check_empty(node: Mapping[str, Any]) -> Iterator[Problem]:

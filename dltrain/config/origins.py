@@ -27,28 +27,34 @@ class Origins:
         chosen = [one for one in overrides if not isinstance(one.value(), dict)]
         self._options = {one.key_or_group for one in chosen if repository.group_exists(one.key_or_group)}
         self._typed = {one.key_or_group for one in overrides} - self._options
-        self._lines: dict[tuple[str, ...], str] | None = None
+        self._lines: dict[str, str] | None = None
 
     def composed_from(self, defaults: Callable[[], Sequence[Any]]) -> None:
         self._defaults, self._lines = defaults, None
 
     def __call__(self, key: str) -> str:
-        parts = tuple(key.partition("[")[0].split("."))
         # Typed itself, or within a node that was typed, or made by typing a key within it.
         if any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in self._typed):
             return COMMAND_LINE
         if any(name.startswith(f"{key}.") for name in self._typed):
             return COMMAND_LINE
-        return self._read().get(parts, COMMAND_LINE if key in self._options else "")
+        lines = self._read()
+        outer = key.partition("[")[0]
+        while outer and outer not in lines:  # items of a list have no line of their own, what is missing has none
+            outer = outer.rpartition(".")[0]
+        return lines.get(outer, "") or (COMMAND_LINE if key in self._options else "")
 
-    def _read(self) -> dict[tuple[str, ...], str]:
+    def _read(self) -> dict[str, str]:
         if self._lines is None:
             self._lines = {}
             for default in self._defaults():
                 path = file_of(self.repository, default.config_path) if default.config_path else None
-                package = tuple(default.package.split(".")) if default.package else ()
-                lines = key_lines(path) if path else {}
-                self._lines |= {(*package, *key): f"{path_shown(path)}, line {line}" for key, line in lines.items()}
+                lines = {".".join(key): line for key, line in (key_lines(path) if path else {}).items()}
+                if default.package:
+                    lines = {f"{default.package}.{key}".removesuffix("."): line for key, line in lines.items()}
+                self._lines |= {key: f"{path_shown(path)}, line {line}" for key, line in lines.items()}
+                if path and default.package:
+                    self._lines.setdefault(default.package, path_shown(path))
         return self._lines
 
 

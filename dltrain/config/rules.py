@@ -139,6 +139,8 @@ Where = Callable[[str], str]  # of a key: "command line", or a file with its lin
 
 def shown(value: Any) -> str:
     """``value`` as it is typed on the command line, with text in quotes."""
+    if value == LATER:
+        return "${...}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

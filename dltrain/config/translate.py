@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import hydra.conf
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
@@ -65,6 +66,15 @@ def in_file(path: Path, error: BaseException, groups: Collection[str]) -> list[s
     if isinstance(error, MissingConfigException):
         option = str(error.missing_cfg_file).rpartition("/")[2]
         return [f"{near_path(path)}{_line_of(option, path)}: {_missing_file(error)}"]
+    if found := re.search(r"Multiple values for ([\w/]+)\. To override", str(error)):
+        written = f"the primary file has an option of {found[1]} already: write - override /{found[1]}: OPTION"
+        return [f"{near_path(path)}{_line_of(found[1], path)}: {written}"]
+    if found := re.search(r"Key '(\w+)' not in '(\w+)'", str(error)):
+        known = getattr(getattr(hydra.conf, found[2], None), "__dataclass_fields__", {})
+        near = did_you_mean(found[1], known) or f"; there are {', '.join(known)}"
+        return [f"{near_path(path)}{_line_of(found[1], path)}: there is no key {found[1]} here{near}"]
+    if (found := re.search(r"Could not override '\w+/(\w+)[^']*'\. No match", str(error))) and found[1] in groups:
+        return [f"{near_path(path)}{_line_of(found[1], path)}: write it with a slash, - override /{found[1]}: OPTION"]
     if found := re.search(r"Could not override '([^'@]+)[^']*'\. No match", str(error)):
         near = did_you_mean(found[1], groups)
         return [f"{near_path(path)}{_line_of(found[1], path)}: there is no group {found[1]} to override{near}"]

@@ -58,6 +58,11 @@ def _syntax(path: Path, error: yaml.MarkedYAMLError) -> str:
     if "mapping values are not allowed" in str(error.problem):
         reason = "there is a second colon, or a line is indented below a value"
         return f"{path}{line}: {reason}: write key: value, and text with a colon in quotes"
+    if "could not find expected ':'" in str(error.problem) and error.context_mark:
+        return f"{path}, line {error.context_mark.line + 1}: a colon takes a space behind it: write key: value"
+    if error.context_mark and ("flow" in str(error.context) or "quoted" in str(error.context)):
+        what = "bracket" if "flow" in str(error.context) else "quote"
+        return f"{path}, line {error.context_mark.line + 1}: this is no YAML: a {what} is opened and not closed"
     hint = "write key: value, indented with spaces, and close brackets and quotes"
     return f"{path}{line}: this is no YAML ({error.problem}): {hint}"
 
