@@ -136,6 +136,7 @@ def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None
     except OSError as unwritable:  # the error itself says more than that the folder cannot be written to
         log.warning("result.json was not written: %s", unwritable)
         return
+    trainer.checkpoints.settle()  # so that what is on its way to the disk counts
     saved = any(path.exists() for path in candidates(folder.path))
     how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
     log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
