@@ -673,9 +673,25 @@ def test_a_state_that_is_none_gets_a_message(dltrain, stopped, change):
     assert str(path) in outcome.stderr and "Traceback" not in outcome.stderr
 
 
-def test_a_new_run_in_the_folder_of_an_older_one_is_not_mixed_with_it(dltrain, undisturbed, interrupted):
+@pytest.mark.parametrize("resume", ["resume=off", "resume=other"])
+def test_a_new_run_does_not_take_the_place_of_an_older_one(dltrain, stopped, undisturbed, resume):
+    shutil.copytree(undisturbed("cnn"), "other")
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.suffix in (".pt", ".csv", ".json")}
+    refused = dltrain(*CONFIGS["cnn"], "hydra.run.dir=run", resume)
+    assert refused.code == 2
+    assert "holds the checkpoints of an older run; resume=auto goes on with it" in refused.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert dltrain(*CONFIGS["cnn"], "hydra.run.dir=run", "resume=run").code == 0  # the run itself
+    assert_equal_runs(undisturbed("cnn"), stopped)
+    shutil.rmtree(stopped / "checkpoints")
+    assert dltrain(*CONFIGS["cnn"], "hydra.run.dir=run", resume).code == 0
+
+
+def test_weights_without_a_state_are_not_mixed_with_a_new_run(dltrain, undisturbed, interrupted):
     shutil.copytree(undisturbed("onecycle"), "run")
-    run = interrupted(*CONFIGS["cnn"], at=behind_step(1), by=killed)
+    for path in Path("run/checkpoints").glob("last*.pt"):
+        path.unlink()
+    run = interrupted(*CONFIGS["cnn"], "resume=auto", at=behind_step(1), by=killed)
     assert list((run / "checkpoints").iterdir()) == []
 
 

@@ -33,7 +33,10 @@ def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest) -> floa
     Whatever is wrong before the first epoch leaves no folder behind.
     """
     with own_folder(path, command) as folder:
-        return go_on(cfg, folder, find_resumable(cfg.resume, path), stop)
+        resumable = find_resumable(cfg.resume, path)
+        if cfg.resume != "auto" and not (resumable and resumable.run == path.resolve()):
+            folder.require_no_run()
+        return go_on(cfg, folder, resumable, stop)
 
 
 @contextmanager
