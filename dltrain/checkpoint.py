@@ -9,6 +9,7 @@ import contextlib
 import copy
 import hashlib
 import os
+import pickle
 import struct
 import threading
 import time
@@ -56,8 +57,8 @@ def save(path: Path, content: dict[str, Any], make_way: Callable[[], None] | Non
             make_way()
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except RuntimeError as error:  # how torch's archive writer says that the disk is full
-        raise OSError(_first_line(error)) from error
+    except RuntimeError as error:  # torch's archive writer says no more than at which position it did not get on
+        raise OSError(f"'{temporary}' could not be written whole, is the disk full? {_first_line(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -73,6 +74,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"'{path}' {fault}")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own message says how to run the code that may be in there
+        raise CheckpointError(
+            f"'{path}' is no checkpoint of dltrain: it holds something else than plain types and tensors"
+        ) from error
     except Exception as error:  # a hostile file can make the reader raise anything
         raise CheckpointError(f"'{path}' is no checkpoint of dltrain: {_first_line(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):

@@ -137,7 +137,7 @@ def write_damaged(path: Path) -> None:
         (write_newer, "of a newer dltrain"),
         (write_older, "of an older dltrain"),
         (write_planted, "is cut short, or no checkpoint of dltrain"),
-        (write_planted_with_a_checksum, "is no checkpoint of dltrain"),
+        (write_planted_with_a_checksum, "it holds something else than plain types and tensors$"),
         (write_damaged, "does not match its checksum"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
