@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from test_loggers import wandb_records
 from torture import differences, torture
 
 from dltrain import checkpoint
@@ -483,6 +485,83 @@ def test_more_epochs_are_refused_where_the_schedule_is_laid_out_over_the_run(dlt
     assert "scheduler.total_steps was 16 and is now 28" in outcome.stderr
 
 
+def test_more_epochs_are_welcome_where_an_expression_is_the_schedule(dltrain, interrupted):
+    command = (*CONFIGS["cnn"], "scheduler=lambda", "scheduler.interval=step", "scheduler.lr_lambda=0.9**step")
+    assert dltrain(*command, "trainer.epochs=7", "hydra.run.dir=longer").code == 0
+    run = interrupted(*command, at=behind_step(6))
+    outcome = dltrain("resume", "run", "trainer.epochs=7")
+    assert outcome.code == 0, outcome.stderr
+    assert_equal_runs(Path("longer"), run)
+
+
+@pytest.fixture
+def own_data(dltrain, images) -> dict[str, tuple[str, ...]]:
+    """The options for data of one's own, which lie in the working directory: table, series and image folder."""
+    shutil.copytree(images, "images")
+    generator = np.random.default_rng(0)
+    rows = [",".join(f"{value:.3f}" for value in row) for row in generator.normal(size=(60, 3))]
+    Path("rows.csv").write_text("\n".join(["a,b,c", *rows]) + "\n")
+    rows = ("dataset.path=rows.csv", "dataset.target=c", "trainer.epochs=3")
+    return {
+        "table": ("dataset=table", *rows),
+        "series": ("dataset=series", "dataset.window=4", "dataset.horizon=1", *rows),
+        "image_folder": ("dataset=image_folder", "dataset.root=images", "dataset.image_size=8", "trainer.epochs=3"),
+    }
+
+
+def change_a_value() -> None:
+    *rows, _ = Path("rows.csv").read_text().splitlines()
+    Path("rows.csv").write_text("\n".join([*rows, "0.5,0.5,0.5"]) + "\n")
+
+
+def rename_an_image() -> None:
+    Path("images/train/a/0.png").rename("images/train/a/00.png")
+
+
+def replace_an_image() -> None:
+    Image.new("RGB", (8, 8)).save("images/train/a/0.png")
+
+
+@pytest.mark.parametrize(
+    ("data", "change"),
+    [
+        *(("table", change_a_value), ("series", change_a_value)),
+        *(("image_folder", rename_an_image), ("image_folder", replace_an_image)),
+    ],
+)
+def test_files_that_have_changed_are_noticed(dltrain, interrupted, own_data, data, change):
+    interrupted(*own_data[data], at=behind_step(1))
+    change()
+    refused = dltrain("resume", "run")
+    assert refused.code == 2
+    assert "data.files was " in refused.stderr and "data.samples" not in refused.stderr
+    assert dltrain("resume", "run", "--force").code == 0
+
+
+@pytest.mark.parametrize("data", ["table", "series", "image_folder"])
+def test_files_that_were_copied_elsewhere_are_the_same(dltrain, interrupted, own_data, data):
+    assert dltrain(*own_data[data], "hydra.run.dir=whole").code == 0
+    run = interrupted(*own_data[data], at=behind_step(1))
+    shutil.copytree("images", "elsewhere")
+    shutil.copy("rows.csv", "other.csv")
+    place = "dataset.root=elsewhere" if data == "image_folder" else "dataset.path=other.csv"
+    outcome = dltrain("resume", "run", place)
+    assert outcome.code == 0, outcome.stderr
+    assert [line for line in differences(Path("whole"), run) if not line.endswith(("config", "composed", "name"))] == []
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_another_number_of_samples_is_noticed(dltrain, stopped, part):
+    path = stopped / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    config = yaml.safe_load(content["config"])
+    config["data"]["samples"][part] -= 1
+    checkpoint.save(path, content | {"config": yaml.safe_dump(config)})
+    refused = dltrain("resume", "run")
+    assert refused.code == 2
+    assert f"data.samples.{part} was " in refused.stderr
+
+
 def rates(run: Path) -> list[float]:
     return [float(row["lr"]) for row in read_metrics(run)]
 
@@ -579,6 +658,27 @@ def test_mlflow_goes_on_with_its_run_and_has_each_epoch_once(dltrain, interrupte
     assert [(metric.step, metric.value) for metric in history] == [
         (int(row["epoch"]), float(row["val/loss"])) for row in read_metrics(run)
     ]
+
+
+@pytest.mark.filterwarnings("ignore")  # wandb's own imports warn
+def test_wandb_goes_on_with_its_run_and_has_the_same_values_for_an_epoch_that_comes_again(dltrain, interrupted):
+    from wandb.proto import wandb_internal_pb2
+
+    policy = ("trainer.checkpoint.every_n_epochs=2", "logger=[csv,wandb]")
+    run = interrupted(*CONFIGS["cnn"], *policy, at=behind_step(15), by=killed)
+    assert dltrain("resume", "run").code == 0
+    ids, logged = set(), {}
+    files = sorted((run / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    for path in files:
+        records = [wandb_internal_pb2.Record.FromString(content) for content in wandb_records(path)]
+        ids |= {record.run.run_id for record in records if record.HasField("run")}
+        for record in records:
+            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            if "val/loss" in items:
+                logged.setdefault(int(items["_step"]), []).append(float(items["val/loss"]))
+    assert len(files) == 2 and ids == {(run / "wandb" / "run_id").read_text()}
+    expected = {int(row["epoch"]): float(row["val/loss"]) for row in read_metrics(run)}
+    assert logged == {1: [expected[1]], 2: [expected[2]], 3: [expected[3]] * 2, 4: [expected[4]]}
 
 
 def test_the_log_goes_on_and_has_no_line_twice(dltrain, stopped):
