@@ -195,6 +195,7 @@ def _placed(samples: Samples, device: torch.device) -> tuple[Samples, bool]:
 
 def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
     facts = data.facts
+    parts = {"train": data.train, "val": data.val, "test": data.test}
     per_interval = steps_per_epoch if cfg.scheduler.interval == "step" else 1
     values = {
         "name": facts.name,
@@ -203,6 +204,8 @@ def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
         "input_shape": list(facts.input_shape),
         "num_outputs": facts.num_outputs,
         "class_names": list(facts.class_names) or None,
+        "samples": {name: len(part) if part else 0 for name, part in parts.items()},
+        "files": data.files or None,
         "steps_per_epoch": steps_per_epoch,
         "schedule_length": cfg.trainer.epochs * per_interval,
     }

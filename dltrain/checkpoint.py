@@ -9,10 +9,12 @@ import contextlib
 import copy
 import hashlib
 import os
+import pickle
 import struct
 import threading
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -34,8 +36,10 @@ _PAUSE = 0.25  # seconds from one writing to the next: what SIGKILL can cost at 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: dict[str, Any], make_way: Callable[[], None] | None = None) -> None:
     """Write ``content`` to ``path``, which is a whole checkpoint at any time.
+
+    ``make_way`` is called once the new file is verified, right before it takes the place of the one before it.
 
     Raises:
         OSError: it could not be written whole; what was at ``path`` is still there.
@@ -49,10 +53,12 @@ def save(path: Path, content: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         if fault := find_fault(temporary):
             raise OSError(f"'{temporary}' {fault} although it was just written; is the disk failing?")
+        if make_way:
+            make_way()
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except RuntimeError as error:  # how torch's archive writer says that the disk is full
-        raise OSError(_first_line(error)) from error
+    except RuntimeError as error:  # torch's archive writer says no more than at which position it did not get on
+        raise OSError(f"'{temporary}' could not be written whole, is the disk full? {_first_line(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -68,6 +74,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"'{path}' {fault}")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own message says how to run the code that may be in there
+        raise CheckpointError(
+            f"'{path}' is no checkpoint of dltrain: it holds something else than plain types and tensors"
+        ) from error
     except Exception as error:  # a hostile file can make the reader raise anything
         raise CheckpointError(f"'{path}' is no checkpoint of dltrain: {_first_line(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
@@ -158,6 +168,7 @@ class Checkpoints:
         self._next = 0.0  # the earliest moment of the next writing, on the monotonic clock
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
+        self._last_is_whole = False  # known of one that this process has written
         self.newest_best: dict[str, Any] | None = None  # what is in best.pt once all is written
 
     @property
@@ -225,15 +236,16 @@ class Checkpoints:
                     return
                 content = self._pending.pop(name)
             try:
-                if name == "last.pt":
-                    self._keep_previous()
-                save(self.folder / name, {**self.header, **content})
+                make_way = self._keep_previous if name == "last.pt" else None
+                save(self.folder / name, {**self.header, **content}, make_way)
             except Exception as error:  # raised where the trainer next looks, for this thread has nobody to tell
                 self._error = error
 
     def _keep_previous(self) -> None:
         """Give ``last.pt``, which is about to be replaced, a second name behind those before it."""
-        if not self.keep or not self.last.exists():
+        is_known, self._last_is_whole = self._last_is_whole, True
+        # A run that went on from an older checkpoint, because this one is damaged, keeps the one that is not.
+        if not self.keep or (not is_known and find_fault(self.last)):
             return
         names = [self.folder / f"last-{number}.pt" for number in range(1, self.keep + 1)]
         for older, newer in reversed(list(pairwise(names))):

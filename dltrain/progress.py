@@ -39,6 +39,9 @@ class View:
     ) -> None:
         return None
 
+    def begin_epoch(self, epoch: int, batch: int) -> None:
+        """Before the first step of an epoch (from 0), or of what is left of it behind ``batch`` batches."""
+
     def step(self, total: MeanLoss) -> None:
         """After each optimizer step; ``total`` is the epoch's loss so far, on the device."""
 
@@ -71,7 +74,7 @@ class LiveView(View):
         self._epoch = self.progress.add_task("epoch", total=epochs, note="")
         self._rows: list[Mapping[str, float]] = []
         self._best: Best | None = None
-        self._step = 0
+        self._step = self._first_step = 0
         self._drawn = 0.0
         # Drawn when asked, from the training loop: rich's own refresh thread would compete with it.
         self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
@@ -88,11 +91,17 @@ class LiveView(View):
         self._draw()
         self._live.stop()
 
+    def begin_epoch(self, epoch: int, batch: int) -> None:
+        # Where a run goes on, or has been rolled back, that is not where the view was.
+        self._step = self._first_step = epoch * self.batches + batch
+        self.progress.update(self._run, completed=self._step)
+        self.progress.update(self._epoch, completed=epoch)
+
     def step(self, total: MeanLoss) -> None:
         self._step += 1
         if time.perf_counter() - self._drawn >= _SECONDS_BETWEEN_UPDATES:
             loss = self._loss.read(total)
-            seen = min(self._step % self.batches or self.batches, self.batches) * self.samples / self.batches
+            seen = (self._step - self._first_step) * self.samples / self.batches
             speed = seen / max(time.perf_counter() - self._epoch_began, 1e-9)
             self.progress.update(self._run, completed=self._step, note=f"loss {loss:.4f}  {speed:,.0f} samples/s")
             self._draw()

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dltrain import checkpoint
-from dltrain.errors import CheckpointError, ConfigError
+from dltrain.errors import CheckpointError, UserError
 from dltrain.recovery import scale_learning_rate
 from dltrain.run import read_json
 from dltrain.trainer import Trainer
@@ -21,7 +21,8 @@ _FREE = (
     *("device", "report", "resume", "trust", "out", "logger", "sweep", "dataset.root", "dataset.path"),
     *("dataset.cache", "dataset.download", "trainer.epochs", "trainer.early_stopping"),
     *(f"trainer.checkpoint.{name}" for name in ("every_n_epochs", "every_n_steps", "every_n_minutes", "keep")),
-    *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile", "data.schedule_length"),
+    *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile"),
+    *("data.name", "data.schedule_length", "scheduler.tried_over"),
 )
 
 
@@ -100,7 +101,7 @@ def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: boo
     learning rate is scaled as far as a schedule has changed it, and a schedule that has changed itself starts anew.
 
     Raises:
-        ConfigError: keys that differ, unless ``force``.
+        UserError: keys that differ, unless ``force``.
         CheckpointError: the state is of another network.
     """
     try:
@@ -147,12 +148,14 @@ def require_same(before: str, now: str, force: bool = False) -> set[str]:
     Returns the keys that differ all the same, by ``force``.
 
     Raises:
-        ConfigError: keys that differ, unless ``force``.
+        UserError: keys that differ, unless ``force``.
     """
     changed = dict(_differences(yaml.safe_load(before), yaml.safe_load(now)))
     if changed and not force:
-        advice = "start a new run for that, or go on all the same with: dltrain resume RUN --force [overrides]"
-        raise ConfigError([*changed.values(), f"this would be another run than the one before the break; {advice}"])
+        raise UserError(
+            "\n  - ".join(["this would be another run than the one before the break:", *changed.values()])
+            + "\nstart a new run for that, or go on all the same with: dltrain resume RUN --force [overrides]"
+        )
     for problem in changed.values():
         log.warning("%s (forced)", problem)
     return set(changed)

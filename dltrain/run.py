@@ -69,6 +69,14 @@ class RunFolder:
             if error.errno not in _NO_LOCKS:
                 raise UserError(f"'{self.path}' cannot be used: {error}") from error
 
+    def require_no_run(self) -> None:
+        """Raise :class:`UserError` where an older run has left checkpoints, which a new one would replace."""
+        if any(self.checkpoints.glob("*.pt")):
+            raise UserError(
+                f"'{self.path}' holds the checkpoints of an older run; resume=auto goes on with it, and a new run needs"
+                " another folder, hydra.run.dir=..., or this one without its checkpoints/"
+            )
+
     def release(self) -> None:
         """Let other processes run here."""
         if self._lock is not None:
@@ -96,7 +104,7 @@ class RunFolder:
             earlier = read_json(self.path / "environment.json")
             self.command = read_json(self.path / "result.json").get("command", self.command)
             self._begun -= resumed
-        else:  # nobody is to go on from what another run has left here
+        else:  # weights without a state, from which resume=auto cannot go on, are not to be taken for this run's
             for left in self.checkpoints.glob("*.pt"):
                 left.unlink()
         if earlier:

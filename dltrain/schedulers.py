@@ -47,12 +47,12 @@ class LambdaLR(torch_schedulers.LambdaLR):
     Args:
         lr_lambda: an :class:`Expression` of ``variable``, for example ``(epoch + 1) ** -0.5``.
         variable: ``epoch`` or ``step``, the interval in which the scheduler steps; it counts from 0.
-        total: intervals of the whole run, over which the expression is tried beforehand.
+        tried_over: intervals of the whole run, over which the expression is tried beforehand; no rate depends on them.
     """
 
-    def __init__(self, optimizer: Optimizer, lr_lambda: str | float, variable: str = "epoch", total: int = 0):
+    def __init__(self, optimizer: Optimizer, lr_lambda: str | float, variable: str = "epoch", tried_over: int = 0):
         expression = Expression(str(lr_lambda), variable)
-        expression.check(total)
+        expression.check(tried_over)
         # A function rather than the object: torch then keeps it out of the state, which stays plain.
         super().__init__(optimizer, lambda value: expression(value))
 

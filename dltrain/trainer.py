@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dltrain import recovery
+from dltrain import recovery, state
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.loader import Loader
@@ -29,7 +29,6 @@ from dltrain.signals import StopRequest
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
-_PLAIN = ("epoch", "step", "batch", "lr", "accumulate", "seconds")  # numbers of the state
 
 
 @dataclass
@@ -118,14 +117,13 @@ class Trainer:
                     recovery.roll_back(self, error)
             if self.step and not self.best.epoch:
                 self.save_best()  # no epoch was ever best, but there must be weights
-            if self.due.is_behind(self.epoch, self.step):
-                self.save()
-            self.checkpoints.wait()
+            self.settle()
         self.stop.check()  # a signal that came behind the last step
 
     def train_epoch(self) -> None:
         """Take a step for each batch that the current epoch has left."""
         self.train.set_epoch(self.epoch, self.batch)
+        self.view.begin_epoch(self.epoch, self.batch)
         self.model.train()
         for inputs, targets in self.train:
             self.lr = self.optimizer.param_groups[0]["lr"]
@@ -138,7 +136,7 @@ class Trainer:
             if self.due.after_step(self.step):
                 self.save()
             if self.stop.requested:
-                self.interrupt()
+                self.settle()
         self.require_finite()
 
     def end_epoch(self, metrics: Row) -> None:
@@ -216,8 +214,7 @@ class Trainer:
         """Metrics of the validation part as ``val/...``; none without one."""
         if self.val is None:
             return {}
-        metrics = self.evaluate(self.val)
-        return {f"val/{name}": value for name, value in metrics.compute().items()}
+        return {f"val/{name}": value for name, value in self.evaluate(self.val).compute().items()}
 
     def evaluate(self, loader: Loader) -> Metrics:
         """Metrics of the evaluated weights over ``loader``, in smaller batches if memory is short."""
@@ -232,11 +229,11 @@ class Trainer:
         for batch in loader:
             if self.stop.requested:
                 set_random_state(draws)  # the evaluation will be taken again from its start
-                self.interrupt()
+                self.settle()
             yield batch
 
-    def interrupt(self) -> None:
-        """Save the state and leave."""
+    def settle(self) -> None:
+        """Have the state on the disk, and leave if a signal has asked for it."""
         if self.due.is_behind(self.epoch, self.step):
             self.save()
         self.checkpoints.wait()
@@ -266,40 +263,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two steps, in plain types and tensors."""
-        return {
-            **{name: getattr(self, name) for name in _PLAIN},
-            "history": [dict(row) for row in self.history],
-            "events": list(self.events),
-            "total": self.total.state_dict(),
-            **{name: part.state_dict() for name, part in self._parts()},
-            "random": random_state(),
-        }
+        return state.state_dict(self)
 
-    def load_state_dict(self, state: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any], without: Sequence[str] = ()) -> None:
         """Go on from :meth:`state_dict` of a trainer that was built alike; parts in ``without`` stay as they are."""
-        for name in _PLAIN:
-            if name not in without:
-                setattr(self, name, state[name])
-        self.history = [dict(row) for row in state["history"]]
-        self.events = list(state["events"])
-        self.total = MeanLoss(self.precision.device)
-        self.total.load_state_dict(state["total"])
-        for name, part in self._parts():
-            if name not in without:
-                part.load_state_dict(state[name])
-        if self.early_stopping:  # from the history, so that it may be another one than before
-            self.early_stopping = self.early_stopping.after(self.history)
-        self.watch.reset()
-        set_random_state(state["random"])  # last: what is above may draw
-
-    def _parts(self) -> list[tuple[str, Any]]:
-        """Everything with a state of its own that this run has, by name."""
-        parts = {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-            "schedule": self.schedule,
-            "ema": self.ema.model if self.ema else None,
-            "best": self.best,
-        }
-        return [(name, part) for name, part in parts.items() if part is not None]
+        state.load_state_dict(self, saved, without)

@@ -137,7 +137,7 @@ def write_damaged(path: Path) -> None:
         (write_newer, "of a newer dltrain"),
         (write_older, "of an older dltrain"),
         (write_planted, "is cut short, or no checkpoint of dltrain"),
-        (write_planted_with_a_checksum, "is no checkpoint of dltrain"),
+        (write_planted_with_a_checksum, "it holds something else than plain types and tensors$"),
         (write_damaged, "does not match its checksum"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -211,13 +211,50 @@ def test_the_ones_before_stay_where_there_are_no_hard_links(tmp_path, monkeypatc
     assert [checkpoint.load(tmp_path / name)["epoch"] for name in names] == [4, 3, 2]
 
 
+def names_and_epochs(folder: Path) -> dict[str, int]:
+    return {path.name: checkpoint.load(path)["epoch"] for path in sorted(folder.iterdir())}
+
+
+def test_the_ones_before_stay_until_the_new_one_is_verified(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, {})
+    for epoch in (1, 2):
+        checkpoints.save_last({"epoch": epoch})
+        checkpoints.wait()
+
+    def fail(*arguments):
+        raise OSError("no space")
+
+    monkeypatch.setattr("dltrain.checkpoint._seal", fail)
+    checkpoints.save_last({"epoch": 3})
+    with pytest.raises(TrainingError, match="no space"):
+        checkpoints.wait()
+    assert names_and_epochs(tmp_path) == {"last-1.pt": 1, "last.pt": 2}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_one_that_a_run_went_on_from(tmp_path, keep):
+    for epoch in (1, 2):
+        checkpoints = Checkpoints(tmp_path, {}, keep)
+        checkpoints.save_last({"epoch": epoch})
+        checkpoints.wait()
+    (tmp_path / "last.pt").write_bytes(flipped((tmp_path / "last.pt").read_bytes(), 300))
+    resumed = Checkpoints(tmp_path, {}, keep)
+    resumed.save_last({"epoch": 3})
+    resumed.wait()
+    assert names_and_epochs(tmp_path) == {"last-1.pt": 1, "last.pt": 3}
+    resumed.save_last({"epoch": 4})
+    resumed.wait()
+    expected = {"last-1.pt": 3, "last-2.pt": 1, "last.pt": 4}
+    assert names_and_epochs(tmp_path) == {name: expected[name] for name in expected if keep == 2 or "2" not in name}
+
+
 def test_what_is_saved_is_copied_at_once(tmp_path, monkeypatch):
     may_write = threading.Event()
     real = checkpoint.save
 
-    def late(path, content):
+    def late(*arguments):
         may_write.wait()
-        real(path, content)
+        real(*arguments)
 
     monkeypatch.setattr(checkpoint, "save", late)
     weight, history = torch.zeros(3), [{"epoch": 1}]
@@ -237,11 +274,11 @@ def test_where_the_disk_is_slower_than_training_only_the_newest_is_written(tmp_p
     written = []
     real = checkpoint.save
 
-    def late(path, content):
+    def late(path, content, make_way):
         began.set()
         may_write.wait()
         written.append(content["epoch"])
-        real(path, content)
+        real(path, content, make_way)
 
     monkeypatch.setattr(checkpoint, "save", late)
     checkpoints = Checkpoints(tmp_path, {})
@@ -308,7 +345,7 @@ def test_an_error_of_the_writer_is_raised_where_the_trainer_looks_and_nothing_is
 
 
 def test_a_bug_in_the_writer_is_raised_as_it_is(tmp_path, monkeypatch):
-    def broken(path, content):
+    def broken(*arguments):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(checkpoint, "save", broken)

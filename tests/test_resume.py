@@ -16,10 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from test_loggers import wandb_records
 from torture import differences, torture
 
 from dltrain import checkpoint
+from dltrain.checkpoint import Checkpoints
 from dltrain.data import loader
 from dltrain.progress import View
 from dltrain.trainer import Trainer
@@ -118,6 +121,19 @@ def interrupted(dltrain, monkeypatch) -> Callable[..., Path]:
         return Path("run")
 
     return start
+
+
+@pytest.fixture
+def each_written(monkeypatch) -> None:
+    """Has every state written before the run goes on, where otherwise all but the newest may be left out."""
+    real = Checkpoints.save_last
+
+    def save_last(self, content):
+        copied = real(self, content)
+        self.wait()
+        return copied
+
+    monkeypatch.setattr(Checkpoints, "save_last", save_last)
 
 
 @pytest.fixture(scope="session")
@@ -266,14 +282,12 @@ def test_a_process_that_is_killed_for_real_loses_nothing(name, tmp_path):
 # How a run is named, and what the verb and the key say
 
 
-def test_a_checkpoint_file_names_its_run_and_the_state_to_go_on_from(dltrain, undisturbed):
-    run = shutil.copytree(undisturbed("cnn"), "run")
-    epoch = checkpoint.load(Path("run/checkpoints/last-1.pt"))["epoch"]
-    assert 1 <= epoch < 4  # checkpoints that come faster than they are written are left out
+def test_a_checkpoint_file_names_its_run_and_the_state_to_go_on_from(dltrain, undisturbed, interrupted, each_written):
+    run = interrupted(*CONFIGS["cnn"], at=behind_step(14))
     resumed = dltrain("resume", "run/checkpoints/last-1.pt")
     assert resumed.code == 0
-    assert f"behind step {4 * epoch}\n" in resumed.stderr
-    assert_equal_runs(undisturbed("cnn"), Path(run))
+    assert "behind step 12\n" in resumed.stderr
+    assert_equal_runs(undisturbed("cnn"), run)
 
 
 def test_resume_auto_starts_goes_on_and_then_says_that_it_is_finished(dltrain, interrupted, undisturbed):
@@ -483,6 +497,83 @@ def test_more_epochs_are_refused_where_the_schedule_is_laid_out_over_the_run(dlt
     assert "scheduler.total_steps was 16 and is now 28" in outcome.stderr
 
 
+def test_more_epochs_are_welcome_where_an_expression_is_the_schedule(dltrain, interrupted):
+    command = (*CONFIGS["cnn"], "scheduler=lambda", "scheduler.interval=step", "scheduler.lr_lambda=0.9**step")
+    assert dltrain(*command, "trainer.epochs=7", "hydra.run.dir=longer").code == 0
+    run = interrupted(*command, at=behind_step(6))
+    outcome = dltrain("resume", "run", "trainer.epochs=7")
+    assert outcome.code == 0, outcome.stderr
+    assert_equal_runs(Path("longer"), run)
+
+
+@pytest.fixture
+def own_data(dltrain, images) -> dict[str, tuple[str, ...]]:
+    """The options for data of one's own, which lie in the working directory: table, series and image folder."""
+    shutil.copytree(images, "images")
+    generator = np.random.default_rng(0)
+    rows = [",".join(f"{value:.3f}" for value in row) for row in generator.normal(size=(60, 3))]
+    Path("rows.csv").write_text("\n".join(["a,b,c", *rows]) + "\n")
+    rows = ("dataset.path=rows.csv", "dataset.target=c", "trainer.epochs=3")
+    return {
+        "table": ("dataset=table", *rows),
+        "series": ("dataset=series", "dataset.window=4", "dataset.horizon=1", *rows),
+        "image_folder": ("dataset=image_folder", "dataset.root=images", "dataset.image_size=8", "trainer.epochs=3"),
+    }
+
+
+def change_a_value() -> None:
+    *rows, _ = Path("rows.csv").read_text().splitlines()
+    Path("rows.csv").write_text("\n".join([*rows, "0.5,0.5,0.5"]) + "\n")
+
+
+def rename_an_image() -> None:
+    Path("images/train/a/0.png").rename("images/train/a/00.png")
+
+
+def replace_an_image() -> None:
+    Image.new("RGB", (8, 8)).save("images/train/a/0.png")
+
+
+@pytest.mark.parametrize(
+    ("data", "change"),
+    [
+        *(("table", change_a_value), ("series", change_a_value)),
+        *(("image_folder", rename_an_image), ("image_folder", replace_an_image)),
+    ],
+)
+def test_files_that_have_changed_are_noticed(dltrain, interrupted, own_data, data, change):
+    interrupted(*own_data[data], at=behind_step(1))
+    change()
+    refused = dltrain("resume", "run")
+    assert refused.code == 2
+    assert "data.files was " in refused.stderr and "data.samples" not in refused.stderr
+    assert dltrain("resume", "run", "--force").code == 0
+
+
+@pytest.mark.parametrize("data", ["table", "series", "image_folder"])
+def test_files_that_were_copied_elsewhere_are_the_same(dltrain, interrupted, own_data, data):
+    assert dltrain(*own_data[data], "hydra.run.dir=whole").code == 0
+    run = interrupted(*own_data[data], at=behind_step(1))
+    shutil.copytree("images", "elsewhere")
+    shutil.copy("rows.csv", "other.csv")
+    place = "dataset.root=elsewhere" if data == "image_folder" else "dataset.path=other.csv"
+    outcome = dltrain("resume", "run", place)
+    assert outcome.code == 0, outcome.stderr
+    assert [line for line in differences(Path("whole"), run) if not line.endswith(("config", "composed", "name"))] == []
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_another_number_of_samples_is_noticed(dltrain, stopped, part):
+    path = stopped / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    config = yaml.safe_load(content["config"])
+    config["data"]["samples"][part] -= 1
+    checkpoint.save(path, content | {"config": yaml.safe_dump(config)})
+    refused = dltrain("resume", "run")
+    assert refused.code == 2
+    assert f"data.samples.{part} was " in refused.stderr
+
+
 def rates(run: Path) -> list[float]:
     return [float(row["lr"]) for row in read_metrics(run)]
 
@@ -581,6 +672,27 @@ def test_mlflow_goes_on_with_its_run_and_has_each_epoch_once(dltrain, interrupte
     ]
 
 
+@pytest.mark.filterwarnings("ignore")  # wandb's own imports warn
+def test_wandb_goes_on_with_its_run_and_has_the_same_values_for_an_epoch_that_comes_again(dltrain, interrupted):
+    from wandb.proto import wandb_internal_pb2
+
+    policy = ("trainer.checkpoint.every_n_epochs=2", "logger=[csv,wandb]")
+    run = interrupted(*CONFIGS["cnn"], *policy, at=behind_step(15), by=killed)
+    assert dltrain("resume", "run").code == 0
+    ids, logged = set(), {}
+    files = sorted((run / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    for path in files:
+        records = [wandb_internal_pb2.Record.FromString(content) for content in wandb_records(path)]
+        ids |= {record.run.run_id for record in records if record.HasField("run")}
+        for record in records:
+            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            if "val/loss" in items:
+                logged.setdefault(int(items["_step"]), []).append(float(items["val/loss"]))
+    assert len(files) == 2 and ids == {(run / "wandb" / "run_id").read_text()}
+    expected = {int(row["epoch"]): float(row["val/loss"]) for row in read_metrics(run)}
+    assert logged == {1: [expected[1]], 2: [expected[2]], 3: [expected[3]] * 2, 4: [expected[4]]}
+
+
 def test_the_log_goes_on_and_has_no_line_twice(dltrain, stopped):
     assert dltrain("resume", "run").code == 0
     epochs = re.findall(r" epoch (\d/4) ", (stopped / "train.log").read_text())
@@ -613,7 +725,7 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(dltrain, interrupted, undisturbed):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(dltrain, interrupted, undisturbed, each_written):
     run = interrupted(*CONFIGS["cnn"], at=behind_epoch(3))
     damage(run / "checkpoints" / "last.pt")
     outcome = dltrain("resume", "run")
@@ -623,7 +735,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(dltrain, interrupte
     assert_equal_runs(undisturbed("cnn"), run)
 
 
-def test_a_missing_last_checkpoint_gives_way_to_the_one_before_it(dltrain, interrupted, undisturbed):
+def test_a_missing_last_checkpoint_gives_way_to_the_one_before_it(dltrain, interrupted, undisturbed, each_written):
     run = interrupted(*CONFIGS["cnn"], at=behind_epoch(3))
     (run / "checkpoints" / "last.pt").unlink()
     assert dltrain("resume", "run").code == 0
@@ -649,7 +761,7 @@ def test_best_weights_that_are_newer_than_the_state_are_not_taken_for_its_own(dl
 
 
 @pytest.mark.parametrize("command", [("resume", "run"), (*CONFIGS["cnn"], "hydra.run.dir=run", "resume=auto")])
-def test_where_all_checkpoints_are_damaged_nothing_is_trained_or_lost(dltrain, interrupted, command):
+def test_where_all_checkpoints_are_damaged_nothing_is_trained_or_lost(dltrain, interrupted, each_written, command):
     run = interrupted(*CONFIGS["cnn"], at=behind_epoch(3))
     for name in ("last.pt", "last-1.pt"):
         damage(run / "checkpoints" / name)
@@ -673,9 +785,25 @@ def test_a_state_that_is_none_gets_a_message(dltrain, stopped, change):
     assert str(path) in outcome.stderr and "Traceback" not in outcome.stderr
 
 
-def test_a_new_run_in_the_folder_of_an_older_one_is_not_mixed_with_it(dltrain, undisturbed, interrupted):
+@pytest.mark.parametrize("resume", ["resume=off", "resume=other"])
+def test_a_new_run_does_not_take_the_place_of_an_older_one(dltrain, stopped, undisturbed, resume):
+    shutil.copytree(undisturbed("cnn"), "other")
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.suffix in (".pt", ".csv", ".json")}
+    refused = dltrain(*CONFIGS["cnn"], "hydra.run.dir=run", resume)
+    assert refused.code == 2
+    assert "holds the checkpoints of an older run; resume=auto goes on with it" in refused.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert dltrain(*CONFIGS["cnn"], "hydra.run.dir=run", "resume=run").code == 0  # the run itself
+    assert_equal_runs(undisturbed("cnn"), stopped)
+    shutil.rmtree(stopped / "checkpoints")
+    assert dltrain(*CONFIGS["cnn"], "hydra.run.dir=run", resume).code == 0
+
+
+def test_weights_without_a_state_are_not_mixed_with_a_new_run(dltrain, undisturbed, interrupted):
     shutil.copytree(undisturbed("onecycle"), "run")
-    run = interrupted(*CONFIGS["cnn"], at=behind_step(1), by=killed)
+    for path in Path("run/checkpoints").glob("last*.pt"):
+        path.unlink()
+    run = interrupted(*CONFIGS["cnn"], "resume=auto", at=behind_step(1), by=killed)
     assert list((run / "checkpoints").iterdir()) == []
 
 

@@ -288,7 +288,7 @@ def test_an_expression_is_what_python_makes_of_it(text, function):
 
 
 def test_an_expression_scales_the_initial_rate():
-    scheduler = LambdaLR(sgd(), "1 / (step + 1)", "step", total=4)
+    scheduler = LambdaLR(sgd(), "1 / (step + 1)", "step", tried_over=4)
     assert trace(scheduler, 4) == [LR, LR / 2, LR * (1 / 3), LR / 4]
 
 

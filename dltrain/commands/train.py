@@ -33,7 +33,10 @@ def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest) -> floa
     Whatever is wrong before the first epoch leaves no folder behind.
     """
     with own_folder(path, command) as folder:
-        return go_on(cfg, folder, find_resumable(cfg.resume, path), stop)
+        resumable = find_resumable(cfg.resume, path)
+        if cfg.resume != "auto" and not (resumable and resumable.run == path.resolve()):
+            folder.require_no_run()
+        return go_on(cfg, folder, resumable, stop)
 
 
 @contextmanager
@@ -136,6 +139,7 @@ def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None
     except OSError as unwritable:  # the error itself says more than that the folder cannot be written to
         log.warning("result.json was not written: %s", unwritable)
         return
+    trainer.checkpoints.settle()  # so that what is on its way to the disk counts
     saved = any(path.exists() for path in candidates(folder.path))
     how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
     log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)

@@ -153,7 +153,8 @@ class Data:
 
     ``transform`` turns a raw batch into what the model reads, on the device; ``augment`` changes raw batches of the
     training part before it. ``preprocessing`` holds, in plain types, how raw files became samples (categories,
-    means), so that new files can be read the same way later.
+    means), so that new files can be read the same way later. ``files`` tells the raw files from others, wherever
+    they lie, where they are the user's own: see :mod:`dltrain.data.source`.
     """
 
     facts: Facts
@@ -163,6 +164,7 @@ class Data:
     transform: nn.Module = field(default_factory=nn.Identity)
     augment: Callable[[Tensor, Tensor], Tensor] | None = None
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    files: str = ""
 
     def __str__(self) -> str:
         parts = {"train": self.train, "val": self.val, "test": self.test}

@@ -5,7 +5,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from dltrain.data.base import Arrays, Data, Samples
 from dltrain.data.cache import available_memory, cache_limit, cached, key_of, read_ahead, shared_array
 from dltrain.data.decode import Decoding, decode_all
 from dltrain.data.images import image_data
+from dltrain.data.source import describe_folder
 from dltrain.errors import ConfigError, DataError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def image_folder(
         for name, folder in (("train", train_folder), ("val", top / "val"), ("test", top / "test"))
         if folder.is_dir()
     }
-    return image_data(
+    data = image_data(
         top.resolve().name,
         classes,
         parts["train"],
@@ -80,6 +81,8 @@ def image_folder(
         split_seed=split_seed,
         augment=augment,
     )
+    described = (f"{name} {describe_folder(part.folder, part.paths)}" for name, part in parts.items())
+    return replace(data, files="; ".join(described))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dltrain.data.base import Data, Facts, Windows
 from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns, row_name
+from dltrain.data.source import describe_file
 from dltrain.data.splits import held_size
 from dltrain.errors import ConfigError, DataError
 
@@ -93,6 +94,7 @@ def series(
         part(bounds[0], bounds[1], "val"),
         part(bounds[1], bounds[2], "test"),
         preprocessing={"columns": features, "mean": mean.tolist(), "std": std.tolist()},
+        files=describe_file(Path(path).expanduser()),
     )
 
 

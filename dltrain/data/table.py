@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Facts, Task
 from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns
+from dltrain.data.source import describe_file
 from dltrain.data.splits import holdout, limited
 from dltrain.errors import ConfigError, DataError
 
@@ -142,7 +143,14 @@ def table(
         target_std=std,
     )
     train, val, test = (Arrays(inputs[part], values[part]) for part in parts)
-    return Data(facts, train, val if len(val) else None, test if len(test) else None, preprocessing=asdict(encoder))
+    return Data(
+        facts,
+        train,
+        val if len(val) else None,
+        test if len(test) else None,
+        preprocessing=asdict(encoder),
+        files=describe_file(Path(path).expanduser()),
+    )
 
 
 def _split_rows(

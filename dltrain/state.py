@@ -1,0 +1,55 @@
+"""The state of a trainer between two steps: all that decides how a run goes on, in plain types and tensors."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dltrain.device import random_state, set_random_state
+from dltrain.metrics import MeanLoss
+
+if TYPE_CHECKING:
+    from dltrain.trainer import Trainer
+
+_PLAIN = ("epoch", "step", "batch", "lr", "accumulate", "seconds")  # numbers of the state
+
+
+def state_dict(trainer: "Trainer") -> dict[str, Any]:
+    """The state of ``trainer``, which its tensors share."""
+    return {
+        **{name: getattr(trainer, name) for name in _PLAIN},
+        "history": [dict(row) for row in trainer.history],
+        "events": list(trainer.events),
+        "total": trainer.total.state_dict(),
+        **{name: part.state_dict() for name, part in _parts(trainer)},
+        "random": random_state(),
+    }
+
+
+def load_state_dict(trainer: "Trainer", state: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+    """Bring ``trainer`` to the ``state`` of one that was built alike; parts in ``without`` stay as they are."""
+    for name in _PLAIN:
+        if name not in without:
+            setattr(trainer, name, state[name])
+    trainer.history = [dict(row) for row in state["history"]]
+    trainer.events = list(state["events"])
+    trainer.total = MeanLoss(trainer.precision.device)
+    trainer.total.load_state_dict(state["total"])
+    for name, part in _parts(trainer):
+        if name not in without:
+            part.load_state_dict(state[name])
+    if trainer.early_stopping:  # from the history, so that it may be another one than before
+        trainer.early_stopping = trainer.early_stopping.after(trainer.history)
+    trainer.watch.reset()
+    set_random_state(state["random"])  # last: what is above may draw
+
+
+def _parts(trainer: "Trainer") -> list[tuple[str, Any]]:
+    """Everything with a state of its own that this run has, by name."""
+    parts = {
+        "model": trainer.model,
+        "optimizer": trainer.optimizer,
+        "scaler": trainer.scaler,
+        "schedule": trainer.schedule,
+        "ema": trainer.ema.model if trainer.ema else None,
+        "best": trainer.best,
+    }
+    return [(name, part) for name, part in parts.items() if part is not None]
