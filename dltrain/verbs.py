@@ -56,6 +56,22 @@ whichever there is.
         "dltrain.commands.resume:resume",
         "overrides",
     ),
+    "evaluate": Verb(
+        "RUN [split=test] [overrides]",
+        "how good the network of a run is",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file. Prints tables on a terminal, elsewhere one line of JSON.
+
+  split             train, val, test (default), or all samples
+  dataset.root=...  another folder with the same classes: its test/ where it has one, else all of it
+  dataset.path=...  another file with the same columns: all of it
+  device=...        and other keys of the run's configuration
+
+  dltrain evaluate outputs/2026-01-31/12-00-00-1a2b3c4d
+  dltrain evaluate outputs/2026-01-31/12-00-00-1a2b3c4d dataset.root=other_pictures""",
+        "dltrain.commands.evaluate:evaluate",
+        "overrides",
+    ),
     "list": Verb(
         "[GROUP]...",
         "what can be chosen, each with one line",

@@ -72,6 +72,15 @@ def check_numbers(column: pl.Series, numbers: pl.Series, path: str, advice: str)
         )
 
 
+def require_plain(column: pl.Series, path: str) -> None:
+    """Raise :class:`DataError` for what a Parquet column may hold and no row of features can."""
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        raise DataError(
+            f"'{path}', column '{column.name}' is of type {column.dtype}; only numbers, texts, dates and true/false can"
+            f" be used; leave other columns out with 'dataset.ignore=[{column.name}]'"
+        )
+
+
 def row_name(path: str, row: int) -> str:
     """``row 3 (line 4)``: ``row`` from 0, as counted from 1 below the header, and the line of a CSV file."""
     if _is_parquet(Path(path)):

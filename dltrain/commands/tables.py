@@ -1,0 +1,82 @@
+"""What the verbs show on a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dltrain.metrics import lower_is_better
+
+_WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
+_CONFUSIONS = 15
+
+
+def show_evaluation(answer: Mapping[str, Any]) -> None:
+    """Metrics, classes or steps, and the confusion matrix."""
+    console = Console(highlight=False)
+    figures = Table(header_style="bold")
+    figures.add_column("metric")
+    figures.add_column(answer["split"], justify="right")
+    for name, value in answer["metrics"].items():
+        figures.add_row(f"{name} {'↓' if lower_is_better(name) else '↑'}", f"{value:.4f}")
+    console.print(figures)
+    if "classes" in answer:
+        console.print(_classes(answer["classes"]))
+        console.print(_confusion(answer["confusion_matrix"], [row["name"] for row in answer["classes"]]))
+    if "steps" in answer:
+        console.print(_steps(answer["steps"], answer["target"]))
+    console.print(f"{answer['samples']:,} samples, {answer['checkpoint']} (epoch {answer['epoch']})", soft_wrap=True)
+
+
+def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(header_style="bold")
+    table.add_column("class")
+    for name in ("precision", "recall", "f1", "support"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        figures = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
+        table.add_row(escape(row["name"]), *figures, str(row["support"]))
+    return table
+
+
+def _confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    """The matrix, or its largest mistakes where there are too many classes for a screen."""
+    if len(names) > _WIDEST_MATRIX:
+        return _confusions(matrix, names)
+    table = Table(header_style="bold", title="rows: true class, columns: predicted class", title_style="dim")
+    table.add_column("")
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    for row, counts in enumerate(matrix):
+        cells = [
+            f"[green]{count}[/]" if row == column and count else f"[red]{count}[/]" if count else "[dim]·[/]"
+            for column, count in enumerate(counts)
+        ]
+        table.add_row(f"[bold]{escape(names[row])}[/]", *cells)
+    return table
+
+
+def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    found = [
+        (count, names[row], names[column])
+        for row, counts in enumerate(matrix)
+        for column, count in enumerate(counts)
+        if count and row != column
+    ]
+    table = Table(header_style="bold", title="most frequent confusions", title_style="dim")
+    for heading in ("true class", "predicted class", "samples"):
+        table.add_column(heading)
+    for count, true, predicted in sorted(found, reverse=True)[:_CONFUSIONS]:
+        table.add_row(escape(true), escape(predicted), str(count))
+    return table
+
+
+def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
+    table = Table(header_style="bold", title=f"errors in units of {target}", title_style="dim")
+    for heading in ("step ahead", "mae", "rmse"):
+        table.add_column(heading, justify="right")
+    for step, row in enumerate(rows, 1):
+        table.add_row(str(step), f"{row['mae']:.4f}", f"{row['rmse']:.4f}")
+    return table
