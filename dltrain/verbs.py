@@ -72,6 +72,21 @@ RUN is a run folder (its best.pt), or a checkpoint file. Prints tables on a term
         "dltrain.commands.evaluate:evaluate",
         "overrides",
     ),
+    "predict": Verb(
+        "RUN INPUT... [out=FILE] [overrides]",
+        "what the network of a run says of new inputs",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file. An input that is broken is reported on stderr and left out;
+the exit code is then 1.
+
+  INPUT       images, folders of images or globs; CSV or Parquet files of rows; series to be continued beyond their end
+  out         .csv, .jsonl or .parquet; without it, CSV goes to stdout, and a terminal shows the first rows
+  device=...  and other keys of the run's configuration
+
+  dltrain predict outputs/2026-01-31/12-00-00-1a2b3c4d photo.jpg more_photos/ out=classes.csv""",
+        "dltrain.commands.predict:predict",
+        "overrides",
+    ),
     "list": Verb(
         "[GROUP]...",
         "what can be chosen, each with one line",

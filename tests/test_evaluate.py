@@ -1,48 +1,17 @@
 """``dltrain evaluate``: the run's own figures, other parts, other data, and what cannot be evaluated."""
 
 import json
-import os
-import pty
-import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from made import on_terminal, write_images, write_table
 from PIL import Image
 
 from dltrain.metrics import by_class
 
 SHORT = ("trainer.epochs=2", "dataset.limit=60")
-
-
-@pytest.fixture
-def verb(dltrain):
-    """Runs a verb, without the ``report=false`` that training runs get."""
-    return lambda *arguments: dltrain(*arguments, report=True)
-
-
-def write_images(root, classes=("dark", "light"), count=12, parts=("train",), size=(10, 8)):
-    rng = np.random.default_rng(0)
-    for part in parts:
-        for level, name in enumerate(classes):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(0, 100, (*size, 3)) + 150 * level
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02}.png")
-
-
-def write_table(path, rows=90, target="kind", seed=0, kinds="ab"):
-    rng = np.random.default_rng(seed)
-    lines = [f"x,colour,{target}"]
-    for number in range(rows):
-        colour = ("red", "green", "blue")[rng.integers(3)]
-        value = kinds[number % len(kinds)] if target == "kind" else f"{100 + 7 * rng.normal():.3f}"
-        lines.append(f"{rng.normal() + number % 2:.4f},{colour},{value}")
-    path.write_text("\n".join(lines) + "\n")
 
 
 RUNS = {
@@ -281,23 +250,8 @@ def test_images_of_an_unknown_class_are_exit_2(dltrain, verb, tmp_path):
 
 def test_a_terminal_gets_tables(dltrain, tmp_path):
     run = dltrain(*SHORT).result["run"]
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "60"}
-    command = [sys.executable, "-m", "dltrain", "evaluate", run]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=slave, stderr=slave, env=environment)
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(master)
-    assert process.wait(timeout=60) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    code, text = on_terminal(tmp_path, "evaluate", run)
+    assert code == 0
     for word in ("accuracy", "support", "predicted class", "60 samples", "best.pt"):
         assert word in text
     assert "{" not in text

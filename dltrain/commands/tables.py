@@ -1,6 +1,7 @@
 """What the verbs show on a terminal."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from dltrain.metrics import lower_is_better
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
 _CONFUSIONS = 15
+_WIDEST_ROW = 8  # columns
 
 
 def show_evaluation(answer: Mapping[str, Any]) -> None:
@@ -80,3 +82,23 @@ def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
     for step, row in enumerate(rows, 1):
         table.add_row(str(step), f"{row['mae']:.4f}", f"{row['rmse']:.4f}")
     return table
+
+
+def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], count: int, out: Path | None) -> None:
+    """The first rows, without the probabilities where these would not fit."""
+    console = Console(highlight=False)
+    names = [name for name in columns if len(columns) <= _WIDEST_ROW or not name.startswith("p_")]
+    table = Table(header_style="bold")
+    for name in names:
+        table.add_column(escape(name), overflow="fold", justify="left" if name in ("input", "class") else "right")
+    for row in rows:
+        cells = dict(zip(columns, row, strict=True))
+        table.add_row(*(_cell(cells[name]) for name in names))
+    console.print(table)
+    more = f", {len(rows)} of them shown" if count > len(rows) else ""
+    kept = f" in {out}" if out else "; keep all of them with out=FILE.csv, .jsonl or .parquet"
+    console.print(f"{count:,} rows{more}{kept}", soft_wrap=True)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else escape(str(value))

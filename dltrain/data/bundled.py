@@ -37,6 +37,7 @@ def digits(
         limit=limit,
         split_seed=split_seed,
         augment=augment,
+        levels=16,
     )
 
 
