@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.data.base import Facts
+from dltrain.inference import Loss
 
 Columns = dict[str, type]  # name -> str, int or float
 Row = list[Any]
@@ -22,7 +23,7 @@ def columns_of(facts: Facts) -> Columns:
     return named | ({"time": str} if facts.kind == "series" else {}) | {"value": float}
 
 
-def rows_of(facts: Facts, loss: nn.Module, names: Sequence[tuple[Any, ...]], outputs: Tensor) -> Iterator[Row]:
+def rows_of(facts: Facts, loss: Loss, names: Sequence[tuple[Any, ...]], outputs: Tensor) -> Iterator[Row]:
     """One row a prediction, for ``outputs`` (batch, num_outputs) float32; a row a step for a series."""
     if facts.task == "classification":
         for name, row in zip(names, probabilities(outputs, loss).tolist(), strict=True):
@@ -37,9 +38,9 @@ def rows_of(facts: Facts, loss: nn.Module, names: Sequence[tuple[Any, ...]], out
             yield [*name, *row]
 
 
-def probabilities(outputs: Tensor, loss: nn.Module) -> Tensor:
+def probabilities(outputs: Tensor, loss: Loss) -> Tensor:
     """Probabilities (batch, classes) float64 of the ``loss`` that the network was trained with."""
-    if isinstance(loss, nn.BCEWithLogitsLoss):  # each class against all others
+    if isinstance(loss, torch.nn.BCEWithLogitsLoss):  # each class against all others
         return outputs.double().sigmoid()
     return torch.softmax(outputs.double(), 1)
 

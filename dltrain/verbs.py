@@ -87,6 +87,19 @@ the exit code is then 1.
         "dltrain.commands.predict:predict",
         "overrides",
     ),
+    "report": Verb(
+        "RUN [out=FILE] [overrides]",
+        "the page of a run: outcome, curves, mistakes, configuration",
+        """\
+Writes report.html of a run folder anew, also while the run is still going.
+
+  out         where the page goes; report.html in the run folder by default
+  device=...  dataset.root=..., dataset.path=..., trust=[package] as for evaluate
+
+  dltrain report outputs/2026-01-31/12-00-00-1a2b3c4d out=page.html""",
+        "dltrain.commands.report:report",
+        "overrides",
+    ),
     "list": Verb(
         "[GROUP]...",
         "what can be chosen, each with one line",

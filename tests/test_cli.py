@@ -38,6 +38,7 @@ def test_the_run_folder_is_as_documented(dltrain, tmp_path):
         "checkpoints",
         "train.log",
         "curves.png",
+        "report.html",
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.pt", "last-1.pt", "best.pt"}
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")

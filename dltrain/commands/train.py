@@ -79,6 +79,7 @@ def go_on(
             trainer.loggers.close({})
         if cfg.report:
             _draw(parts, folder.path)
+            _report(parts, folder.path)
         show(result)
     return trainer.best.value
 
@@ -173,6 +174,15 @@ def _draw(parts: Parts, path: Path) -> None:
         draw_curves(trainer.history, trainer.best.epoch, title, path / "curves.png")
     except OSError as error:  # the result is safe: a picture that cannot be written costs a warning
         log.warning("curves.png was not written: %s", error)
+
+
+def _report(parts: Parts, path: Path) -> None:
+    from dltrain.reporting import Network, report_after_training
+
+    trainer, data = parts.trainer, parts.data
+    levels = data.preprocessing.get("levels", 255)
+    network = Network(trainer.evaluated, trainer.loss, data.facts, levels, parts.test, trainer.precision)
+    report_after_training(network, path)
 
 
 def show(result: Mapping[str, Any]) -> None:
