@@ -100,6 +100,18 @@ Writes report.html of a run folder anew, also while the run is still going.
         "dltrain.commands.report:report",
         "overrides",
     ),
+    "compare": Verb(
+        "RUN RUN... [out=compare.html]",
+        "what differs between runs, and what came of it",
+        """\
+RUN are run folders, two or more. Prints tables on a terminal, elsewhere one line of JSON.
+
+  out   a page with the same tables and all curves over one another
+
+  dltrain compare outputs/2026-01-31/* out=compare.html""",
+        "dltrain.commands.compare:compare",
+        "overrides",
+    ),
     "list": Verb(
         "[GROUP]...",
         "what can be chosen, each with one line",

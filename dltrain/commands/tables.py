@@ -102,3 +102,29 @@ def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], coun
 
 def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else escape(str(value))
+
+
+def show_comparison(
+    names: Sequence[str],
+    config: Mapping[str, Sequence[Any]],
+    metrics: Mapping[str, Sequence[float | None]],
+    best: Mapping[str, Sequence[int]],
+) -> None:
+    """Keys and metrics, a column a run; the best value of each metric is marked."""
+    console = Console(highlight=False)
+    keys = Table(header_style="bold", title="what differs in the configuration", title_style="dim")
+    figures = Table(
+        header_style="bold", title="metrics of the best epoch (val) and of the test part", title_style="dim"
+    )
+    for table, first in ((keys, "key"), (figures, "metric")):
+        table.add_column(first)
+        for name in names:
+            table.add_column(escape(name), justify="right", overflow="fold")
+    for key, values in config.items():
+        keys.add_row(escape(key), *("–" if value is None else escape(str(value)) for value in values))
+    for name, numbers in metrics.items():
+        cells = ("–" if number is None else f"{number:.4f}" for number in numbers)
+        marked = [f"[bold green]{cell} *[/]" if index in best[name] else cell for index, cell in enumerate(cells)]
+        figures.add_row(f"{escape(name)} {'↓' if lower_is_better(name) else '↑'}", *marked)
+    console.print(keys if config else "the configurations are the same")
+    console.print(figures if metrics else "no run has a result yet")
