@@ -1,5 +1,6 @@
 """``report.html``: what it tells, that it opens anywhere without a network, and that it never harms a run."""
 
+import csv
 import json
 import re
 import shutil
@@ -75,6 +76,23 @@ def test_the_page_may_fetch_nothing_and_an_attempt_would_show_on_the_console(fol
     changed.write_text(page.replace("<main>", "<main><img src='http://127.0.0.1:9/x.png'>"))
     (line,) = open_page(changed, tmp_path_factory).console
     assert "Content Security Policy" in line
+
+
+def test_hovering_a_curve_shows_the_values_of_an_epoch(folders, opened, tmp_path_factory):
+    changed = tmp_path_factory.mktemp("hover") / "report.html"
+    hover = (
+        "<script>echarts.getInstanceByDom(document.querySelector('[data-chart]'))"
+        ".dispatchAction({type: 'showTip', seriesIndex: 0, dataIndex: 1})</script>"
+    )
+    before, end, after = (folders["diabetes"] / "report.html").read_text().rpartition("</body>")
+    changed.write_text(before + hover + end + after)
+    shown = open_page(changed, tmp_path_factory)
+    assert shown.console == []
+    rows = csv.DictReader((folders["diabetes"] / "metrics.csv").read_text().splitlines())
+    _, second, _ = rows
+    for name in ("train/loss", "val/loss"):
+        assert f">{float(second[name]):.5g}</span>" in shown.dom
+        assert f">{float(second[name]):.5g}</span>" not in opened["diabetes"].dom
 
 
 CHARTS = {

@@ -1,7 +1,7 @@
 """Charts as data: what ``page.js`` draws with ECharts."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dltrain.report.story import Rows, Story, Test
@@ -49,27 +49,30 @@ def of_test(story: Story, test: Test) -> list[Chart]:
     if story.kind == "series":
         last = slice(max(len(truth) - _POINTS, 0), None)
         names = ("truth", f"forecast, up to {len(test.errors_by_step)} steps ahead")
-        series = [{"name": n, "values": v[last]} for n, v in zip(names, (truth, predicted), strict=True)]
+        series = [
+            {"name": n, "values": [number(one) for one in v[last]]}
+            for n, v in zip(names, (truth, predicted), strict=True)
+        ]
         steps = list(range(len(truth) + 1))[1:][last]
         forecast = line(f"Forecast against truth: {story.target}", "step of the test part", steps, series)
-        errors = {"name": "mean absolute error", "values": list(test.errors_by_step)}
+        errors = {"name": "mean absolute error", "values": [number(error) for error in test.errors_by_step]}
         ahead = list(range(1, len(test.errors_by_step) + 1))
         by_step = {"kind": "bar", "title": "Error by step ahead", "axis": "steps ahead", "x": ahead, "series": [errors]}
         return [{**forecast, "wide": True}, by_step]
-    points = [[true, guess] for true, guess in zip(truth, predicted, strict=True)][:_DOTS]
+    pairs = [pair for pair in zip(truth, predicted, strict=True) if all(map(math.isfinite, pair))]
+    if not pairs:
+        return []
     cloud = {
         "kind": "scatter",
         "title": f"Predicted against true {story.target}",
         "axis": "true",
-        "points": points,
-        "diagonal": True,
+        "points": pairs[:_DOTS],
     }
-    return [cloud, _residuals(truth, predicted)]
+    return [cloud, _residuals([guess - true for true, guess in pairs])]
 
 
-def _residuals(truth: Sequence[float], predicted: Sequence[float]) -> Chart:
+def _residuals(residuals: Sequence[float]) -> Chart:
     """How often which residual occurs."""
-    residuals = [guess - true for true, guess in zip(truth, predicted, strict=True)]
     reach = max(abs(value) for value in residuals) or 1.0
     count = max(min(_BARS, math.isqrt(len(residuals)) | 1), 5)
     width = 2 * reach / count
@@ -96,8 +99,3 @@ def thinned(history: Rows, best_epoch: int | None) -> Rows:
 def number(value: float | None) -> float | None:
     """``value``, or nothing where it is not finite: JSON has no such numbers."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def all_finite(values: Iterable[float]) -> bool:
-    """Whether there is something to draw."""
-    return all(math.isfinite(value) for value in values)

@@ -54,7 +54,8 @@ def curves(names: Sequence[str], histories: Sequence[Rows]) -> list[Chart]:
         for name, rows in zip(names, histories, strict=True):
             values = {int(row["epoch"]): number(row.get(metric)) for row in rows}
             series.append({"name": name, "values": [values.get(epoch) for epoch in epochs]})
-        charts.append(line("learning rate" if metric == "lr" else metric, "epoch", epochs, series))
+        title = "learning rate" if metric == "lr" else metric
+        charts.append({**line(title, "epoch", epochs, series), "joined": True})  # long runs have lost some epochs
     return sorted(charts, key=lambda chart: chart["title"] == "learning rate")
 
 

@@ -30,7 +30,7 @@
     }
     return chart.series.map((one, index) => ({
       type: chart.kind, name: one.name, data: one.values, showSymbol: one.values.length < 2, symbol: "circle",
-      symbolSize: 7, lineStyle: { width: 2 }, barMaxWidth: 40, emphasis: { disabled: true },
+      symbolSize: 7, lineStyle: { width: 2 }, connectNulls: Boolean(chart.joined), barMaxWidth: 40, emphasis: { disabled: true },
       markLine: chart.mark && index === 0 ? {
         symbol: "none", silent: true, lineStyle: { color: c.soft, type: "dashed" },
         label: { formatter: "best", color: c.soft, fontSize: 11, distance: 2 },
