@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.defaults import choices_of, flat
-from dltrain.metrics import lower_is_better
+from dltrain.metric_names import lower_is_better
 from dltrain.report.story import Rows
 from dltrain.reporting import history_of, metrics_of, read_config
 from dltrain.run import read_json

@@ -234,7 +234,7 @@ def test_a_mistake_is_one_message_and_exit_2(verb, photos, tmp_path):
         (("RUN", "photos", "out=nowhere/p.csv"), "there is no folder 'nowhere'"),
         (("RUN", "photos", "devise=cpu"), "did you mean 'device'?"),
         (("empty", "photos"), "'empty' is no run folder"),
-        (("photos/train/dark/00.png", "photos"), "no checkpoint of dltrain"),
+        (("photos/train/dark/00.png", "photos"), "is in no run folder"),
     ):
         outcome = verb("predict", *(photos if word == "RUN" else word for word in arguments))
         assert (outcome.code, outcome.stdout) == (2, ""), arguments
