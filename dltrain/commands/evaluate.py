@@ -38,7 +38,8 @@ def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, A
 
     log_to(None)
     loaded = load_run(run, overrides)
-    with process_state(loaded.cfg.seed, loaded.cfg.deterministic):
+    tf32 = loaded.cfg.trainer.precision == "auto"  # as in training
+    with process_state(loaded.cfg.seed, loaded.cfg.deterministic, tf32):
         loader, split = loaded.loader(split)
         metrics = metrics_for(loaded.facts, loaded.precision.device)
         evaluate_batches(loaded.model, loader, loaded.loss, metrics, loaded.precision)
