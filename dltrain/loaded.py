@@ -88,12 +88,16 @@ class Loaded:
         return "val_fraction" in self.cfg.dataset and "test_fraction" in self.cfg.dataset
 
     def _all(self) -> Data:
+        apart = f"split=all: {self.facts.name} comes in parts; use split=train, val or test"
         if not self._can_take_all:
-            raise UserError(f"split=all: {self.facts.name} comes in parts; use split=train, val or test")
+            raise UserError(apart)
         self.cfg.dataset.val_fraction = self.cfg.dataset.test_fraction = 0
         if self.cfg.dataset.limit == self.own.dataset.limit:
             self.cfg.dataset.limit = None
-        return self.data()
+        data = self.data()
+        if data.val is not None or data.test is not None:  # folders of their own, which no fraction moves
+            raise UserError(apart)
+        return data
 
     def _folder_of(self, split: str) -> Path | None:
         folder = Path(str(self.cfg.dataset.get("root"))).expanduser() / split

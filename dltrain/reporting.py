@@ -1,29 +1,26 @@
 """From a run to its report: what is in its folder, and what its network does on the test part."""
 
-import csv
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
-from dltrain import checkpoint
+from dltrain.config.earlier import of_run
 from dltrain.data.base import Facts
 from dltrain.data.loader import Loader
-from dltrain.defaults import changed_from_defaults, choices_of, flat
 from dltrain.device import Precision
 from dltrain.errors import DltrainError
 from dltrain.inference import Loss, predict
 from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
+from dltrain.record import changed_from_defaults, choices_of, flat, history_of, is_job_of_sweep, read_config
 from dltrain.report.page import write_report
-from dltrain.report.story import Mistake, Rows, Story, Test
+from dltrain.report.story import Mistake, Story, Test
 from dltrain.run import read_json
 
 log = logging.getLogger(__name__)
@@ -44,7 +41,7 @@ class Network:
     precision: Precision
 
 
-def report_after_training(network: Network, folder: Path) -> None:
+def report_after_training(network: Network | None, folder: Path) -> None:
     """Write ``report.html`` in moments; the result is safe, so whatever goes wrong costs a warning."""
     try:
         if not is_job_of_sweep(folder):
@@ -54,8 +51,14 @@ def report_after_training(network: Network, folder: Path) -> None:
 
 
 def report_run(folder: Path, overrides: list[str], out: Path) -> None:
-    """Write the page of a run that may still be going, with all of its test part once it is done."""
+    """Write the page of a run that may still be going, with all of its test part once it is done.
+
+    Raises:
+        ConfigError: overrides that are none, or fit no key of the run.
+    """
     network, note = None, ""
+    if overrides:
+        of_run((folder / "config.yaml").read_text(encoding="utf-8"), overrides)
     if read_json(folder / "result.json").get("status") == "done":
         from dltrain.loaded import load_run
 
@@ -65,6 +68,8 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
             levels = loaded.fitted.preprocessing.get("levels", 255)
             network = Network(loaded.model, loaded.loss, loaded.facts, levels, loader, loaded.precision)
         except DltrainError as error:
+            if overrides:  # which were meant to make it possible
+                raise
             note = f"The test part could not be looked at: {error}"
     write_report(tell(folder, network, note=note), out)
 
@@ -91,36 +96,6 @@ def tell(folder: Path, network: Network | None = None, seconds: float | None = N
         test=_look(network, seconds) if network and network.test else None,
         notes=[note] if note else [],
     )
-
-
-def is_job_of_sweep(folder: Path) -> bool:
-    """Whether Hydra ran this as one of several jobs."""
-    try:
-        return "\n  mode: MULTIRUN" in (folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8")
-    except OSError:
-        return False
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration that ran, empty where there is none."""
-    try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def history_of(folder: Path) -> Rows:
-    """The metrics of each epoch: of metrics.csv, or without that logger of the last checkpoint."""
-    try:
-        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError):  # no such logger, or a line that is being written
-        pass
-    try:
-        return list(checkpoint.load(folder / "checkpoints" / "last.pt")["trainer"]["history"])
-    except (DltrainError, KeyError):
-        return []
 
 
 def _look(network: Network, seconds: float | None) -> Test:
@@ -173,9 +148,3 @@ def _estimated(network: Network, outputs: Tensor, targets: Tensor) -> Test:
         predicted, truth = predicted[:: facts.num_outputs], truth[:: facts.num_outputs]
     values = [np.round(part.flatten().numpy(), 6).tolist() for part in (truth, predicted)]
     return Test(len(targets), len(network.test.samples), truth=values[0], predicted=values[1], errors_by_step=by_step)
-
-
-def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a result by their full names: ``val/accuracy`` of the best epoch, ``test/accuracy``."""
-    parts = {"val": result.get("best", {}).get("val", {}), "test": result.get("test") or {}}
-    return {f"{part}/{name}": value for part, metrics in parts.items() for name, value in metrics.items()}

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from made import on_terminal
@@ -44,6 +42,13 @@ def test_equal_runs_differ_in_nothing_and_none_is_the_best(dltrain, verb):
     answer = verb("compare", "runs/a", "runs/b").result
     assert answer["config"] == {}
     assert all(row["best"] == [] for row in answer["metrics"].values())
+
+
+def test_what_a_pattern_finds_beside_the_jobs_of_a_sweep_is_passed_over(dltrain, verb, tmp_path):
+    dltrain("-m", *SHORT, "optim.lr=0.01,0.1", "hydra.sweep.dir=sweep")
+    found = sorted(str(path) for path in (tmp_path / "sweep").iterdir())
+    assert any(path.endswith("multirun.yaml") for path in found)
+    assert verb("compare", *found).result["config"] == {"optim.lr": [0.01, 0.1]}
 
 
 def test_a_run_without_a_result_has_gaps(verb, pair, tmp_path):
@@ -97,14 +102,3 @@ def test_a_mistake_is_one_message_and_exit_2(verb, pair):
         outcome = verb("compare", *arguments)
         assert (outcome.code, outcome.stdout) == (2, ""), arguments
         assert fragment in outcome.stderr and outcome.stderr.count("dltrain: ") == 1
-
-
-@pytest.mark.parametrize("name", ["evaluate", "predict", "report", "compare"])
-def test_help_of_a_verb_comes_at_once_and_without_torch(name, tmp_path):
-    code = (
-        "import sys\nfrom dltrain.cli import main\n"
-        f"code = main([{name!r}, '--help'])\nsys.exit(code or 'torch' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0
-    assert f"dltrain {name} RUN" in run.stdout

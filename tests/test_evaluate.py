@@ -103,6 +103,14 @@ def test_the_test_folder_of_another_folder_is_its_test_part(dltrain, verb, tmp_p
     assert answer["samples"] == 6 and answer["split"] == "test"
 
 
+def test_all_samples_of_data_in_parts_of_their_own_are_refused(dltrain, verb, tmp_path):
+    """They would be those of train/ alone."""
+    write_images(tmp_path / "photos", count=4, parts=("train", "test"))
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    outcome = verb("evaluate", run.result["run"], "split=all")
+    assert outcome.code == 2 and "split=all: photos comes in parts; use split=train, val or test" in outcome.stderr
+
+
 def test_another_file_that_is_the_same_gives_what_the_same_file_gives(dltrain, verb, tmp_path):
     write_table(tmp_path / "t.csv", target="y")
     run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=y", "trainer.epochs=2")

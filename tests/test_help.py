@@ -119,7 +119,7 @@ def test_verbs_and_their_words_are_completed(capsys, monkeypatch):
     assert completed(capsys, monkeypatch, "dltrain compare runs/a o") == {"out="}
     assert completed(capsys, monkeypatch, "dltrain evaluate runs/a split=t") == {"split=test", "split=train"}
     assert completed(capsys, monkeypatch, "dltrain evaluate runs/a split=val dev") == {"device="}
-    assert completed(capsys, monkeypatch, "dltrain predict runs/a cats/ out=a.csv trainer.prec") == {"trainer.precision="}
+    assert completed(capsys, monkeypatch, "dltrain predict runs/a b/ out=c.csv optim.mom") == {"optim.momentum="}
 
 
 @pytest.mark.parametrize("line", ["dltrain evaluate ", "dltrain report runs/", "dltrain predict runs/a cats/f"])

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dltrain.defaults import changed_from_defaults
+from dltrain.errors import Interrupted
+from dltrain.record import changed_from_defaults
 from dltrain.report.charts import curves, thinned
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -186,6 +188,26 @@ def test_report_works_while_a_run_is_still_going(dltrain, verb):
     assert "epochs so far" in page and "data-chart" in page and "<h2>Test</h2>" not in page
 
 
+def test_a_run_that_fails_has_its_page(dltrain, verb):
+    run = dltrain(*("trainer.epochs=3", "dataset.limit=64", "optim.lr=1e30"), report=True)
+    assert run.code == 1 and run.result["status"] == "failed"
+    page = (run.folder / "report.html").read_text()
+    assert '<span class="status failed">' in page and "training diverged: the loss" in page
+    assert verb("report", run.result["run"], "out=again.html").code == 0
+    assert Path("again.html").read_text() == page
+
+
+def test_a_run_that_is_interrupted_has_its_page(dltrain, monkeypatch):
+    def stop(trainer, *arguments):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("dltrain.commands.train._test", stop)
+    run = dltrain("trainer.epochs=2", "dataset.limit=64", report=True)
+    assert run.code == 143 and run.result["status"] == "interrupted"
+    page = (run.folder / "report.html").read_text()
+    assert '<span class="status interrupted">' in page and 'data-chart="2"' in page
+
+
 def test_curves_come_from_the_checkpoint_where_no_logger_wrote_them(dltrain, verb):
     run = dltrain("trainer.epochs=2", "dataset.limit=60", "logger=none")
     verb("report", run.result["run"])
@@ -236,6 +258,9 @@ def test_a_mistake_is_one_message_and_exit_2(dltrain, verb):
         ((), "a run folder or a checkpoint comes first"),
         (("nowhere",), "there is no run 'nowhere'"),
         ((run, "out=nowhere/page.html"), "cannot be written"),
+        ((run, "dataset.roots=x"), "dataset.roots is no key of this run"),
+        ((run, "another"), "an override is key=value"),
+        ((run, "device=cuda:9"), "this machine has no such device"),
     ):
         outcome = verb("report", *arguments)
         assert (outcome.code, outcome.stdout) == (2, "")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dltrain.errors import UserError
+from dltrain.run import find_run, finite
 
 
 def own_keys(arguments: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -19,17 +20,16 @@ def run_of(words: Sequence[str], usage: str) -> tuple[str, list[str]]:
     """The first word, which names a run, and the others.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none; said before anything is imported that takes its time.
     """
     if not words or "=" in words[0]:
         raise UserError(f"a run folder or a checkpoint comes first: {usage}")
+    find_run(words[0])
     return words[0], list(words[1:])
 
 
 def print_json(content: Mapping[str, Any]) -> None:
     """One line of JSON on stdout."""
-    from dltrain.run import finite
-
     print(json.dumps(finite(content)), flush=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.errors import DataError, DltrainError, UserError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,10 @@ def predict(arguments: Sequence[str]) -> None:
     inputs = [word for word in words if word not in overrides]
     if not inputs:
         raise UserError(f"there is nothing to predict from: {_USAGE}")
-    _predict(run, inputs, overrides, Path(own["out"]).expanduser() if "out" in own else None)
+    out = Path(own["out"]).expanduser() if "out" in own else None
+    if out:
+        require_writable(out)
+    _predict(run, inputs, overrides, out)
 
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
@@ -41,11 +45,8 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     from dltrain.loaded import load_run
     from dltrain.log import log_to
     from dltrain.predictions import columns_of
-    from dltrain.writers import require_writable
 
     log_to(None)
-    if out:
-        require_writable(out)
     loaded = load_run(run, overrides)
     broken = Broken()
     batches, files = read_inputs(inputs, loaded.fitted, loaded.batch_size, broken.report)
@@ -70,7 +71,7 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
         answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
         print_json({**answer, "rows": count, "broken": [name for name, _ in broken.found]})
     if broken.found:
-        raise DltrainError(f"{len(broken.found)} broken inputs were left out; {count:,} rows are predicted")
+        raise DltrainError(f"broken inputs left out: {len(broken.found):,}; rows predicted: {count:,}")
 
 
 class Broken:
@@ -111,8 +112,6 @@ def _rows(loaded: Any, batches: Iterator[Any], advance: Callable[[int], None]) -
 @contextmanager
 def _output(out: Path | None, columns: dict[str, type]) -> Iterator[Callable[[Sequence[Any]], None]]:
     """What takes the rows: the file ``out``, or stdout unless a person reads it."""
-    from dltrain.writers import CSVWriter, writing
-
     if out:
         with writing(out, columns) as writer:
             yield writer.write

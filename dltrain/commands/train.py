@@ -74,6 +74,11 @@ def go_on(
             folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)
             trainer.checkpoints.restore_best(resumable.state["best"] if resumable else None)
             result = _run(parts, folder)
+        except BaseException:
+            trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
+            if cfg.report:
+                _report(None, folder.path)
+            raise
         finally:
             trainer.checkpoints.settle()  # before another process may write here
             trainer.loggers.close({})
@@ -176,9 +181,13 @@ def _draw(parts: Parts, path: Path) -> None:
         log.warning("curves.png was not written: %s", error)
 
 
-def _report(parts: Parts, path: Path) -> None:
+def _report(parts: Parts | None, path: Path) -> None:
+    """Write the page of the run in ``path``; with ``parts`` it shows what the best network makes of the test part."""
     from dltrain.reporting import Network, report_after_training
 
+    if parts is None:
+        report_after_training(None, path)
+        return
     trainer, data = parts.trainer, parts.data
     levels = data.preprocessing.get("levels", 255)
     network = Network(trainer.evaluated, trainer.loss, data.facts, levels, parts.test, trainer.precision)

@@ -172,7 +172,7 @@ def _changed(story: Story) -> str:
         return '<p class="soft">Everything is as it is by default.</p>'
     config = story.config | story.choices
     rows = [
-        [escape(key), f"<mark>{_value(config.get(key))}</mark>", _value(default)]
+        [escape(key), f"<mark>{_value(config.get(key))}</mark>", "–" if default == "???" else _value(default)]
         for key, default in story.changed.items()
     ]
     return "<h3>Differs from the defaults</h3>" + table(["key", "value", "default"], rows)
