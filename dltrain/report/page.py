@@ -56,7 +56,8 @@ def places(charts: Sequence[dict[str, Any]], first: int) -> str:
 
 def _header(story: Story) -> str:
     status = story.result.get("status", "running")
-    words = (story.environment.get("started"), story.environment.get("device_name") or story.environment.get("device"))
+    started = str(story.environment.get("started", "")).replace("T", " ")
+    words = (started, story.environment.get("device_name") or story.environment.get("device"))
     line = " · ".join(escape(str(word)) for word in words if word)
     return (
         f'<header><h1>{escape(story.name)} <span class="soft">{escape(story.model)}</span>'
