@@ -3,6 +3,7 @@
 import inspect
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.adapted import adapted
-from dltrain.data.base import Data, Samples
+from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
 from dltrain.device import Precision, fits, pick_device, pick_precision
 from dltrain.errors import ConfigError, DltrainError, did_you_mean
@@ -67,10 +68,10 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     precision = pick_precision(cfg.trainer.precision, device)
 
     # Data first: their facts size the model and the schedule.
-    data = _data(cfg)
+    data = read_data(cfg)
     log.info("%s", data)
     train = _training_loader(data, cfg, device)
-    val, test = (_evaluation_loader(part, data, cfg, device) if part else None for part in (data.val, data.test))
+    val, test = (evaluation_loader(part, data, cfg, device) if part else None for part in (data.val, data.test))
     _fill_facts(cfg, data, steps_per_epoch=len(train))
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
@@ -130,8 +131,10 @@ def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]
     return Loggers({name: partial(make, cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()}, history)
 
 
-def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -> Any:
+def make(cfg: DictConfig, key: str, *args: Any, without: Sequence[str] = (), partial: bool = False) -> Any:
     """Call the ``_target_`` of the node ``key`` with its keys, but for those in ``without``, and with the arguments.
+
+    With ``partial`` it is not called: what comes back takes further arguments, which no configuration could hold.
 
     Raises:
         DltrainError: as the target itself raised it.
@@ -141,7 +144,7 @@ def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -
     node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
     node._set_parent(cfg)  # so that interpolations still find the rest
     try:
-        return instantiate(node, *args, _convert_="all")
+        return instantiate(node, *args, _convert_="all", _partial_=partial)
     except InstantiationException as error:
         cause = error.__cause__
         if cause is None:
@@ -154,14 +157,21 @@ def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -
         raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
 
 
-def _data(cfg: DictConfig) -> Data:
-    """The data set; keys about its parts that a target of the user's own does not take are dltrain's to follow."""
+def read_data(cfg: DictConfig, fitted: Fitted | None = None) -> Data:
+    """The data set; keys about its parts that a target of the user's own does not take are dltrain's to follow.
+
+    With ``fitted``, what an earlier run measured, it is prepared as that run's own was, where its target can do that.
+    """
     node = cfg.dataset
     if "batch_size" not in node:
         raise ConfigError(["dataset.batch_size is missing: add batch_size: 32 to the YAML file of the data set"])
     parts = {key: node[key] for key in _PART_KEYS if key in node}
     withheld = [key for key in parts if not _takes(node._target_, key)]
-    made = make(cfg, "dataset", without=(*_LOADER_KEYS, *withheld))
+    without = (*_LOADER_KEYS, *withheld)
+    if fitted and _takes(node._target_, "fitted"):  # which a configuration could not hold
+        made = make(cfg, "dataset", without=without, partial=True)(fitted=fitted)
+    else:
+        made = make(cfg, "dataset", without=without)
     return adapted(made, str(node._target_).rpartition(".")[2], **parts)
 
 
@@ -179,12 +189,17 @@ def _training_loader(data: Data, cfg: DictConfig, device: torch.device) -> Loade
     return Loader(samples, cfg.dataset.batch_size, data.transform, device, cfg.seed, data.augment, resident)
 
 
-def _evaluation_loader(part: Samples, data: Data, cfg: DictConfig, device: torch.device) -> Loader:
+def evaluation_loader(part: Samples, data: Data, cfg: DictConfig, device: torch.device) -> Loader:
+    """Batches of ``part`` as it lies; their size, which decides how sums are rounded, follows from ``cfg``."""
     samples, resident = _placed(part, device)
-    # Without gradients there is room for more: enough that small networks do not wait for Python.
-    room = _EVALUATION_VALUES // math.prod(data.facts.input_shape)
-    batch_size = max(cfg.dataset.batch_size, min(_EVALUATION_BATCH, room))
+    batch_size = evaluation_batch_size(cfg, data.facts)
     return Loader(samples, batch_size, data.transform, device, resident=resident)
+
+
+def evaluation_batch_size(cfg: DictConfig, facts: Facts) -> int:
+    """Without gradients there is room for more: enough that small networks do not wait for Python."""
+    room = _EVALUATION_VALUES // math.prod(facts.input_shape)
+    return int(max(cfg.dataset.batch_size, min(_EVALUATION_BATCH, room)))
 
 
 def _placed(samples: Samples, device: torch.device) -> tuple[Samples, bool]:

@@ -27,11 +27,17 @@ def complete(arguments: Sequence[str]) -> list[str]:
     if len(words) == 1:
         _show(VERBS, words[0])
     elif words[:1] and words[0] in VERBS:
-        takes = VERBS[words[0]].takes
-        if takes != "overrides":
-            _show(groups() if takes == "groups" else takes, words[-1])
+        verb, *words = words
+        takes, own = VERBS[verb].takes, VERBS[verb].own
+        if VERBS[verb].usage.startswith("RUN"):
+            if len(words) == 1:  # where nothing is offered, shells offer files
+                return []
+            # Hydra knows neither runs and inputs nor the verb's own words.
+            keys = {word.partition("=")[0] for word in own}
+            words = [*(word for word in words[:-1] if "=" in word and word.partition("=")[0] not in keys), words[-1]]
+        _show(own if takes == "overrides" else groups() if takes == "groups" else takes, words[-1])
+        if takes != "overrides" or (words[-1] and any(word.startswith(words[-1]) for word in own)):
             return []
-        del words[0]
     os.environ["COMP_LINE"] = " ".join(["dltrain", *words])
     return [*_folder(words), *arguments]
 

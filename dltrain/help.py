@@ -22,7 +22,7 @@ _KEYS = {
     "device": "config.yaml",
 }
 _TRAINING = {
-    "dltrain [overrides]": "train with the defaults below, and what the overrides change",
+    "dltrain [overrides]": "train with the defaults below, but for the overrides",
     "dltrain -m [overrides]": "sweep: every combination of values with commas",
 }
 _EXAMPLES = (

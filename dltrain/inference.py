@@ -1,6 +1,7 @@
 """The only evaluation loop: validation and test during a run, and every verb that looks at a trained network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from dltrain.device import Precision
 from dltrain.metrics import Metrics
 
+Key = TypeVar("Key")
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -27,3 +29,19 @@ def evaluate(
     finally:
         model.train(training)
     return metrics
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Iterable[tuple[Key, Tensor]], precision: Precision
+) -> Iterator[tuple[Key, Tensor]]:
+    """The outputs of ``model`` for ``batches``, each with a key of its own, as float32 on the CPU as they come."""
+    training = model.training
+    model.eval()
+    try:
+        for key, inputs in batches:
+            with precision.autocast():
+                outputs = model(inputs)
+            yield key, outputs.float().cpu()
+    finally:
+        model.train(training)

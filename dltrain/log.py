@@ -35,11 +35,15 @@ class StderrHandler(logging.Handler):
         print(f"{prefix}{self.format(record)}", file=sys.stderr)
 
 
-def log_to(path: Path) -> None:
+def log_to(path: Path | None) -> None:
     """Set logging up as Hydra does for a training run, with ``path`` as the file: for verbs that go without Hydra."""
     import yaml
 
     text = (files("dltrain.conf") / "hydra" / "job_logging" / "dltrain.yaml").read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
-    settings["handlers"]["file"]["filename"] = str(path)
+    if path:
+        settings["handlers"]["file"]["filename"] = str(path)
+    else:
+        del settings["handlers"]["file"]
+        settings["root"]["handlers"].remove("file")
     logging.config.dictConfig(settings)

@@ -4,7 +4,7 @@ Names are the field's; a mean over batches of different sizes is the mean over s
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -109,6 +109,21 @@ class ClassificationMetrics:
         return result | {name: float(values[occurring].mean()) for name, values in averages.items()}
 
 
+def by_class(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and support (true samples) of each class, from ``confusion`` (true, predicted)."""
+    counts = torch.tensor(confusion, dtype=torch.float64)
+    hits, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    figures = {
+        "precision": hits / predicted.clamp(min=1),
+        "recall": hits / true.clamp(min=1),
+        "f1": 2 * hits / (true + predicted).clamp(min=1),
+    }
+    return [
+        {"name": name, **{key: float(values[row]) for key, values in figures.items()}, "support": int(true[row])}
+        for row, name in enumerate(class_names)
+    ]
+
+
 class RegressionMetrics:
     """loss, mean absolute error, root mean squared error and R².
 
@@ -135,6 +150,14 @@ class RegressionMetrics:
             self.origin = targets[0].clone()
         targets = targets - self.origin
         self.sums += torch.stack((errors.abs(), errors.square(), targets, targets.square())).sum(1)
+
+    def by_output(self) -> list[dict[str, float]]:
+        """``mae`` and ``rmse`` of each output, in the target's original units: of each step of a forecast."""
+        absolute, squared = (self.sums[:2].cpu().double() / self.loss.count).tolist()
+        return [
+            {"mae": mae * self.target_std, "rmse": math.sqrt(mse) * self.target_std}
+            for mae, mse in zip(absolute, squared, strict=True)
+        ]
 
     def compute(self) -> dict[str, float]:
         absolute, squared, total, total_squared = self.sums.cpu().double()

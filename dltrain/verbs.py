@@ -10,7 +10,8 @@ from typing import Literal
 class Verb:
     """What a verb is called with and for; ``run`` is imported when it is called.
 
-    ``takes`` says what the shell completes behind it: overrides as for training, the groups, or the words given.
+    ``takes`` says what the shell completes behind it: overrides as for training, the groups, or the words given; and
+    ``own`` are words that it takes besides.
     """
 
     usage: str
@@ -18,6 +19,7 @@ class Verb:
     details: str
     run: str
     takes: Literal["overrides", "groups"] | tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
     def __call__(self, arguments: Sequence[str]) -> None:
         module, function = self.run.split(":")
@@ -55,6 +57,66 @@ whichever there is.
   dltrain resume outputs/2026-01-31/12-00-00-1a2b3c4d trainer.epochs=40""",
         "dltrain.commands.resume:resume",
         "overrides",
+    ),
+    "evaluate": Verb(
+        "RUN [overrides]",
+        "how good the network of a run is",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file. Prints tables on a terminal, elsewhere one line of JSON.
+
+  split=...         train, val, test (default), or all samples of data that were split by dltrain
+  dataset.root=...  another folder with the same classes: its test/ where it has one, else all of it
+  dataset.path=...  another file with the same columns: all of it
+  device=...        and other keys of the run's configuration
+
+  dltrain evaluate outputs/2026-01-31/12-00-00-1a2b3c4d
+  dltrain evaluate outputs/2026-01-31/12-00-00-1a2b3c4d dataset.root=other_pictures""",
+        "dltrain.commands.evaluate:evaluate",
+        "overrides",
+        ("split=all", "split=test", "split=train", "split=val"),
+    ),
+    "predict": Verb(
+        "RUN INPUT... [out=FILE]",
+        "what the network of a run says of new inputs",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file. An input that is broken is reported on stderr and left out;
+the exit code is then 1.
+
+  INPUT       images, folders of images or globs; CSV or Parquet files of rows; series to be continued beyond their end
+  out=...     .csv, .jsonl or .parquet; without it, CSV goes to stdout, and a terminal shows the first rows
+  device=...  and other keys of the run's configuration
+
+  dltrain predict outputs/2026-01-31/12-00-00-1a2b3c4d photo.jpg more_photos/ out=classes.csv""",
+        "dltrain.commands.predict:predict",
+        "overrides",
+        ("out=",),
+    ),
+    "report": Verb(
+        "RUN [out=FILE]",
+        "write the page of a run, done or still going",
+        """\
+Writes report.html of a run folder anew, also while the run is still going, or once it has failed: outcome, curves,
+confusion matrix, mistakes, configuration, environment.
+
+  out=...     where the page goes; report.html in the run folder by default
+  device=...  dataset.root=..., dataset.path=..., trust=[package] as for evaluate
+
+  dltrain report outputs/2026-01-31/12-00-00-1a2b3c4d out=page.html""",
+        "dltrain.commands.report:report",
+        "overrides",
+        ("out=",),
+    ),
+    "compare": Verb(
+        "RUN RUN... [out=FILE]",
+        "what differs between runs, and what came of it",
+        """\
+RUN are run folders, two or more. Prints tables on a terminal, elsewhere one line of JSON.
+
+  out=...  a page with the same tables and all curves over one another
+
+  dltrain compare outputs/2026-01-31/* out=compare.html""",
+        "dltrain.commands.compare:compare",
+        ("out=",),
     ),
     "list": Verb(
         "[GROUP]...",

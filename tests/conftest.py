@@ -83,6 +83,12 @@ def dltrain(
 
 
 @pytest.fixture
+def verb(dltrain):
+    """Runs a verb, without the ``report=false`` that training runs get."""
+    return lambda *arguments: dltrain(*arguments, report=True)
+
+
+@pytest.fixture
 def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs ``python -m dltrain`` as its own process in a working directory of its own."""
 

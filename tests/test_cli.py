@@ -38,6 +38,7 @@ def test_the_run_folder_is_as_documented(dltrain, tmp_path):
         "checkpoints",
         "train.log",
         "curves.png",
+        "report.html",
     }
     # The state of the first epoch is left out where that of the second came before it was written.
     written = {path.name for path in (folder / "checkpoints").iterdir()} - {"last-1.pt"}

@@ -77,11 +77,17 @@ def go_on(
             folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)
             trainer.checkpoints.restore_best(resumable.state["best"] if resumable else None)
             result = _run(parts, folder)
+        except BaseException:
+            trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
+            if cfg.report:
+                _report(None, folder.path)
+            raise
         finally:
             trainer.checkpoints.settle()  # before another process may write here
             trainer.loggers.close({})
         if cfg.report:
             _draw(parts, folder.path)
+            _report(parts, folder.path)
         show(result)
     return trainer.best.value
 
@@ -177,6 +183,19 @@ def _draw(parts: Parts, path: Path) -> None:
         draw_curves(trainer.history, trainer.best.epoch, title, path / "curves.png")
     except OSError as error:  # the result is safe: a picture that cannot be written costs a warning
         log.warning("curves.png was not written: %s", error)
+
+
+def _report(parts: Parts | None, path: Path) -> None:
+    """Write the page of the run in ``path``; with ``parts`` it shows what the best network makes of the test part."""
+    from dltrain.reporting import Network, report_after_training
+
+    if parts is None:
+        report_after_training(None, path)
+        return
+    trainer, data = parts.trainer, parts.data
+    levels = data.preprocessing.get("levels", 255)
+    network = Network(trainer.evaluated, trainer.loss, data.facts, levels, parts.test, trainer.precision)
+    report_after_training(network, path)
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.errors import ConfigError, did_you_mean
 
 
-def of_run(composed: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of an earlier run, as YAML, with values of existing keys replaced by ``overrides``.
+def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of an earlier run, YAML or made of it, with values of existing keys replaced by ``overrides``.
 
     Raises:
         ConfigError: an override that is none, or a key that the configuration does not have.

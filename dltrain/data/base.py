@@ -148,6 +148,14 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """What an earlier run measured on its training part; a data set that is given it measures nothing anew."""
+
+    facts: Facts
+    preprocessing: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Data:
     """A loaded data set. ``val`` and ``test`` are ``None`` where there is nothing to hold out.
 

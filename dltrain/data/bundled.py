@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dltrain.data.base import Data
+from dltrain.data.base import Data, Fitted
 from dltrain.data.images import DecodedImages, image_data
 
 _FILES = files("dltrain.data") / "files"
@@ -37,11 +37,16 @@ def digits(
         limit=limit,
         split_seed=split_seed,
         augment=augment,
+        levels=16,
     )
 
 
 def diabetes(
-    val_fraction: float = 0.1, test_fraction: float = 0.2, limit: int | None = None, split_seed: int = 0
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    limit: int | None = None,
+    split_seed: int = 0,
+    fitted: Fitted | None = None,
 ) -> Data:
     """Disease progression of 442 patients from ten measurements (Efron et al., 2004): a regression table."""
     from dltrain.data.table import table  # here, so that digits need not import the table reader
@@ -57,6 +62,7 @@ def diabetes(
             test_fraction=test_fraction,
             limit=limit,
             split_seed=split_seed,
+            fitted=fitted,
         )
 
 
@@ -66,6 +72,7 @@ def sunspots(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     limit: int | None = None,
+    fitted: Fitted | None = None,
 ) -> Data:
     """Monthly mean sunspot numbers, 1749 to 1983: 2,820 steps of one series."""
     from dltrain.data.series import series  # here, so that digits need not import the table reader
@@ -81,4 +88,5 @@ def sunspots(
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             limit=limit,
+            fitted=fitted,
         )

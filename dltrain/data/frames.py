@@ -26,7 +26,7 @@ def read_frame(path: str, separator: str = ",") -> pl.DataFrame:
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"there is no file '{path}'; dataset.path must name a CSV or Parquet file")
-    frame = _read_parquet(file) if _is_parquet(file) else _read_csv(file, separator)
+    frame = _read_parquet(file) if is_parquet(file) else _read_csv(file, separator)
     if frame.height == 0:
         raise DataError(f"'{path}' has a header but no rows")
     return frame
@@ -72,9 +72,18 @@ def check_numbers(column: pl.Series, numbers: pl.Series, path: str, advice: str)
         )
 
 
+def require_plain(column: pl.Series, path: str) -> None:
+    """Raise :class:`DataError` for what a Parquet column may hold and no row of features can."""
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        raise DataError(
+            f"'{path}', column '{column.name}' is of type {column.dtype}; only numbers, texts, dates and true/false can"
+            f" be used; leave other columns out with 'dataset.ignore=[{column.name}]'"
+        )
+
+
 def row_name(path: str, row: int) -> str:
     """``row 3 (line 4)``: ``row`` from 0, as counted from 1 below the header, and the line of a CSV file."""
-    if _is_parquet(Path(path)):
+    if is_parquet(Path(path)):
         return f"row {row + 1}"
     ended, quotes = -2, 0  # -1: the header, below lines that may be empty
     with open(Path(path).expanduser(), "rb") as lines:
@@ -87,7 +96,8 @@ def row_name(path: str, row: int) -> str:
     return f"row {row + 1}"
 
 
-def _is_parquet(file: Path) -> bool:
+def is_parquet(file: Path) -> bool:
+    """Whether a file is to be read as Parquet, else as CSV."""
     return file.suffix.lower() in (".parquet", ".pq")
 
 
@@ -99,10 +109,16 @@ def _read_parquet(file: Path) -> pl.DataFrame:
     return frame.fill_nan(None)
 
 
-def _read_csv(file: Path, separator: str) -> pl.DataFrame:
+def csv_separator(separator: str) -> str:
+    """``separator`` as one character; raises :class:`ConfigError` for another one than ASCII has."""
     separator = "\t" if separator == "\\t" else separator  # what most shells pass on for a tab
     if len(separator.encode()) != 1:
         raise ConfigError([f"dataset.separator must be one ASCII character, not '{separator}'"])
+    return separator
+
+
+def _read_csv(file: Path, separator: str) -> pl.DataFrame:
+    separator = csv_separator(separator)
     try:
         frame = pl.read_csv(file, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:

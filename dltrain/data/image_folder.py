@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.data.base import Arrays, Data, Samples
+from dltrain.data.base import Arrays, Data, Fitted, Samples
 from dltrain.data.cache import available_memory, cache_limit, cached, key_of, read_ahead, shared_array
 from dltrain.data.decode import Decoding, decode_all
 from dltrain.data.images import image_data
@@ -38,6 +38,7 @@ def image_folder(
     limit: int | None = None,
     split_seed: int = 0,
     augment: Mapping[str, Any] | None = None,
+    fitted: Fitted | None = None,
 ) -> Data:
     """Images under ``root/train/<class>/``, at any depth, with ``root/val`` and ``root/test`` where they exist.
 
@@ -49,6 +50,7 @@ def image_folder(
         cache: where decoded images are kept. ``memory`` reads them all in, ``disk`` maps them from the cache on disk,
             ``none`` decodes each batch when it is wanted, in other processes; ``auto`` takes the first of these that
             has the room. All but ``none`` leave them in the cache on disk, so that the next run decodes nothing.
+        fitted: what an earlier run measured: the classes are its classes, some of which may have no images here.
 
     Raises:
         DataError: a folder is missing or a class is empty, an image cannot be read, or the classes of ``val`` or
@@ -63,9 +65,10 @@ def image_folder(
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold train/<class>/<images>")
     train_folder = top / "train" if (top / "train").is_dir() else top
-    classes = _class_names(train_folder, but=("val", "test") if train_folder == top else ())
+    known = list(fitted.facts.class_names) if fitted else None
+    classes = known or _class_names(train_folder, but=("val", "test") if train_folder == top else ())
     parts = {
-        name: _labelled(folder.resolve(), classes, decoding, cache, ("val", "test") if folder == top else ())
+        name: _labelled(folder.resolve(), classes, decoding, cache, ("val", "test") if folder == top else (), not known)
         for name, folder in (("train", train_folder), ("val", top / "val"), ("test", top / "test"))
         if folder.is_dir()
     }
@@ -183,19 +186,20 @@ def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _class_names(folder: Path, but: Sequence[str] = ()) -> list[str]:
+def _class_names(folder: Path, but: Sequence[str] = (), least: int = 2) -> list[str]:
     entries = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     classes = sorted(name for name in entries if name not in but)
-    if len(classes) < 2:
+    if len(classes) < least:
         found = f"only '{classes[0]}'" if classes else "none"
-        raise DataError(f"'{folder}' must hold a folder for each class, at least two; found {found}")
+        number = "at least two" if least == 2 else "at least one"
+        raise DataError(f"'{folder}' must hold a folder for each class, {number}; found {found}")
     return classes
 
 
 def _labelled(
-    folder: Path, classes: list[str], decoding: Decoding, cache: Cache, but: Sequence[str] = ()
+    folder: Path, classes: list[str], decoding: Decoding, cache: Cache, but: Sequence[str], require_all: bool
 ) -> ImageFiles:
-    for found in _class_names(folder, but):
+    for found in _class_names(folder, but, least=2 if require_all else 1):
         if found not in classes:
             hint = did_you_mean(found, classes)
             raise DataError(f"'{folder / found}' is not a class of the training folder ({', '.join(classes)}){hint}")
@@ -204,7 +208,7 @@ def _labelled(
     left_out: Counter[str] = Counter()
     for label, name in enumerate(classes):
         images = _image_files(folder / name, left_out)
-        if not images:
+        if not images and require_all:
             raise DataError(f"class '{name}' is empty: no {', '.join(sorted(SUFFIXES))} file in '{folder / name}'")
         paths += images
         labels += [label] * len(images)

@@ -62,11 +62,12 @@ def image_data(
     limit: int | None,
     split_seed: int,
     augment: Mapping[str, Any] | None = None,
+    levels: int = 255,
 ) -> Data:
     """Hold out what is not given as a part of its own, load the images, and measure the training part.
 
     ``test_fraction`` of ``train`` becomes the test part where there is none, then ``val_fraction`` of what is left
-    the validation part; ``limit`` keeps at most that many images of each part.
+    the validation part; ``limit`` keeps at most that many images of each part. ``levels`` is the value of white.
     """
     require_augment(augment, train.shape)  # before minutes of decoding
     places: dict[str, tuple[Images, Tensor]] = {"train": (train, torch.arange(len(train.labels)))}
@@ -100,7 +101,7 @@ def image_data(
         parts.get("test"),
         Normalize(mean, std),
         make_augment(augment, mean, facts.input_shape),
-        {"mean": mean.tolist(), "std": std.tolist()},
+        {"mean": mean.tolist(), "std": std.tolist(), "levels": levels},
     )
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from dltrain.data.base import Data, Facts, Windows
+from dltrain.data.base import Data, Facts, Fitted, Windows
 from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns, row_name
 from dltrain.data.source import describe_file
 from dltrain.data.splits import held_size
@@ -27,6 +27,7 @@ def series(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     limit: int | None = None,
+    fitted: Fitted | None = None,
 ) -> Data:
     """A CSV or Parquet file, one row a time step, whose column ``target`` is forecast.
 
@@ -38,6 +39,7 @@ def series(
     Args:
         time: a column of times or numbers that must rise from row to row; it is checked and not used as an input.
         limit: the first so many windows of each part.
+        fitted: what an earlier run measured, to read this file as that run would.
 
     Raises:
         DataError: a missing column or value, text where a number belongs, times that do not rise, or fewer rows
@@ -51,6 +53,7 @@ def series(
     for column in times:
         _check_time(frame[column], path)
     others = [column for column in frame.columns if column not in times]
+    columns = fitted.preprocessing["columns"] if fitted else columns
     if columns is not None:
         others = require_columns(frame, columns, path, "dataset.columns")
     features = list(dict.fromkeys([target, *others]))
@@ -63,8 +66,7 @@ def series(
             f"'{path}' has {len(values)} rows, {bounds[0]} of them for training, and one sample takes"
             f" {window + horizon} (dataset.window={window} + dataset.horizon={horizon})"
         )
-    mean, std = values[: bounds[0]].mean(0), values[: bounds[0]].std(0)
-    std[np.ptp(values[: bounds[0]], 0) == 0] = 1  # rounding may leave a constant column a tiny deviation
+    mean, std = _scaling(values[: bounds[0]], fitted)
     scaled = torch.from_numpy(((values - mean) / std).astype(np.float32))
     target_values = scaled[:, 0].contiguous()
 
@@ -93,9 +95,24 @@ def series(
         Windows(scaled, target_values, first[:limit], window, horizon),
         part(bounds[0], bounds[1], "val"),
         part(bounds[1], bounds[2], "test"),
-        preprocessing={"columns": features, "mean": mean.tolist(), "std": std.tolist()},
+        preprocessing={
+            "columns": features,
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "time": time,
+            "separator": separator,
+        },
         files=describe_file(Path(path).expanduser()),
     )
+
+
+def _scaling(values: np.ndarray, fitted: Fitted | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each column of the training rows ``values``, or those of the earlier run."""
+    if fitted:
+        return np.array(fitted.preprocessing["mean"]), np.array(fitted.preprocessing["std"])
+    std = values.std(0)
+    std[np.ptp(values, 0) == 0] = 1  # rounding may leave a constant column a tiny deviation
+    return values.mean(0), std
 
 
 def _part_bounds(rows: int, val_fraction: float, test_fraction: float) -> tuple[int, int, int]:

@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Self, cast
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from dltrain.data.base import Arrays, Data, Facts, Task
-from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns
+from dltrain.data.base import Arrays, Data, Facts, Fitted, Task
+from dltrain.data.encoder import TableEncoder
+from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns, require_plain
 from dltrain.data.source import describe_file
 from dltrain.data.splits import holdout, limited
 from dltrain.errors import ConfigError, DataError
@@ -21,60 +21,6 @@ log = logging.getLogger(__name__)
 
 _MOSTLY = 0.5  # a text column in which more than this share are numbers is a numeric column with mistakes
 _MAX_CLASSES = 20  # an integer target with at most this many values is read as classes
-
-
-@dataclass(frozen=True)
-class TableEncoder:
-    """How rows become features, measured on the training rows alone; plain types, so that it can be stored.
-
-    A number is standardised and, where training rows miss it, gets a second feature that says so (a missing value
-    becomes the mean, 0). A category gets a feature for each of its training values and one for any other, which
-    missing values share.
-    """
-
-    numeric: dict[str, dict[str, float]]  # column -> mean, std, missing (1.0 where a flag feature is added)
-    categorical: dict[str, list[str]]  # column -> values, most frequent first
-
-    @classmethod
-    def fit(cls, frame: pl.DataFrame, numeric: Sequence[str], categorical: Sequence[str], max_categories: int) -> Self:
-        """Measure ``frame``, the training rows, its numeric columns as Float64 and the others as text."""
-        numbers = {}
-        for name in numeric:
-            values = frame[name]
-            mean, std = cast(float | None, values.mean()), cast(float | None, values.std(ddof=0))
-            missing = float(values.null_count() > 0)
-            if values.min() == values.max():  # or no value at all: the column says nothing
-                std = 1.0  # where rounding may leave a tiny deviation
-            numbers[name] = {"mean": mean or 0.0, "std": std or 1.0, "missing": missing}
-        categories = {}
-        for name in categorical:
-            counts = frame[name].drop_nulls().value_counts().sort("count", name, descending=[True, False])
-            categories[name] = counts[name].head(max_categories).to_list()
-        return cls(numbers, categories)
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """One name a feature, in the order of :meth:`encode`: ``age``, ``age is missing``, ``sex=f``, ``sex=other``."""
-        names = []
-        for name, measured in self.numeric.items():
-            names += [name, f"{name} is missing"] if measured["missing"] else [name]
-        for name, values in self.categorical.items():
-            names += [f"{name}={value}" for value in values] + [f"{name}=other"]
-        return tuple(names)
-
-    def encode(self, frame: pl.DataFrame) -> Tensor:
-        """Features (rows, len(feature_names)) float32."""
-        columns: list[np.ndarray] = []
-        for name, measured in self.numeric.items():
-            values = frame[name]
-            columns.append(((values - measured["mean"]) / measured["std"]).fill_null(0.0).to_numpy())
-            if measured["missing"]:
-                columns.append(values.is_null().to_numpy())
-        for name, known in self.categorical.items():
-            codes = {value: code for code, value in enumerate(known)}
-            code = frame[name].replace_strict(codes, default=len(known), return_dtype=pl.Int64).to_numpy()
-            columns += [code == value for value in range(len(known) + 1)]
-        return torch.from_numpy(np.stack(columns, 1, dtype=np.float32, casting="unsafe"))
 
 
 def table(
@@ -90,6 +36,7 @@ def table(
     test_fraction: float = 0.2,
     limit: int | None = None,
     split_seed: int = 0,
+    fitted: Fitted | None = None,
 ) -> Data:
     """A CSV or Parquet file whose column ``target`` is predicted from the others.
 
@@ -99,6 +46,7 @@ def table(
         categorical: columns of numbers that are names of categories all the same.
         ignore: columns that are not used.
         max_categories: the most frequent values of a column that get a feature of their own.
+        fitted: what an earlier run measured, to read this file as that run would.
 
     The target of a regression is standardised by the training rows; metrics are reported in both units. Rows
     without a target are left out with a warning.
@@ -112,24 +60,28 @@ def table(
     (target,) = require_columns(frame, [target], path, "dataset.target")
     categorical = require_columns(frame, categorical, path, "dataset.categorical")
     ignore = require_columns(frame, ignore, path, "dataset.ignore")
-    numeric, texts, frame = _sort_columns(frame, path, [target, *ignore], categorical)
-    if not numeric and not texts:
-        raise DataError(f"'{path}' has no column to predict '{target}' from")
     rows = torch.from_numpy(frame[target].is_not_null().arg_true().to_numpy().astype(np.int64))
     if len(rows) < frame.height:
         log.warning("%s: %d rows without a value of '%s' are left out", path, frame.height - len(rows), target)
-    if len(rows) < 3:
-        raise DataError(f"'{path}' has {len(rows)} rows with a value of '{target}'; at least 3 are needed")
-    values, class_names = _read_target(frame[target], path, task)
-
+    least = 1 if fitted else 3
+    if len(rows) < least:
+        raise DataError(f"'{path}' has {len(rows)} rows with a value of '{target}'; at least {least} are needed")
+    known = fitted.facts.class_names if fitted else ()
+    values, class_names = _read_target(frame[target], path, fitted.facts.task if fitted else task, known)
     parts = _split_rows(rows, values if class_names else None, val_fraction, test_fraction, limit, split_seed)
-    encoder = TableEncoder.fit(frame[parts[0].numpy()], numeric, texts, max_categories)
-    inputs = encoder.encode(frame)
-    mean, std = 0.0, 1.0
+    if fitted:
+        encoder = TableEncoder.of(fitted.preprocessing)
+        frame = encoder.typed(frame, path)
+        mean, std = fitted.facts.target_mean, fitted.facts.target_std
+    else:
+        numeric, texts, frame = _sort_columns(frame, path, [target, *ignore], categorical)
+        if not numeric and not texts:
+            raise DataError(f"'{path}' has no column to predict '{target}' from")
+        encoder = TableEncoder.fit(frame[parts[0].numpy()], numeric, texts, max_categories)
+        mean, std = (0.0, 1.0) if class_names else _mean_and_std(values[parts[0]])
     if not class_names:
-        known = values[parts[0]]
-        mean, std = float(known.mean()), float(known.std(correction=0)) if known.min() < known.max() else 1.0
         values = ((values - mean) / std).float().unsqueeze(1)
+    inputs = encoder.encode(frame)
     facts = Facts(
         name=name or Path(path).stem,
         task="classification" if class_names else "regression",
@@ -148,9 +100,14 @@ def table(
         train,
         val if len(val) else None,
         test if len(test) else None,
-        preprocessing=asdict(encoder),
+        preprocessing={**asdict(encoder), "separator": separator},
         files=describe_file(Path(path).expanduser()),
     )
+
+
+def _mean_and_std(values: Tensor) -> tuple[float, float]:
+    """What standardises ``values`` (rows,) float64; those that are all alike are only shifted."""
+    return float(values.mean()), float(values.std(correction=0)) if values.min() < values.max() else 1.0
 
 
 def _split_rows(
@@ -175,7 +132,7 @@ def _sort_columns(
     for column in frame.get_columns():
         if column.name in skip:
             continue
-        _require_plain(column, path)
+        require_plain(column, path)
         numbers = as_numbers(column) if column.dtype.is_numeric() or column.dtype == pl.String else None
         present = len(column) - column.null_count()
         if not present:
@@ -195,18 +152,11 @@ def _sort_columns(
     return numeric, texts, frame
 
 
-def _require_plain(column: pl.Series, path: str) -> None:
-    """Raise :class:`DataError` for what a Parquet column may hold and no row of features can."""
-    if column.dtype.is_nested() or column.dtype == pl.Binary:
-        raise DataError(
-            f"'{path}', column '{column.name}' is of type {column.dtype}; only numbers, texts, dates and true/false can"
-            f" be used; leave other columns out with 'dataset.ignore=[{column.name}]'"
-        )
-
-
-def _read_target(column: pl.Series, path: str, task: Task | None) -> tuple[Tensor, tuple[str, ...]]:
-    """Class numbers (rows,) int64 with their names, or values (rows,) float64 with none."""
-    _require_plain(column, path)
+def _read_target(
+    column: pl.Series, path: str, task: Task | None, known: Sequence[str] = ()
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Class numbers (rows,) int64 with their names, ``known`` ones where given, or values (rows,) float64 with none."""
+    require_plain(column, path)
     numbers = as_numbers(column) if column.dtype != pl.Boolean else pl.Series(column.name, [None] * len(column))
     present = len(column) - column.null_count()
     if task is None:
@@ -219,16 +169,7 @@ def _read_target(column: pl.Series, path: str, task: Task | None) -> tuple[Tenso
         return torch.from_numpy(numbers.fill_null(0.0).to_numpy().copy()), ()
     if task != "classification":
         raise ConfigError([f"dataset.task must be classification or regression, not '{task}'"])
-    names = column.drop_nulls().cast(pl.String).unique().to_list()
-    all_numbers = numbers.count() == present
-    names.sort(key=(lambda name: (float(name), name)) if all_numbers else None)
-    if len(names) < 2:
-        raise DataError(f"'{path}', column '{column.name}': a classification needs at least two classes, found {names}")
-    if len(names) == present > _MAX_CLASSES:
-        raise DataError(
-            f"'{path}', column '{column.name}': each of its {present:,} values is a class of its own; name another"
-            " column with dataset.target, or set dataset.task=regression for numbers"
-        )
+    names = _require_known(column, known, path) if known else _class_names(column, numbers.count() == present, path)
     codes = {name: code for code, name in enumerate(names)}
     classes = column.cast(pl.String).replace_strict(codes, default=0, return_dtype=pl.Int64)
     return torch.from_numpy(classes.to_numpy().copy()), tuple(names)
@@ -241,3 +182,24 @@ def _recognise(column: pl.Series, numbers: pl.Series, present: int) -> Task:
     whole = bool((values == values.round()).all())
     few = values.n_unique() <= min(_MAX_CLASSES, max(2, present // 2))
     return "classification" if whole and few else "regression"
+
+
+def _class_names(column: pl.Series, are_numbers: bool, path: str) -> list[str]:
+    names: list[str] = column.drop_nulls().cast(pl.String).unique().to_list()
+    names.sort(key=(lambda name: (float(name), name)) if are_numbers else None)
+    if len(names) < 2:
+        raise DataError(f"'{path}', column '{column.name}': a classification needs at least two classes, found {names}")
+    if len(names) == len(column) - column.null_count() > _MAX_CLASSES:
+        raise DataError(
+            f"'{path}', column '{column.name}': each of its {len(names):,} values is a class of its own; name another"
+            " column with dataset.target, or set dataset.task=regression for numbers"
+        )
+    return names
+
+
+def _require_known(column: pl.Series, known: Sequence[str], path: str) -> list[str]:
+    """``known``, unless ``column`` has a class that is not among them."""
+    unknown = [name for name in column.drop_nulls().cast(pl.String).unique().sort() if name not in known]
+    if unknown:
+        raise DataError(f"'{path}', column '{column.name}': '{unknown[0]}' is no class of the run: {', '.join(known)}")
+    return list(known)

@@ -1,6 +1,7 @@
 """What happens to a raw batch on its way into the model, a whole batch at a time, on the device."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,14 @@ class Normalize(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.addcmul(cast(Tensor, self.shift), inputs.float(), cast(Tensor, self.scale))
+
+
+def transform_of(kind: str, preprocessing: Mapping[str, Any]) -> nn.Module:
+    """What brings raw batches into the model, rebuilt from the ``preprocessing`` of a data set of this ``kind``."""
+    if kind != "image" or "mean" not in preprocessing:
+        return nn.Identity()
+    mean, std = (torch.tensor(preprocessing[name], dtype=torch.float64) for name in ("mean", "std"))
+    return Normalize(mean, std)
 
 
 def channel_statistics(images: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,119 @@
+"""``dltrain compare``: what differs between runs, and what came of it. Imports no torch."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dltrain.commands.arguments import on_terminal, own_keys, print_json
+from dltrain.errors import UserError
+from dltrain.metric_names import lower_is_better
+from dltrain.record import choices_of, flat, history_of, metrics_of, read_config
+from dltrain.run import find_run, read_json
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, and one value a run for each key and each metric that any of them has."""
+
+    folders: Sequence[Path]
+    names: Sequence[str]
+    results: Sequence[dict[str, Any]]
+    config: dict[str, list[Any]]  # only where they differ; None where a run has no such key
+    metrics: dict[str, list[float | None]]
+
+    @property
+    def best(self) -> dict[str, list[int]]:
+        """Which runs have the best value of each metric; none where there is nothing to choose from."""
+        return {name: _best(name, values) for name, values in self.metrics.items()}
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Print the differences: tables on a terminal, else one line of JSON.
+
+    Raises:
+        UserError: fewer than two runs, a word that names none, or a page that cannot be written.
+    """
+    words, own = own_keys(arguments, ["out"])
+    # A pattern such as multirun/*/* brings along what lies beside the runs: multirun.yaml, sweep.csv.
+    words = [word for word in words if not os.path.isfile(word) or Path(word).suffix == ".pt"]
+    if len(words) < 2:
+        raise UserError("there is nothing to compare: dltrain compare RUN RUN... [out=compare.html]")
+    runs = compare_runs([find_run(word)[0].resolve() for word in words])
+    if "out" in own:
+        _write_page(runs, Path(own["out"]).expanduser())
+    if on_terminal():
+        from dltrain.commands.tables import show_comparison
+
+        show_comparison(runs.names, runs.config, runs.metrics, runs.best)
+        print(own.get("out", ""))
+    else:
+        print_json(_answer(runs) | own)
+
+
+def compare_runs(folders: Sequence[Path]) -> Comparison:
+    """Read what the runs in ``folders`` left there."""
+    results = [read_json(folder / "result.json") for folder in folders]
+    return Comparison(
+        folders=folders,
+        names=_short_names(folders),
+        results=results,
+        config=_differing([_configuration(folder) for folder in folders]),
+        metrics=_side_by_side([metrics_of(result) for result in results]),
+    )
+
+
+def _answer(runs: Comparison) -> dict[str, Any]:
+    best = runs.best
+    listed = [
+        {"run": str(folder), "status": result.get("status")}
+        for folder, result in zip(runs.folders, runs.results, strict=True)
+    ]
+    metrics = {name: {"values": values, "best": best[name]} for name, values in runs.metrics.items()}
+    return {"status": "done", "runs": listed, "config": runs.config, "metrics": metrics}
+
+
+def _write_page(runs: Comparison, out: Path) -> None:
+    from dltrain.report.comparison import render_comparison
+    from dltrain.report.page import write
+
+    histories = [history_of(folder) for folder in runs.folders]
+    try:
+        write(out, render_comparison(runs.names, runs.config, runs.metrics, runs.best, histories))
+    except OSError as error:
+        raise UserError(f"out={out} cannot be written: {error.strerror}") from error
+
+
+def _best(metric: str, values: Sequence[float | None]) -> list[int]:
+    known = [value for value in values if value is not None]
+    if len(known) < 2 or len(set(known)) == 1:
+        return []
+    best = min(known) if lower_is_better(metric) else max(known)
+    return [index for index, value in enumerate(values) if value == best]
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """Paths without what all of them begin with; a run that is named twice is counted."""
+    common = os.path.commonpath([folder.parent for folder in folders])
+    names = [os.path.relpath(folder, common) for folder in folders]
+    return [
+        f"{name} ({names[:index].count(name) + 1})" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    """Keys of a run, and the option of each group, but for what only names files of Hydra's."""
+    nodes = {name: node for name, node in read_config(folder).items() if name != "data"}
+    groups = {name: option for name, option in choices_of(folder).items() if not name.startswith("hydra/")}
+    return groups | flat(nodes)
+
+
+def _side_by_side(tables: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return {key: [table.get(key) for table in tables] for key in keys}
+
+
+def _differing(tables: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {key: values for key, values in _side_by_side(tables).items() if any(v != values[0] for v in values)}

@@ -1,0 +1,66 @@
+"""``dltrain evaluate``: the metrics of a run's network on a part of its data, or on other data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.errors import UserError
+
+_SPLITS = ("train", "val", "test", "all")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Print the metrics of a run's network on a part of the data: tables on a terminal, else one line of JSON.
+
+    Raises:
+        UserError: there is no such run, part or data, or they do not fit.
+    """
+    words, own = own_keys(arguments, ["split"])
+    run, overrides = run_of(words, "dltrain evaluate RUN [split=test] [overrides]")
+    split = own.get("split")
+    if split not in (None, *_SPLITS):
+        raise UserError(f"split={split} is not allowed: it must be one of {', '.join(_SPLITS)}")
+    answer = _evaluated(run, split, overrides)
+    if on_terminal():
+        from dltrain.commands.tables import show_evaluation
+
+        show_evaluation(answer)
+    else:
+        print_json(answer)
+
+
+def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
+    from dltrain.device import process_state
+    from dltrain.inference import evaluate as evaluate_batches
+    from dltrain.loaded import load_run
+    from dltrain.log import log_to
+    from dltrain.metrics import metrics_for
+
+    log_to(None)
+    loaded = load_run(run, overrides)
+    tf32 = loaded.cfg.trainer.precision == "auto"  # as in training
+    with process_state(loaded.cfg.seed, loaded.cfg.deterministic, tf32):
+        loader, split = loaded.loader(split)
+        metrics = metrics_for(loaded.facts, loaded.precision.device)
+        evaluate_batches(loaded.model, loader, loaded.loss, metrics, loaded.precision)
+    return {
+        "status": "done",
+        "run": str(loaded.folder),
+        "checkpoint": str(loaded.checkpoint),
+        "epoch": loaded.epoch,
+        "split": split,
+        "samples": len(loader.samples),
+        "metrics": metrics.compute(),
+        **_details(metrics, loaded.facts),
+    }
+
+
+def _details(metrics: Any, facts: Any) -> dict[str, Any]:
+    from dltrain.metrics import ClassificationMetrics, by_class
+
+    if isinstance(metrics, ClassificationMetrics):
+        confusion = metrics.confusion.tolist()
+        return {"classes": by_class(confusion, facts.class_names), "confusion_matrix": confusion}
+    if facts.kind == "series":
+        return {"target": facts.target_name, "steps": metrics.by_output()}
+    return {"target": facts.target_name}

@@ -1,0 +1,136 @@
+"""``dltrain predict``: what the network of a run says of new inputs."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.commands.writers import CSVWriter, require_writable, writing
+from dltrain.errors import DataError, DltrainError, UserError
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 20  # rows, on a terminal
+_LISTED = 10  # broken inputs, in a message
+_OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
+_USAGE = "dltrain predict RUN INPUT... [out=FILE]"
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """Predict from files; rows go to ``out``, or to stdout.
+
+    Raises:
+        UserError: the run or an input cannot be used at all.
+        DltrainError: some inputs were broken; the others were predicted.
+    """
+    words, own = own_keys(arguments, ["out"])
+    run, words = run_of(words, _USAGE)
+    overrides = [word for word in words if _OVERRIDE.match(word) and not Path(word).exists()]
+    inputs = [word for word in words if word not in overrides]
+    if not inputs:
+        raise UserError(f"there is nothing to predict from: {_USAGE}")
+    out = Path(own["out"]).expanduser() if "out" in own else None
+    if out:
+        require_writable(out)
+    _predict(run, inputs, overrides, out)
+
+
+def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
+    from dltrain.data.inputs import read_inputs
+    from dltrain.loaded import load_run
+    from dltrain.log import log_to
+    from dltrain.predictions import columns_of
+
+    log_to(None)
+    loaded = load_run(run, overrides)
+    broken = Broken()
+    batches, files = read_inputs(inputs, loaded.fitted, loaded.batch_size, broken.report)
+    columns = columns_of(loaded.facts)
+    shown: list[list[Any]] = []
+    count = 0
+    with _progress(files if loaded.facts.kind == "image" else None) as advance:
+        rows = _rows(loaded, batches, advance)
+        first = next(rows, None)
+        if first is None:
+            raise DataError(broken.summary())
+        broken.log_from_now_on()
+        with _output(out, columns) as write:
+            for count, row in enumerate(chain([first], rows), 1):
+                write(row)
+                shown += [row] if count <= _SHOWN else []
+    if on_terminal():
+        from dltrain.commands.tables import show_predictions
+
+        show_predictions(list(columns), shown, count, out)
+    elif out:
+        answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
+        print_json({**answer, "rows": count, "broken": [name for name, _ in broken.found]})
+    if broken.found:
+        raise DltrainError(f"broken inputs left out: {len(broken.found):,}; rows predicted: {count:,}")
+
+
+class Broken:
+    """Inputs that cannot be read; they are logged once it is sure that there is anything else."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+        self._log = False
+
+    def report(self, name: str, cause: str) -> None:
+        self.found.append((name, cause))
+        if self._log:
+            log.warning("%s: %s", name, cause)
+
+    def log_from_now_on(self) -> None:
+        self._log = True
+        for name, cause in self.found:
+            log.warning("%s: %s", name, cause)
+
+    def summary(self) -> str:
+        """One message for inputs of which none can be predicted."""
+        lines = [f"{name}: {cause}" for name, cause in self.found[:_LISTED]]
+        more = [f"and {len(self.found) - _LISTED} more"] if len(self.found) > _LISTED else []
+        return "\n".join(["nothing can be predicted:", *lines, *more]) if lines else "the inputs have no rows"
+
+
+def _rows(loaded: Any, batches: Iterator[Any], advance: Callable[[int], None]) -> Iterator[list[Any]]:
+    from dltrain.inference import predict as predict_batches
+    from dltrain.predictions import rows_of
+
+    device = loaded.precision.device
+    ready = ((names, loaded.transform(raw.to(device))) for names, raw in batches)
+    for names, outputs in predict_batches(loaded.model, ready, loaded.precision):
+        advance(len(names))
+        yield from rows_of(loaded.facts, loaded.loss, names, outputs)
+
+
+@contextmanager
+def _output(out: Path | None, columns: dict[str, type]) -> Iterator[Callable[[Sequence[Any]], None]]:
+    """What takes the rows: the file ``out``, or stdout unless a person reads it."""
+    if out:
+        with writing(out, columns) as writer:
+            yield writer.write
+    elif on_terminal():
+        yield lambda row: None
+    else:
+        yield CSVWriter(sys.stdout, columns).write
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where that is a terminal; what it yields takes how many samples more are done."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)

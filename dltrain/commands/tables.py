@@ -1,0 +1,130 @@
+"""What the verbs show on a terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dltrain.metric_names import lower_is_better
+
+_WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
+_CONFUSIONS = 15
+_WIDEST_ROW = 8  # columns
+
+
+def show_evaluation(answer: Mapping[str, Any]) -> None:
+    """Metrics, classes or steps, and the confusion matrix."""
+    console = Console(highlight=False)
+    figures = Table(header_style="bold")
+    figures.add_column("metric")
+    figures.add_column(answer["split"], justify="right")
+    for name, value in answer["metrics"].items():
+        figures.add_row(f"{name} {'↓' if lower_is_better(name) else '↑'}", f"{value:.4f}")
+    console.print(figures)
+    if "classes" in answer:
+        console.print(_classes(answer["classes"]))
+        console.print(_confusion(answer["confusion_matrix"], [row["name"] for row in answer["classes"]]))
+    if "steps" in answer:
+        console.print(_steps(answer["steps"], answer["target"]))
+    console.print(f"{answer['samples']:,} samples, {answer['checkpoint']} (epoch {answer['epoch']})", soft_wrap=True)
+
+
+def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(header_style="bold")
+    table.add_column("class")
+    for name in ("precision", "recall", "f1", "support"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        figures = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
+        table.add_row(escape(row["name"]), *figures, str(row["support"]))
+    return table
+
+
+def _confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    """The matrix, or its largest mistakes where there are too many classes for a screen."""
+    if len(names) > _WIDEST_MATRIX:
+        return _confusions(matrix, names)
+    table = Table(header_style="bold", title="rows: true class, columns: predicted class", title_style="dim")
+    table.add_column("")
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    for row, counts in enumerate(matrix):
+        cells = [
+            f"[green]{count}[/]" if row == column and count else f"[red]{count}[/]" if count else "[dim]·[/]"
+            for column, count in enumerate(counts)
+        ]
+        table.add_row(f"[bold]{escape(names[row])}[/]", *cells)
+    return table
+
+
+def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    found = [
+        (count, names[row], names[column])
+        for row, counts in enumerate(matrix)
+        for column, count in enumerate(counts)
+        if count and row != column
+    ]
+    table = Table(header_style="bold", title="most frequent confusions", title_style="dim")
+    for heading in ("true class", "predicted class", "samples"):
+        table.add_column(heading)
+    for count, true, predicted in sorted(found, reverse=True)[:_CONFUSIONS]:
+        table.add_row(escape(true), escape(predicted), str(count))
+    return table
+
+
+def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
+    table = Table(header_style="bold", title=f"errors in units of {target}", title_style="dim")
+    for heading in ("step ahead", "mae", "rmse"):
+        table.add_column(heading, justify="right")
+    for step, row in enumerate(rows, 1):
+        table.add_row(str(step), f"{row['mae']:.4f}", f"{row['rmse']:.4f}")
+    return table
+
+
+def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], count: int, out: Path | None) -> None:
+    """The first rows, without the probabilities where these would not fit."""
+    console = Console(highlight=False)
+    names = [name for name in columns if len(columns) <= _WIDEST_ROW or not name.startswith("p_")]
+    table = Table(header_style="bold")
+    for name in names:
+        table.add_column(escape(name), overflow="fold", justify="left" if name in ("input", "class") else "right")
+    for row in rows:
+        cells = dict(zip(columns, row, strict=True))
+        table.add_row(*(_cell(cells[name]) for name in names))
+    console.print(table)
+    more = f", {len(rows)} of them shown" if count > len(rows) else ""
+    kept = f" in {out}" if out else "; keep all of them with out=FILE.csv, .jsonl or .parquet"
+    console.print(f"{count:,} rows{more}{kept}", soft_wrap=True)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else escape(str(value))
+
+
+def show_comparison(
+    names: Sequence[str],
+    config: Mapping[str, Sequence[Any]],
+    metrics: Mapping[str, Sequence[float | None]],
+    best: Mapping[str, Sequence[int]],
+) -> None:
+    """Keys and metrics, a column a run; the best value of each metric is marked."""
+    console = Console(highlight=False)
+    keys = Table(header_style="bold", title="what differs in the configuration", title_style="dim")
+    figures = Table(
+        header_style="bold", title="metrics of the best epoch (val) and of the test part", title_style="dim"
+    )
+    for table, first in ((keys, "key"), (figures, "metric")):
+        table.add_column(first)
+        for name in names:
+            table.add_column(escape(name), justify="right", overflow="fold")
+    for key, values in config.items():
+        keys.add_row(escape(key), *("–" if value is None else escape(str(value)) for value in values))
+    for name, numbers in metrics.items():
+        cells = ("–" if number is None else f"{number:.4f}" for number in numbers)
+        marked = [f"[bold green]{cell} *[/]" if index in best[name] else cell for index, cell in enumerate(cells)]
+        figures.add_row(f"{escape(name)} {'↓' if lower_is_better(name) else '↑'}", *marked)
+    console.print(keys if config else "the configurations are the same")
+    console.print(figures if metrics else "no run has a result yet")

@@ -1,0 +1,94 @@
+"""How rows of a table become features: measured once, stored with the run, used for every file after it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from dltrain.data.frames import as_numbers, check_numbers, require_columns, require_plain
+
+
+@dataclass(frozen=True)
+class TableEncoder:
+    """How rows become features, measured on the training rows alone; plain types, so that it can be stored.
+
+    A number is standardised and, where training rows miss it, gets a second feature that says so (a missing value
+    becomes the mean, 0). A category gets a feature for each of its training values and one for any other, which
+    missing values share.
+    """
+
+    numeric: dict[str, dict[str, float]]  # column -> mean, std, missing (1.0 where a flag feature is added)
+    categorical: dict[str, list[str]]  # column -> values, most frequent first
+
+    @classmethod
+    def fit(cls, frame: pl.DataFrame, numeric: Sequence[str], categorical: Sequence[str], max_categories: int) -> Self:
+        """Measure ``frame``, the training rows, its numeric columns as Float64 and the others as text."""
+        numbers = {}
+        for name in numeric:
+            values = frame[name]
+            mean, std = cast(float | None, values.mean()), cast(float | None, values.std(ddof=0))
+            missing = float(values.null_count() > 0)
+            if values.min() == values.max():  # or no value at all: the column says nothing
+                std = 1.0  # where rounding may leave a tiny deviation
+            numbers[name] = {"mean": mean or 0.0, "std": std or 1.0, "missing": missing}
+        categories = {}
+        for name in categorical:
+            counts = frame[name].drop_nulls().value_counts().sort("count", name, descending=[True, False])
+            categories[name] = counts[name].head(max_categories).to_list()
+        return cls(numbers, categories)
+
+    @classmethod
+    def of(cls, preprocessing: Mapping[str, Any]) -> Self:
+        """The encoder that an earlier run stored."""
+        return cls(preprocessing["numeric"], preprocessing["categorical"])
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it reads."""
+        return [*self.numeric, *self.categorical]
+
+    def typed(self, frame: pl.DataFrame, path: str) -> pl.DataFrame:
+        """``frame`` with its columns as :meth:`encode` takes them.
+
+        Raises:
+            DataError: a column is missing, or holds no number where a number belongs.
+        """
+        require_columns(frame, self.columns, path, "columns of the run")
+        for name in self.columns:
+            require_plain(frame[name], path)
+        for name in self.numeric:
+            check_numbers(frame[name], as_numbers(frame[name]), path, "the run reads numbers in this column")
+        return self.cast(frame)
+
+    def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """``frame`` with numbers as Float64, null where there is none, and categories as text."""
+        numbers = [as_numbers(frame[name]) for name in self.numeric]
+        return frame.with_columns(numbers + [frame[name].cast(pl.String) for name in self.categorical])
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """One name a feature, in the order of :meth:`encode`: ``age``, ``age is missing``, ``sex=f``, ``sex=other``."""
+        names = []
+        for name, measured in self.numeric.items():
+            names += [name, f"{name} is missing"] if measured["missing"] else [name]
+        for name, values in self.categorical.items():
+            names += [f"{name}={value}" for value in values] + [f"{name}=other"]
+        return tuple(names)
+
+    def encode(self, frame: pl.DataFrame) -> Tensor:
+        """Features (rows, len(feature_names)) float32."""
+        columns: list[np.ndarray] = []
+        for name, measured in self.numeric.items():
+            values = frame[name]
+            columns.append(((values - measured["mean"]) / measured["std"]).fill_null(0.0).to_numpy())
+            if measured["missing"]:
+                columns.append(values.is_null().to_numpy())
+        for name, known in self.categorical.items():
+            codes = {value: code for code, value in enumerate(known)}
+            code = frame[name].replace_strict(codes, default=len(known), return_dtype=pl.Int64).to_numpy()
+            columns += [code == value for value in range(len(known) + 1)]
+        return torch.from_numpy(np.stack(columns, 1, dtype=np.float32, casting="unsafe"))

@@ -1,0 +1,106 @@
+"""Files to predict from: found by name, read as the run read its own, batch by batch; broken ones are reported."""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dltrain.data.base import Fitted
+from dltrain.data.decode import Decoding, core_count, decode
+from dltrain.errors import DataError, UserError
+
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
+
+Report = Callable[[str, str], None]  # takes the name of something broken, and its cause
+Batch = tuple[list[tuple[Any, ...]], Tensor]  # what names each sample, and the raw samples
+
+
+def read_inputs(words: Sequence[str], fitted: Fitted, batch_size: int, report: Report) -> tuple[Iterator[Batch], int]:
+    """Batches of all that ``words`` (files, folders, globs) name, and how many files these are.
+
+    Raises:
+        DataError: a word names nothing.
+        UserError: the run's data set is the user's own, and only that knows how to read files.
+    """
+    kind = fitted.facts.kind
+    if not fitted.preprocessing:
+        raise UserError(
+            f"the data set '{fitted.facts.name}' of the run has not stored its preprocessing, so new files cannot be"
+            " read as it reads them; a data set of your own does so with Data(preprocessing=...)"
+        )
+    files = find_files(words, IMAGES if kind == "image" else TABLES)
+    if kind == "image":
+        return read_images(files, fitted, batch_size, report), len(files)
+    from dltrain.data.rows import read_last_windows, read_tables  # here, so that images need no table reader
+
+    if kind == "table":
+        return read_tables(files, fitted, batch_size, report), len(files)
+    return read_last_windows(files, fitted, report), len(files)
+
+
+def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
+    """The files that ``words`` name; of folders and globs those with one of ``suffixes``, in alphabetical order.
+
+    Raises:
+        DataError: there is no such file, or none in a folder.
+    """
+    found: list[Path] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_file():
+            found.append(path)
+            continue
+        if path.is_dir():
+            names = [os.path.join(folder, name) for folder, _, files in os.walk(path) for name in files]
+        elif glob.has_magic(word):
+            names = [name for name in glob.glob(os.path.expanduser(word), recursive=True) if os.path.isfile(name)]
+        else:
+            raise DataError(f"there is no file or folder '{word}'")
+        chosen = [Path(name) for name in sorted(names) if _is_wanted(name, suffixes)]
+        if not chosen:
+            raise DataError(f"'{word}' holds no file that ends with {', '.join(suffixes)}")
+        found += chosen
+    return found
+
+
+def _is_wanted(name: str, suffixes: Sequence[str]) -> bool:
+    return name.lower().endswith(tuple(suffixes)) and not os.path.basename(name).startswith(".")
+
+
+def read_images(files: Sequence[Path], fitted: Fitted, batch_size: int, report: Report) -> Iterator[Batch]:
+    """Images as (batch, channels, height, width) uint8, in the size, channels and range of values of the run."""
+    decoding = Decoding(*fitted.facts.input_shape)
+    levels = fitted.preprocessing.get("levels", 255)
+
+    def read(path: Path) -> np.ndarray | str:
+        try:
+            return _in_range(decode(path, decoding), levels)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
+            return str(error)
+
+    with ThreadPoolExecutor(core_count()) as pool:  # Pillow decodes without holding the interpreter's lock
+        for start in range(0, len(files), batch_size):
+            paths = files[start : start + batch_size]
+            images = list(pool.map(read, paths))
+            for path, image in zip(paths, images, strict=True):
+                if isinstance(image, str):
+                    report(str(path), image)
+            whole = [(path, image) for path, image in zip(paths, images, strict=True) if not isinstance(image, str)]
+            if whole:
+                yield [(str(path),) for path, _ in whole], torch.from_numpy(np.stack([image for _, image in whole]))
+
+
+def _in_range(pixels: np.ndarray, levels: int) -> np.ndarray:
+    """``pixels`` with white at ``levels``; a file that never goes beyond it was written in that range already."""
+    if levels == 255 or pixels.max() <= levels:
+        return pixels
+    scaled: np.ndarray = np.rint(pixels * (levels / 255)).astype(np.uint8)
+    return scaled

@@ -1,0 +1,177 @@
+"""A trained network, ready for use: whatever looks at a run after its training begins here."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from dltrain import checkpoint, config
+from dltrain.build import evaluation_batch_size, evaluation_loader, make, read_data
+from dltrain.config.earlier import of_run, require_trusted
+from dltrain.data.base import Data, Facts, Fitted
+from dltrain.data.loader import Loader
+from dltrain.data.transforms import transform_of
+from dltrain.device import Precision, pick_device, pick_precision
+from dltrain.errors import CheckpointError, DataError, UserError, did_you_mean
+from dltrain.run import find_run, read_json
+
+Split = Literal["train", "val", "test", "all"]
+
+
+@dataclass
+class Loaded:
+    """A run's network with its weights, in evaluation mode on its device, and what reads inputs for it."""
+
+    folder: Path
+    checkpoint: Path
+    epoch: int
+    cfg: Any  # with the overrides
+    own: Any  # the configuration of the run as it was
+    fitted: Fitted
+    model: nn.Module
+    loss: nn.Module
+    transform: nn.Module
+    precision: Precision
+
+    @property
+    def facts(self) -> Facts:
+        return self.fitted.facts
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of an evaluation batch, as during the run."""
+        return evaluation_batch_size(self.cfg, self.facts)
+
+    @property
+    def moved(self) -> bool:
+        """Whether other files than the run's own are to be read."""
+        return any(self.cfg.dataset.get(key) != self.own.dataset.get(key) for key in ("root", "path"))
+
+    def data(self) -> Data:
+        """The data set that the configuration names, prepared as the run's own.
+
+        Raises:
+            DataError: the classes, the shape or the target are others than the run's.
+        """
+        data = read_data(self.cfg, self.fitted)
+        _require_same(self.facts, data.facts)
+        # The user's own data set says nothing of its preprocessing, and does it itself.
+        return replace(data, transform=self.transform) if self.fitted.preprocessing else data
+
+    def loader(self, split: Split | None = None) -> tuple[Loader, Split]:
+        """Batches of a part of the data, as the run evaluated them, and which part it is.
+
+        By default this is the test part; of another file, or of another folder without ``test/``, all samples.
+
+        Raises:
+            UserError: there is no such part.
+        """
+        if self.moved and (folder := self._folder_of(split or "test")):
+            self.cfg.dataset.root = str(folder)  # all of its samples are this part
+            data, part, name = self._all(), "train", split or "test"
+        elif split == "all" or (split is None and self.moved and self._can_take_all):
+            data, part, name = self._all(), "train", "all"
+        else:
+            part = name = split or "test"
+            data = self.data()
+        samples = getattr(data, part)
+        if samples is None:
+            raise UserError(f"the run has no {name} part: dataset.{name}_fraction is 0; split=train|val|test|all")
+        return evaluation_loader(samples, data, self.cfg, self.precision.device), name
+
+    @property
+    def _can_take_all(self) -> bool:
+        return "val_fraction" in self.cfg.dataset and "test_fraction" in self.cfg.dataset
+
+    def _all(self) -> Data:
+        apart = f"split=all: {self.facts.name} comes in parts; use split=train, val or test"
+        if not self._can_take_all:
+            raise UserError(apart)
+        self.cfg.dataset.val_fraction = self.cfg.dataset.test_fraction = 0
+        if self.cfg.dataset.limit == self.own.dataset.limit:
+            self.cfg.dataset.limit = None
+        data = self.data()
+        if data.val is not None or data.test is not None:  # folders of their own, which no fraction moves
+            raise UserError(apart)
+        return data
+
+    def _folder_of(self, split: str) -> Path | None:
+        folder = Path(str(self.cfg.dataset.get("root"))).expanduser() / split
+        return folder if self._can_take_all and folder.is_dir() else None
+
+
+def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
+    """Load ``name``, a run folder (its ``best.pt``) or a checkpoint file, with values replaced by ``overrides``.
+
+    Raises:
+        UserError: there is no such run, it has no checkpoint, or it cannot be read by this dltrain.
+        ConfigError: an override that fits no key, or code of a package that nobody has vouched for.
+    """
+    folder, named = find_run(name)
+    path = named or folder / "checkpoints" / "best.pt"
+    if not path.exists():
+        raise CheckpointError(f"'{name}' has no checkpoints/best.pt yet: it is written behind the first epoch")
+    content = checkpoint.load(path)
+    if not {"config", "facts", "preprocessing", "model"} <= content.keys():
+        raise CheckpointError(f"'{path}' holds no network of dltrain's")
+    own = of_run(content["config"], ())
+    _find_files(own, folder)
+    cfg = _configuration(own, overrides)
+    fitted = Fitted(Facts(**content["facts"]), content["preprocessing"])
+    device = pick_device(cfg.device)
+    model: nn.Module = make(cfg, "model")
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in '{path}' do not fit its configuration: {error}") from error
+    return Loaded(
+        folder=folder.resolve(),
+        checkpoint=path.resolve(),
+        epoch=content["epoch"],
+        cfg=cfg,
+        own=own,
+        fitted=fitted,
+        model=model.to(device).eval(),
+        loss=make(cfg, "loss").to(device),
+        transform=transform_of(fitted.facts.kind, fitted.preprocessing).to(device),
+        precision=pick_precision(cfg.trainer.precision, device),
+    )
+
+
+def _find_files(cfg: Any, folder: Path) -> None:
+    """Let paths that are relative to where the run was started lead there, unless they lead somewhere from here."""
+    started = read_json(folder / "environment.json").get("working_directory", "")
+    for key in ("root", "path"):
+        place = cfg.dataset.get(key)
+        if isinstance(place, str) and not Path(place).expanduser().exists() and (Path(started) / place).exists():
+            cfg.dataset[key] = str(Path(started) / place)
+
+
+def _configuration(own: Any, overrides: Sequence[str]) -> Any:
+    cfg = of_run(own, overrides)
+    config.check(cfg)
+    require_trusted(cfg)
+    if cfg.trust:  # classes of the working directory can be named without installing them, as in training
+        sys.path.insert(0, os.getcwd())
+    # Pre-trained weights are not to be downloaded again, but they have decided the architecture.
+    if cfg.model.get("weights") and "small_images" in cfg.model:
+        cfg.model.small_images = bool(cfg.model.small_images)
+        cfg.model.weights = None
+    return cfg
+
+
+def _require_same(ours: Facts, theirs: Facts) -> None:
+    for name in theirs.class_names:
+        if name not in ours.class_names:
+            hint = did_you_mean(name, ours.class_names)
+            raise DataError(f"'{theirs.name}' has a class '{name}' that the run does not know{hint}")
+    for key in ("task", "input_shape", "num_outputs", "class_names", "target_name"):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise DataError(
+                f"'{theirs.name}' does not fit the run: its {key.replace('_', ' ')} is {getattr(theirs, key)},"
+                f" where the run was trained with {getattr(ours, key)}"
+            )

@@ -1,0 +1,101 @@
+"""Charts as data: what ``page.js`` draws with ECharts."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dltrain.report.story import Rows, Story, Test
+
+_POINTS = 2000  # that a curve keeps
+_DOTS = 1000  # that a cloud keeps
+_BARS = 30
+
+Chart = dict[str, Any]
+
+# Which metrics share a chart; the scaled ones tell the same as those in units.
+_GROUPS = (
+    ("Loss", ("loss",)),
+    ("Accuracy and F1", ("accuracy", "f1", "precision", "recall", "top5_accuracy")),
+    ("Error", ("mae", "rmse")),
+    ("R²", ("r2",)),
+)
+
+
+def curves(history: Rows, best_epoch: int | None, target: str = "") -> list[Chart]:
+    """Loss, metrics and learning rate over the epochs."""
+    if not history:
+        return []
+    rows = thinned(history, best_epoch)
+    charts = []
+    for title, members in (*_GROUPS, ("Learning rate", ("lr",))):
+        names = [name for member in members for name in history[0] if name.rpartition("/")[2] == member]
+        if names:
+            unit = f" in units of {target}" if title == "Error" and target else ""
+            series = [{"name": name, "values": [number(row[name]) for row in rows]} for name in names]
+            charts.append(line(title + unit, "epoch", [int(row["epoch"]) for row in rows], series, mark=best_epoch))
+    return charts
+
+
+def line(title: str, axis: str, x: Sequence[Any], series: Sequence[Chart], mark: int | None = None) -> Chart:
+    """Curves over the categories ``x``, with a line at ``mark``."""
+    return {"kind": "line", "title": title, "axis": axis, "x": list(x), "series": list(series), "mark": mark}
+
+
+def of_test(story: Story, test: Test) -> list[Chart]:
+    """What a regression or a forecast looks like beside the truth."""
+    truth, predicted = list(test.truth), list(test.predicted)
+    if not truth:
+        return []
+    if story.kind == "series":
+        last = slice(max(len(truth) - _POINTS, 0), None)
+        names = ("truth", f"forecast, up to {len(test.errors_by_step)} steps ahead")
+        series = [
+            {"name": n, "values": [number(one) for one in v[last]]}
+            for n, v in zip(names, (truth, predicted), strict=True)
+        ]
+        steps = list(range(len(truth) + 1))[1:][last]
+        forecast = line(f"Forecast against truth: {story.target}", "step of the test part", steps, series)
+        errors = {"name": "mean absolute error", "values": [number(error) for error in test.errors_by_step]}
+        ahead = list(range(1, len(test.errors_by_step) + 1))
+        by_step = {"kind": "bar", "title": "Error by step ahead", "axis": "steps ahead", "x": ahead, "series": [errors]}
+        return [{**forecast, "wide": True}, by_step]
+    pairs = [pair for pair in zip(truth, predicted, strict=True) if all(map(math.isfinite, pair))]
+    if not pairs:
+        return []
+    cloud = {
+        "kind": "scatter",
+        "title": f"Predicted against true {story.target}",
+        "axis": "true",
+        "points": pairs[:_DOTS],
+    }
+    return [cloud, _residuals([guess - true for true, guess in pairs])]
+
+
+def _residuals(residuals: Sequence[float]) -> Chart:
+    """How often which residual occurs."""
+    reach = max(abs(value) for value in residuals) or 1.0
+    count = max(min(_BARS, math.isqrt(len(residuals)) | 1), 5)
+    width = 2 * reach / count
+    bars = [0] * count
+    for value in residuals:
+        bars[min(int((value + reach) / width), count - 1)] += 1
+    middles = [f"{-reach + (index + 0.5) * width:.3g}" for index in range(count)]
+    return {
+        "kind": "bar",
+        "title": "Residuals: predicted minus true",
+        "axis": "residual",
+        "x": middles,
+        "series": [{"name": "samples", "values": bars}],
+    }
+
+
+def thinned(history: Rows, best_epoch: int | None) -> Rows:
+    """At most some thousand rows, evenly, with the first, the last and the best among them."""
+    step = math.ceil(len(history) / _POINTS)
+    keep = {0, len(history) - 1, *range(0, len(history), step)}
+    return [row for index, row in enumerate(history) if index in keep or row["epoch"] == best_epoch]
+
+
+def number(value: float | None) -> float | None:
+    """``value``, or nothing where it is not finite: JSON has no such numbers."""
+    return value if value is not None and math.isfinite(value) else None

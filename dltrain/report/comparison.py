@@ -1,0 +1,67 @@
+"""``compare.html``: several runs on one page, their curves over one another."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from dltrain.report.charts import Chart, line, number, thinned
+from dltrain.report.html import figure, page, section, table
+from dltrain.report.page import places
+from dltrain.report.story import Rows
+
+_CURVES = ("loss", "accuracy", "mae", "r2")
+
+
+def render_comparison(
+    names: Sequence[str],
+    config: Mapping[str, Sequence[Any]],
+    metrics: Mapping[str, Sequence[float | None]],
+    best: Mapping[str, Sequence[int]],
+    histories: Sequence[Rows],
+) -> str:
+    """The page as HTML; every value is one of a run in the order of ``names``."""
+    heads = [escape(name) for name in names]
+    figures = [
+        [escape(name), *(_marked(figure(value), index in best[name]) for index, value in enumerate(values))]
+        for name, values in metrics.items()
+    ]
+    keys = [[escape(key), *(escape(_text(value)) for value in values)] for key, values in config.items()]
+    charts = curves(names, histories)
+    body = "\n".join(
+        (
+            f"<header><h1>{len(names)} runs compared</h1></header>",
+            section("Metrics", table(["metric", *heads], figures, "figures") if figures else ""),
+            section("Configuration: what differs", table(["key", *heads], keys) if keys else _SAME),
+            section("Curves", places(charts, 0)),
+        )
+    )
+    return page(f"{len(names)} runs compared", body, charts)
+
+
+_SAME = '<p class="soft">The configurations are the same.</p>'
+
+
+def curves(names: Sequence[str], histories: Sequence[Rows]) -> list[Chart]:
+    """A chart a metric, a curve a run."""
+    histories = [thinned(rows, None) if rows else [] for rows in histories]
+    epochs = sorted({int(row["epoch"]) for rows in histories for row in rows})
+    metrics = dict.fromkeys(name for rows in histories if rows for name in rows[0])
+    charts = []
+    for metric in metrics:
+        if metric != "lr" and metric.rpartition("/")[2] not in _CURVES:
+            continue
+        series = []
+        for name, rows in zip(names, histories, strict=True):
+            values = {int(row["epoch"]): number(row.get(metric)) for row in rows}
+            series.append({"name": name, "values": [values.get(epoch) for epoch in epochs]})
+        title = "learning rate" if metric == "lr" else metric
+        charts.append({**line(title, "epoch", epochs, series), "joined": True})  # long runs have lost some epochs
+    return sorted(charts, key=lambda chart: chart["title"] == "learning rate")
+
+
+def _marked(text: str, best: bool) -> str:
+    return f'<span class="best">{text}</span>' if best else text
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else str(value)

@@ -1,0 +1,86 @@
+"""Pieces of a page, escaped."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+_FILES = files("dltrain.report") / "files"
+
+# Nothing may be fetched, whatever a name or a value holds.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+def page(title: str, body: str, charts: Sequence[dict[str, Any]]) -> str:
+    """A whole document that needs no other file."""
+    scripts = [_FILES.joinpath(name).read_text(encoding="utf-8") for name in ("echarts.common.min.js", "page.js")]
+    style = _FILES.joinpath("page.css").read_text(encoding="utf-8")
+    data = json.dumps(charts, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    drawing = f'<script type="application/json" id="charts">{data}</script>' if charts else ""
+    code = "".join(f"<script>{script}</script>" for script in scripts) if charts else ""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n{drawing}{code}\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading with what belongs to it; nothing where there is none."""
+    content = "\n".join(part for part in parts if part)
+    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table of cells that are HTML already; the first cell of each row is its heading."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = (
+        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
+    )
+    parts = f"<thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="scroll"><table class="{kind}">{parts}</table></div>'
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Names and values."""
+    shown = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in shown)
+    return f"<dl>{items}</dl>" if items else ""
+
+
+def chart_places(count: int, first: int, titles: Sequence[str], wide: Sequence[bool]) -> str:
+    """Where the charts ``first`` and the ``count`` after it are drawn."""
+    places = "".join(
+        f'<figure class="chart{" wide" if wide[index] else ""}"><figcaption>{escape(titles[index])}</figcaption>'
+        f'<div data-chart="{first + index}" role="img" aria-label="{escape(titles[index])}"></div></figure>'
+        for index in range(count)
+    )
+    return f'<div class="charts">{places}</div>' if count else ""
+
+
+def picture(image: np.ndarray) -> str:
+    """``image`` (channels, height, width) uint8 as an ``<img>`` that holds its own data."""
+    from PIL import Image
+
+    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="" src="data:image/png;base64,{data}">'
+
+
+def figure(value: Any) -> str:
+    """A number as people read it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else escape(str(value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"

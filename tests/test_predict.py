@@ -1,0 +1,274 @@
+"""``dltrain predict``: rows that agree with the test part, formats, broken inputs, and what cannot be predicted."""
+
+import csv
+import io
+import json
+from datetime import date, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from made import on_terminal, write_images, write_table
+from PIL import Image
+
+from dltrain.data.bundled import digits, sunspots
+from dltrain.data.inputs import find_files
+from dltrain.data.times import next_times
+from dltrain.errors import DataError
+from dltrain.loaded import load_run
+
+SHORT = ("trainer.epochs=2", "dataset.limit=300")
+
+
+def rows_of(outcome):
+    assert outcome.code == 0, outcome.stderr
+    return list(csv.DictReader(io.StringIO(outcome.stdout)))
+
+
+def write_digits(folder, images, scale):
+    folder.mkdir()
+    for number, image in enumerate(images):
+        pixels = (image[0].int() * scale).clamp(max=255).byte().numpy()
+        Image.fromarray(pixels).save(folder / f"{number:04}.png")
+
+
+@pytest.mark.parametrize("scale", [1, 16], ids=["values 0 to 16", "values 0 to 255"])
+def test_digits_as_png_files_get_the_classes_that_their_tensors_get(dltrain, verb, tmp_path, scale):
+    run = dltrain(*SHORT).result["run"]
+    data = digits()
+    images, labels = data.test.take(torch.arange(len(data.test)))
+    write_digits(tmp_path / "png", images, scale)
+    loaded = load_run(run)
+    with torch.inference_mode():
+        expected = loaded.model(loaded.transform(images)).softmax(1)
+    rows = rows_of(verb("predict", run, "png"))
+    assert [int(row["class"]) for row in rows] == expected.argmax(1).tolist()
+    found = torch.tensor([[float(row[f"p_{name}"]) for name in range(10)] for row in rows])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.mean([int(row["class"]) for row in rows] == labels.numpy()) > 0.5
+
+
+def test_predictions_of_the_test_images_have_the_accuracy_of_the_test_part(dltrain, verb, tmp_path):
+    write_images(tmp_path / "photos", classes=("dark", "grey", "light"), parts=("train", "test"), step=40)
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=2").result
+    rows = rows_of(verb("predict", run["run"], "photos/test"))
+    right = [row["class"] == row["input"].split("/")[2] for row in rows]
+    assert np.mean(right) == run["test"]["accuracy"]
+    assert all(float(row["confidence"]) == max(float(row[f"p_{n}"]) for n in ("dark", "grey", "light")) for row in rows)
+
+
+def test_predictions_of_rows_have_the_errors_of_the_test_part_in_original_units(dltrain, verb, tmp_path):
+    write_table(tmp_path / "t.csv", target="y")
+    run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=y", "trainer.epochs=2").result["run"]
+    table = pl.read_csv(tmp_path / "t.csv")
+    table.drop("y").write_csv(tmp_path / "new.csv")
+    values = np.array([float(row["value"]) for row in rows_of(verb("predict", run, "new.csv"))])
+    metrics = verb("evaluate", run, "split=all", "dataset.path=t.csv").result["metrics"]
+    assert np.abs(values - table["y"].to_numpy()).mean() == pytest.approx(metrics["mae"], rel=1e-5)
+    assert np.sqrt(np.square(values - table["y"].to_numpy()).mean()) == pytest.approx(metrics["rmse"], rel=1e-5)
+
+
+def test_columns_may_come_in_another_order_with_others_between_and_as_parquet(dltrain, verb, tmp_path):
+    write_table(tmp_path / "t.csv")
+    run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=2").result["run"]
+    table = pl.read_csv(tmp_path / "t.csv")
+    mixed = table.select("colour", pl.lit("?").alias("note"), "x")
+    mixed.write_csv(tmp_path / "mixed.csv")
+    mixed.write_parquet(tmp_path / "mixed.parquet")
+    answers = [rows_of(verb("predict", run, name)) for name in ("t.csv", "mixed.csv", "mixed.parquet")]
+    plain = [[{**row, "input": ""} for row in rows] for rows in answers]
+    assert plain[0] == plain[1] == plain[2]
+    assert [int(row["row"]) for row in answers[0]] == list(range(1, 91))
+
+
+def test_a_category_that_training_did_not_see_counts_as_other(dltrain, verb, tmp_path):
+    write_table(tmp_path / "t.csv")
+    run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=2").result["run"]
+    (tmp_path / "new.csv").write_text("x,colour\n0.5,purple\n0.5,\n0.5,red\n")
+    purple, missing, red = (row["p_a"] for row in rows_of(verb("predict", run, "new.csv")))
+    assert purple == missing != red
+
+
+def test_a_series_goes_on_beyond_its_end(dltrain, verb, tmp_path):
+    run = dltrain("dataset=sunspots", *SHORT).result["run"]
+    from dltrain.data.bundled import _FILES
+
+    rows = rows_of(verb("predict", run, str(_FILES / "sunspots.csv")))
+    assert [row["time"] for row in rows] == [f"1984-{month:02}" for month in range(1, 13)]
+    loaded, data = load_run(run), sunspots()
+    with torch.inference_mode():
+        outputs = loaded.model(data.test.values[-48:].unsqueeze(0))[0].double()
+    expected = outputs * data.facts.target_std + data.facts.target_mean
+    assert [float(row["value"]) for row in rows] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_a_series_without_times_goes_on_by_the_number_of_its_rows(dltrain, verb, tmp_path):
+    (tmp_path / "s.csv").write_text("v\n" + "".join(f"{50 + 40 * np.sin(n / 5)}\n" for n in range(3000)))
+    keys = ("dataset=series", "dataset.path=s.csv", "dataset.target=v", "dataset.window=12", "dataset.horizon=2")
+    run = dltrain(*keys, "trainer.epochs=1").result["run"]
+    assert [row["time"] for row in rows_of(verb("predict", run, "s.csv"))] == ["3001", "3002"]
+
+
+TIMES = {
+    "months": (["2023-10", "2023-11"], ["2023-12", "2024-01", "2024-02"]),
+    "first days of months": (["2023-11-01", "2023-12-01"], ["2024-01-01", "2024-02-01", "2024-03-01"]),
+    "last days of months": (["2023-11-30", "2023-12-31"], ["2024-01-31", "2024-02-29", "2024-03-31"]),
+    "quarters": (["2023-07-01", "2023-10-01"], ["2024-01-01", "2024-04-01", "2024-07-01"]),
+    "days": (["2024-02-27", "2024-02-28"], ["2024-02-29", "2024-03-01", "2024-03-02"]),
+    "hours": (["2024-01-31 22:00", "2024-01-31 23:00"], ["2024-02-01 00:00", "2024-02-01 01:00", "2024-02-01 02:00"]),
+    "a gap": (
+        ["2024-01-01", "2024-01-02", "2024-01-05", "2024-01-06"],
+        ["2024-01-07", "2024-01-08", "2024-01-09"],
+    ),
+    "days as numbers": (["20240227", "20240228"], ["20240229", "20240301", "20240302"]),
+    "whole numbers": (["10", "20"], [30, 40, 50]),
+    "decimal numbers": (["0.1", "0.2"], [0.3, 0.4, 0.5]),
+    "dates": ([date(2024, 1, 30), date(2024, 1, 31)], ["2024-02-01", "2024-02-02", "2024-02-03"]),
+    "datetimes": (
+        [datetime(2024, 1, 1, 0, 0), datetime(2024, 1, 1, 0, 30)],
+        ["2024-01-01T01:00:00", "2024-01-01T01:30:00", "2024-01-01T02:00:00"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("times", "expected"), TIMES.values(), ids=TIMES)
+def test_times_go_on_by_their_step_in_their_notation(times, expected):
+    assert next_times(times, 3, "s.csv") == expected
+
+
+@pytest.mark.parametrize("times", [["2024-01"], ["2024-02", "2024-01"], ["Monday", "Tuesday"]], ids=str)
+def test_times_without_a_step_are_refused(times):
+    with pytest.raises(DataError, match=r"s\.csv"):
+        next_times(times, 3, "s.csv")
+
+
+@pytest.fixture
+def photos(dltrain, tmp_path):
+    """A run on images of two classes."""
+    write_images(tmp_path / "photos")
+    return dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1").result[
+        "run"
+    ]
+
+
+def test_files_folders_and_globs_name_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "photos", count=2)
+    (tmp_path / "photos" / "notes.txt").write_text("none")
+    (tmp_path / "photos" / ".hidden.png").write_text("none")
+    folder = find_files(["photos"], (".png",))
+    assert [str(path) for path in folder] == [
+        "photos/train/dark/00.png",
+        "photos/train/dark/01.png",
+        "photos/train/light/00.png",
+        "photos/train/light/01.png",
+    ]
+    assert find_files(["photos/**/*.png"], (".png",)) == folder
+    assert find_files([str(path) for path in folder], (".png",)) == folder
+
+
+def test_the_formats_hold_the_same_rows(verb, photos, tmp_path):
+    rows = rows_of(verb("predict", photos, "photos"))
+    for suffix in ("csv", "jsonl", "parquet"):
+        answer = verb("predict", photos, "photos", f"out=p.{suffix}").result
+        assert (answer["status"], answer["rows"], answer["broken"]) == ("done", 24, [])
+    assert list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines())) == rows
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [{name: str(value) for name, value in line.items()} for line in lines] == rows
+    assert pl.read_parquet(tmp_path / "p.parquet").to_dicts() == lines
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_broken_image_among_many_is_named_the_others_are_predicted_and_it_is_exit_1(verb, photos, tmp_path):
+    (tmp_path / "photos" / "train" / "dark" / "03.png").write_bytes(b"no image")
+    outcome = verb("predict", photos, "photos", "out=p.csv")
+    assert outcome.code == 1
+    assert "photos/train/dark/03.png: cannot identify" in outcome.stderr
+    assert outcome.result["broken"] == ["photos/train/dark/03.png"]
+    names = [row["input"] for row in csv.DictReader((tmp_path / "p.csv").read_text().splitlines())]
+    assert len(names) == 23 and "photos/train/dark/03.png" not in names
+
+
+def test_broken_rows_among_many_are_named_and_the_others_are_predicted(dltrain, verb, tmp_path):
+    write_table(tmp_path / "t.csv")
+    run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=1").result["run"]
+    (tmp_path / "new.csv").write_text("x,colour\n1,red\nhigh,red\n2,red,blue\n,\n3,green\n,\n\n")
+    outcome = verb("predict", run, "new.csv")
+    assert outcome.code == 1
+    for fragment in (
+        "row 2: column 'x' holds 'high'",
+        "row 3: 3 fields",
+        "row 4: no value",
+        "out: 3; rows predicted: 2",
+    ):
+        assert fragment in outcome.stderr
+    assert [row["row"] for row in csv.DictReader(io.StringIO(outcome.stdout))] == ["1", "5"]
+
+
+def test_a_file_of_rows_is_read_in_parts(dltrain, verb, tmp_path):
+    """What does not depend on how much is read at a time: every row, once, in its order."""
+    write_table(tmp_path / "t.csv", rows=700)
+    keys = ("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=1")
+    run = dltrain(*keys).result["run"]
+    whole = rows_of(verb("predict", run, "t.csv", "dataset.batch_size=1000"))
+    parts = rows_of(verb("predict", run, "t.csv"))
+    assert [row["row"] for row in parts] == [row["row"] for row in whole] == [str(n) for n in range(1, 701)]
+    assert [float(row["p_a"]) for row in parts] == pytest.approx([float(row["p_a"]) for row in whole], rel=1e-5)
+
+
+def test_a_failure_leaves_the_file_of_before(verb, photos, tmp_path):
+    (tmp_path / "p.csv").write_text("mine")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert verb("predict", photos, "broken.png", "out=p.csv").code == 2
+    assert (tmp_path / "p.csv").read_text() == "mine"
+
+
+def test_a_mistake_is_one_message_and_exit_2(verb, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    for arguments, fragment in (
+        ((), "a run folder or a checkpoint comes first"),
+        (("RUN",), "there is nothing to predict from"),
+        (("RUN", "nowhere.png"), "there is no file or folder 'nowhere.png'"),
+        (("RUN", "photos", "nowhere.png"), "there is no file or folder 'nowhere.png'"),
+        (("RUN", "empty"), "'empty' holds no file that ends with .bmp"),
+        (("RUN", "none*.png"), "'none*.png' holds no file"),
+        (("RUN", "broken.png"), "broken.png: cannot identify image file"),
+        (("RUN", "photos", "out=p.xlsx"), "must end with .csv, .jsonl, .parquet"),
+        (("RUN", "photos", "out=nowhere/p.csv"), "there is no folder 'nowhere'"),
+        (("RUN", "photos", "devise=cpu"), "did you mean 'device'?"),
+        (("empty", "photos"), "'empty' is no run folder"),
+        (("photos/train/dark/00.png", "photos"), "is in no run folder"),
+    ):
+        outcome = verb("predict", *(photos if word == "RUN" else word for word in arguments))
+        assert (outcome.code, outcome.stdout) == (2, ""), arguments
+        assert fragment in outcome.stderr
+        assert outcome.stderr.count("dltrain: ") == 1 and "Traceback" not in outcome.stderr
+
+
+def test_rows_and_series_that_do_not_fit_are_exit_2(dltrain, verb, tmp_path):
+    write_table(tmp_path / "t.csv")
+    table = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=1").result["run"]
+    series = dltrain("dataset=sunspots", *SHORT).result["run"]
+    (tmp_path / "column.csv").write_text("x\n1\n")
+    (tmp_path / "header.csv").write_text("x,colour\n")
+    (tmp_path / "short.csv").write_text("month,sunspots\n2024-01,3\n2024-02,4\n")
+    (tmp_path / "gap.csv").write_text("month,sunspots\n" + "".join(f"{1900 + n}-01,\n" for n in range(60)))
+    for run, name, fragment in (
+        (table, "column.csv", "has no column 'colour'"),
+        (table, "header.csv", "the inputs have no rows"),
+        (series, "column.csv", "has no column 'sunspots'"),
+        (series, "short.csv", "has 2 rows; the run reads 48"),
+        (series, "gap.csv", "no value among the last 48 rows"),
+    ):
+        outcome = verb("predict", run, name)
+        assert (outcome.code, outcome.stdout) == (2, ""), name
+        assert fragment in outcome.stderr
+
+
+def test_a_terminal_gets_the_first_rows(photos, tmp_path):
+    code, text = on_terminal(tmp_path, "predict", photos, "photos")
+    assert code == 0
+    assert "photos/train/dark/00.png" in text
+    assert "24 rows, 20 of them shown" in text
