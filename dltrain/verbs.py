@@ -87,6 +87,23 @@ the exit code is then 1.
         "dltrain.commands.predict:predict",
         "overrides",
     ),
+    "export": Verb(
+        "RUN [format=onnx] [out=FILE]",
+        "a file that runs without dltrain",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file. What was written is run with batches of several sizes and
+compared with the network of the run; only a file that gives the same is left there.
+
+  format   onnx          preprocessing and network, for onnxruntime and others (extra: onnx)
+           torch_export  the same, for torch.export.load
+           state_dict    the weights alone, for torch.load, with what belongs to them in a JSON file
+           safetensors   the weights alone (extra: safetensors)
+  out      model.onnx, .pt2, .pt or .safetensors in the run folder by default
+
+  dltrain export outputs/2026-01-31/12-00-00-1a2b3c4d out=digits.onnx""",
+        "dltrain.commands.export:export",
+        "overrides",
+    ),
     "report": Verb(
         "RUN [out=FILE] [overrides]",
         "the page of a run: outcome, curves, mistakes, configuration",
