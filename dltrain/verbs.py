@@ -87,6 +87,22 @@ the exit code is then 1.
         "dltrain.commands.predict:predict",
         "overrides",
     ),
+    "explain": Verb(
+        "RUN INPUT... [out=FOLDER]",
+        "why the network of a run decided so",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file; INPUT as for predict. Says how much each pixel, column or step
+moved the logit of the class that was predicted, or the value (of a series: the mean of the forecast), away from what
+the network says of the average training input (extra: explain).
+
+  out         folder for attributions.jsonl and pictures of the first 50 inputs; explain in the run folder by default
+  method      integrated_gradients (default), whose attributions add up to the difference, or input_x_gradient
+  device=...  and other keys of the run's configuration
+
+  dltrain explain outputs/2026-01-31/12-00-00-1a2b3c4d photo.jpg out=why""",
+        "dltrain.commands.explain:explain",
+        "overrides",
+    ),
     "export": Verb(
         "RUN [format=onnx] [out=FILE]",
         "a file that runs without dltrain",

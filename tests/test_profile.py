@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dltrain import checkpoint, profiling
+from dltrain.config.earlier import of_run
 from dltrain.profiling import PHASES, Phases
 
 RUN = ("dataset.limit=160", "dataset.batch_size=10", "trainer.epochs=3")  # 48 steps
@@ -77,6 +78,12 @@ def test_a_run_shorter_than_the_window_has_a_trace_of_what_there_is(dltrain, lim
     outcome = dltrain(f"dataset.limit={limit}", "dataset.batch_size=10", "trainer.epochs=1", "trainer.profile=true")
     assert outcome.code == 0, outcome.stderr
     assert "dltrain: forward" in (outcome.folder / "profile/trace.json").read_text()
+
+
+def test_a_configuration_from_before_there_was_the_key_has_its_default():
+    cfg = of_run("seed: 1\ntrainer: {epochs: 3, checkpoint: {keep: 2}}\n", ["trainer.profile=true"])
+    assert (cfg.trainer.epochs, cfg.trainer.checkpoint.keep, cfg.trainer.profile) == (3, 2, True)
+    assert of_run("seed: 1\ntrainer: {epochs: 3}\n", []).trainer.profile is False
 
 
 def test_the_trainer_has_its_own_functions_back_behind_a_profile(tmp_path):
