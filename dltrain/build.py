@@ -52,6 +52,7 @@ class Parts:
     test: Loader | None
     config_text: str
     environment: dict[str, Any]
+    profile: bool
 
 
 def build(cfg: DictConfig, folder: Path) -> Parts:
@@ -121,7 +122,7 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
         on_oom=cfg.trainer.on_oom,
     )
     environment = _environment(cfg, device, precision)
-    return Parts(trainer, data, test, config_text, environment)
+    return Parts(trainer, data, test, config_text, environment, cfg.trainer.profile)
 
 
 def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]) -> Loggers:

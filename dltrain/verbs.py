@@ -91,6 +91,39 @@ the exit code is then 1.
         "overrides",
         ("out=",),
     ),
+    "explain": Verb(
+        "RUN INPUT... [out=FOLDER]",
+        "why the network of a run decided so",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file; INPUT as for predict. Says how much each pixel, column or step
+moved the logit of the class that was predicted, or the value (of a series: the mean of the forecast), away from what
+the network says of the average training input (extra: explain).
+
+  out         folder for attributions.jsonl and pictures of the first 50 inputs; explain in the run folder by default
+  method      integrated_gradients (default), whose attributions add up to the difference, or input_x_gradient
+  device=...  and other keys of the run's configuration
+
+  dltrain explain outputs/2026-01-31/12-00-00-1a2b3c4d photo.jpg out=why""",
+        "dltrain.commands.explain:explain",
+        "overrides",
+    ),
+    "export": Verb(
+        "RUN [format=onnx] [out=FILE]",
+        "a file that runs without dltrain",
+        """\
+RUN is a run folder (its best.pt), or a checkpoint file. What was written is run with batches of several sizes and
+compared with the network of the run; only a file that gives the same is left there.
+
+  format   onnx          preprocessing and network, for onnxruntime and others (extra: onnx)
+           torch_export  the same, for torch.export.load
+           state_dict    the weights alone, for torch.load, with what belongs to them in a JSON file
+           safetensors   the weights alone (extra: safetensors)
+  out      model.onnx, .pt2, .pt or .safetensors in the run folder by default
+
+  dltrain export outputs/2026-01-31/12-00-00-1a2b3c4d out=digits.onnx""",
+        "dltrain.commands.export:export",
+        "overrides",
+    ),
     "report": Verb(
         "RUN [out=FILE]",
         "write the page of a run, done or still going",

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
     test: dict[str, float] = {}
     told: dict[str, float] = {}  # to the loggers; empty unless the run gets to its end
     try:
-        with trainer.view:
+        with _profiling(parts, folder.path) as profile, trainer.view:
             trainer.fit()
         trained = time.perf_counter()
         test, extra = _test(parts)
@@ -127,11 +127,20 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         raise
     finally:
         trainer.loggers.close(told)
-    timings = {"train": round(trainer.seconds, 3), "test": round(time.perf_counter() - trained, 3)}
+    timings: dict[str, Any] = {"train": round(trainer.seconds, 3), "test": round(time.perf_counter() - trained, 3)}
+    timings |= {"profile": profile} if profile else {}
     events = {"events": trainer.events} if trainer.events else {}
     return folder.write_result(
         "done", **_best(parts), test=test, epochs=trainer.epoch, timings=timings, **extra, **events
     )
+
+
+def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, float]]:
+    if not parts.profile:
+        return nullcontext({})
+    from dltrain.profiling import profiling  # torch's profiler takes a moment to import
+
+    return profiling(parts.trainer, path / "profile")
 
 
 def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:

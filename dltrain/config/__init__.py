@@ -33,6 +33,7 @@ CLOSED: dict[str, Any] = {
     "trainer.clip_value": Number(0, optional=True, open_low=True),
     "trainer.ema_decay": Number(0, 1, optional=True),
     "trainer.compile": _FLAG,
+    "trainer.profile": _FLAG,
     "trainer.early_stopping.monitor": _METRIC,
     "trainer.early_stopping.patience": Number(1, whole=True, optional=True),
     "trainer.early_stopping.min_delta": Number(0),

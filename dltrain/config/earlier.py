@@ -23,6 +23,8 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     if not isinstance(cfg, DictConfig):
         raise ConfigError(["the configuration in the checkpoint is none"])
     cfg.trust = []  # nobody vouches for himself
+    if isinstance(cfg.get("trainer"), DictConfig):  # keys that this dltrain has and the run's had not
+        cfg.trainer = OmegaConf.merge(_yaml("trainer/default.yaml"), cfg.trainer)
     problems = []
     for text in overrides:
         try:
@@ -50,13 +52,17 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
+def _yaml(file: str) -> Any:
+    return OmegaConf.create((files("dltrain.conf") / file).read_text(encoding="utf-8"))
+
+
 def _loggers(chosen: Any) -> DictConfig:
     """The options of the group ``logger`` that are ``chosen``, one or a list."""
     names = [str(name) for name in (chosen if isinstance(chosen, list) else [chosen])]
     there = {path.name.removesuffix(".yaml"): path for path in (files("dltrain.conf") / "logger").iterdir()}
     if unknown := [name for name in names if name not in there]:
         raise ConfigError([f"logger={name} is no option{did_you_mean(name, there)}" for name in unknown])
-    merged = OmegaConf.merge(*(OmegaConf.create(there[name].read_text(encoding="utf-8")) for name in names))
+    merged = OmegaConf.merge(*(_yaml(f"logger/{name}.yaml") for name in names))
     assert isinstance(merged, DictConfig)
     return merged
 

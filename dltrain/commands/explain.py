@@ -1,0 +1,136 @@
+"""``dltrain explain``: what in an input moved the output of a run's network."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.commands.predict import Broken
+from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
+from dltrain.extras import require_extras
+
+_METHODS = ("integrated_gradients", "input_x_gradient")
+_OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
+_PICTURES = 50
+_BATCH = 32
+_USAGE = "dltrain explain RUN INPUT... [out=FOLDER]"
+
+
+def explain(arguments: Sequence[str]) -> None:
+    """Write the attributions of inputs, and a picture of each of the first.
+
+    Raises:
+        UserError: the run or an input cannot be used at all, or Captum is not installed.
+        DltrainError: some inputs were broken; the others were explained.
+    """
+    words, own = own_keys(arguments, ["out", "method"])
+    run, words = run_of(words, _USAGE)
+    overrides = [word for word in words if _OVERRIDE.match(word) and not Path(word).exists()]
+    inputs = [word for word in words if word not in overrides]
+    if not inputs:
+        raise UserError(f"there is nothing to explain: {_USAGE}")
+    method = own.get("method", _METHODS[0])
+    if method not in _METHODS:
+        hint = did_you_mean(method, _METHODS)
+        raise UserError(f"method={method} is not allowed: it must be one of {', '.join(_METHODS)}{hint}")
+    require_extras(["captum"], "explain", "dltrain explain")
+    _explain(run, inputs, overrides, Path(own["out"]).expanduser() if "out" in own else None, method)
+
+
+def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None, method: Any) -> None:
+    from dltrain.data.inputs import read_inputs
+    from dltrain.explaining import explain as explain_batches
+    from dltrain.loaded import load_run
+    from dltrain.log import log_to
+
+    log_to(None)
+    loaded = load_run(run, overrides)
+    out = out or loaded.folder / "explain"
+    broken = Broken()
+    batches, _ = read_inputs(inputs, loaded.fitted, _BATCH, broken.report)
+    count, largest = 0, 0.0
+    try:
+        with _attributions(out) as file:
+            for count, explained in enumerate(explain_batches(loaded, batches, method), 1):
+                file.write(json.dumps(_told(loaded.facts, explained), ensure_ascii=False) + "\n")
+                largest = max(largest, abs(explained.error))
+                if count <= _PICTURES:
+                    _draw(loaded, explained, out / f"{count:03}-{_short(explained.name)}.png")
+            if not count:
+                raise DataError(broken.summary().replace("predicted", "explained"))
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written: {error}") from error
+    broken.log_from_now_on()
+    if on_terminal():
+        print(f"{out}: {count:,} inputs, {min(count, _PICTURES)} pictures and attributions.jsonl")
+        print(f"attributions add up to what they explain within {largest:.2g}")
+    else:
+        answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
+        counts = {"method": method, "inputs": count, "pictures": min(count, _PICTURES), "largest_error": largest}
+        print_json({**answer, **counts, "broken": [name for name, _ in broken.found]})
+    if broken.found:
+        raise DltrainError(f"{len(broken.found)} broken inputs were left out; {count:,} inputs are explained")
+
+
+@contextmanager
+def _attributions(out: Path) -> Iterator[Any]:
+    """``attributions.jsonl`` in the folder ``out``, there once it is whole."""
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / "attributions.jsonl.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(out / "attributions.jsonl")
+    finally:
+        temporary.unlink(missing_ok=True)
+        if made and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _told(facts: Any, explained: Any) -> dict[str, Any]:
+    """One line of the file; attributions by the names of features where there are any, else as nested lists."""
+    named = {"input": explained.name[0]}
+    values: Any = explained.attributions.tolist()
+    if facts.kind == "table":
+        named["row"] = explained.name[1]
+        values = dict(zip(facts.feature_names, values, strict=True))
+    elif facts.kind == "series":
+        values = dict(zip(facts.feature_names, explained.attributions.T.tolist(), strict=True))
+    said = {"class": explained.said, "confidence": explained.confidence} if facts.class_names else {}
+    figures = {"output": explained.output, "baseline": explained.baseline, "error": explained.error}
+    return {**named, **said, **figures, "attributions": values}
+
+
+def _draw(loaded: Any, explained: Any, path: Path) -> None:
+    from dltrain.report.attributions import draw_bars, draw_image, draw_series
+
+    facts = loaded.facts
+    if facts.class_names:
+        title = f"{_short(explained.name)}: {explained.said}, {explained.confidence:.1%}"
+        unit = f"to the logit of {explained.said}"
+    else:
+        what = "mean of the forecast" if facts.kind == "series" else "value"
+        title = (
+            f"{_short(explained.name)}: {what} {explained.output:.4g}, {explained.baseline:.4g} for the average input"
+        )
+        unit = f"to {facts.target_name}"
+    if facts.kind == "image":
+        levels = loaded.fitted.preprocessing.get("levels", 255)
+        image = np.rint(explained.raw * (255 / levels)).clip(0, 255).astype(np.uint8)
+        draw_image(image, explained.attributions, unit, title, path)
+    elif facts.kind == "table":
+        draw_bars(facts.feature_names, explained.attributions, unit, title, path)
+    else:
+        draw_series(facts.feature_names, explained.inputs, explained.attributions, unit, title, path)
+
+
+def _short(name: tuple[Any, ...]) -> str:
+    """A file's name, and the row in it, without what file systems refuse."""
+    row = f"-{name[1]}" if len(name) > 1 and isinstance(name[1], int) else ""
+    return re.sub(r"[^\w.-]", "_", Path(name[0]).stem)[:80] + row

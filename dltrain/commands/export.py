@@ -1,0 +1,58 @@
+"""``dltrain export``: the network of a run as a file that runs without dltrain."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.errors import UserError, did_you_mean
+from dltrain.extras import require_extras
+
+_SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt", "safetensors": ".safetensors"}
+_EXTRAS = {"onnx": ("onnx", ("onnx", "onnxscript", "onnxruntime")), "safetensors": ("safetensors", ("safetensors",))}
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Write the network of a run to a file, once it was seen to give the same outputs.
+
+    Raises:
+        UserError: there is no such run or format, a library is missing, or the file cannot be written.
+        DltrainError: the file gives other outputs than the run's network.
+    """
+    words, own = own_keys(arguments, ["format", "out"])
+    run, overrides = run_of(words, "dltrain export RUN [format=onnx] [out=FILE]")
+    format, out = _format_of(own)
+    if format in _EXTRAS:
+        extra, modules = _EXTRAS[format]
+        require_extras(modules, extra, f"format={format}")
+    if out and not out.absolute().parent.is_dir():
+        raise UserError(f"out={out}: there is no folder '{out.parent}'")
+
+    from dltrain.export import BATCHES
+    from dltrain.export import export as write
+    from dltrain.loaded import load_run
+    from dltrain.log import log_to
+
+    log_to(None)
+    loaded = load_run(run, [*overrides, "device=cpu"])  # where a file is to run, and where it can be compared
+    out = out or loaded.folder / f"model{_SUFFIXES[format]}"
+    if out.absolute().parent.resolve() == loaded.checkpoint.parent:
+        raise UserError(f"out={out}: this folder is for checkpoints, to which nothing else may be added")
+    difference = write(loaded, format, out)
+    if on_terminal():
+        print(f"{out}\nruns, and differs from the network of the run by {difference:.1e} at most")
+        return
+    answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
+    print_json({**answer, "format": format, "batches": BATCHES, "difference": difference})
+
+
+def _format_of(own: dict[str, str]) -> tuple[str, Path | None]:
+    """The format that ``format=`` or the suffix of ``out=`` asks for, and the file that is asked for."""
+    out = Path(own["out"]).expanduser() if "out" in own else None
+    by_suffix = {suffix: format for format, suffix in _SUFFIXES.items()}
+    format = own.get("format") or (by_suffix.get(out.suffix, "onnx") if out else "onnx")
+    if format not in _SUFFIXES:
+        hint = did_you_mean(format, _SUFFIXES)
+        raise UserError(f"format={format} is not allowed: it must be one of {', '.join(_SUFFIXES)}{hint}")
+    if out and out.suffix != _SUFFIXES[format]:
+        raise UserError(f"out={out} must end with {_SUFFIXES[format]} for format={format}")
+    return format, out

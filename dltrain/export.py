@@ -1,0 +1,183 @@
+"""A trained network as a file that runs without dltrain: written, run, compared, and only then left where it was asked.
+
+============ =================================== =======================================================
+format       in the file                         what :func:`~dltrain.deployed.describe` says of it
+============ =================================== =======================================================
+onnx         :class:`~dltrain.deployed.Deployed` the model's metadata properties, each value as JSON
+torch_export the same                            the file's extra file ``metadata.json``
+state_dict   the weights alone                   a JSON file beside it, ``model.pt.json``
+safetensors  the weights alone                   the metadata in the file's header, each value as JSON
+============ =================================== =======================================================
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.deployed import Deployed, describe, made_up
+from dltrain.errors import DltrainError, UserError
+from dltrain.loaded import Loaded
+from dltrain.run import finite, write_json
+
+BATCHES = (1, 2, 5)  # sizes that an exported network is run with
+_ONNX_TOLERANCE = 1e-5  # of a probability, logit or standardised value; relative above 1
+
+Outputs = tuple[Tensor, ...]
+Runner = Callable[[Outputs], Outputs]  # runs what was written on raw inputs
+
+
+def export(loaded: Loaded, format: str, path: Path) -> float:
+    """Write the network of a run that was loaded on the CPU to ``path``; returns how far its outputs are from it.
+
+    Raises:
+        UserError: the network cannot be written in this format, or ``path`` cannot be written.
+        DltrainError: what was written gives other outputs, and is removed.
+    """
+    write, tolerance = {
+        "onnx": (_onnx, _ONNX_TOLERANCE),
+        "torch_export": (_torch_export, 0.0),
+        "state_dict": (_state_dict, 0.0),
+        "safetensors": (_safetensors, 0.0),
+    }[format]
+    temporary = path.with_name(f"{path.stem}.writing{path.suffix}")  # torch looks at the suffix
+    deployed = Deployed(loaded).eval()
+    metadata = describe(loaded)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            run = write(deployed, metadata, temporary)
+            difference = _difference(run, deployed, loaded)
+        if not difference <= tolerance:  # NaN is a difference
+            raise DltrainError(
+                f"the exported network differs from the run's by {difference:.2g}, where {tolerance:g} is allowed;"
+                " the file was not kept"
+            )
+        if format == "state_dict":
+            write_json(path.with_name(f"{path.name}.json"), metadata)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def _difference(run: Runner, deployed: Deployed, loaded: Loaded) -> float:
+    """The largest difference over batches of several sizes, between what was written and the run's own way."""
+    largest = 0.0
+    for count in BATCHES:
+        raw, prepared = made_up(loaded.facts, loaded.fitted.preprocessing, count)
+        *readable, outputs = run(raw)
+        expected = loaded.model(loaded.transform(prepared))
+        pairs = [(outputs, expected)]
+        if readable:
+            scale = 1.0 if loaded.facts.task == "classification" else loaded.facts.target_std
+            pairs.append((readable[0] / scale, deployed(*raw)[0] / scale))
+        for found, wanted in pairs:
+            if found.shape != wanted.shape:
+                raise DltrainError(f"the exported network gives {tuple(found.shape)} for {tuple(wanted.shape)}")
+            if not torch.equal(found, wanted):
+                gap = (found.double() - wanted.double()).abs() / wanted.double().abs().clamp(min=1)
+                largest = max(largest, float(gap.nan_to_num(nan=torch.inf).max()))
+    return largest
+
+
+def _onnx(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner:
+    import onnxruntime
+
+    with _translating("onnx"):
+        program = torch.onnx.export(
+            deployed,
+            _example(deployed, metadata),
+            dynamo=True,
+            dynamic_shapes=_any_batch(deployed),
+            input_names=deployed.input_names,
+            output_names=deployed.output_names,
+            verbose=False,
+        )
+        assert program is not None
+        program.model.metadata_props.update({name: json.dumps(value) for name, value in finite(metadata).items()})
+        program.save(path, external_data=False)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what fails is raised, and told once
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(raw: Outputs) -> Outputs:
+        feed = {name: tensor.numpy() for name, tensor in zip(deployed.input_names, raw, strict=True)}
+        with _translating("onnx"):  # what was written may be no network that runs
+            return tuple(map(torch.from_numpy, session.run(deployed.output_names, feed)))
+
+    return run
+
+
+def _torch_export(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner:
+    with _translating("torch_export"):
+        program = torch.export.export(
+            deployed, _example(deployed, metadata), dynamic_shapes=_any_batch(deployed), strict=False
+        )
+        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(finite(metadata))})
+        module = torch.export.load(path).module()
+    return lambda raw: tuple(module(*raw))
+
+
+def _state_dict(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner:
+    torch.save(deployed.model.state_dict(), path)
+    return _with_weights(deployed, torch.load(path, weights_only=True))
+
+
+def _safetensors(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner:
+    from safetensors.torch import load, save
+
+    own = {"memory_format": torch.contiguous_format}  # the format knows neither shared memory nor strides
+    weights = {name: tensor.clone(**own) for name, tensor in deployed.model.state_dict().items()}
+    # By way of bytes: a file that the library writes is for its owner alone.
+    path.write_bytes(save(weights, {name: json.dumps(value) for name, value in finite(metadata).items()}))
+    return _with_weights(deployed, load(path.read_bytes()))
+
+
+def _with_weights(deployed: Deployed, weights: Mapping[str, Tensor]) -> Runner:
+    """A network that has nothing but its structure from the run's."""
+    fresh: nn.Module = copy.deepcopy(deployed)
+    assert isinstance(fresh, Deployed)
+    for tensor in fresh.model.state_dict().values():
+        tensor.zero_()
+    fresh.model.load_state_dict(weights)
+    return lambda raw: tuple(fresh(*raw))
+
+
+def _example(deployed: Deployed, metadata: Mapping[str, Any]) -> Outputs:
+    return made_up(deployed.facts, metadata["preprocessing"], 2)[0]  # one would be taken for a constant
+
+
+def _any_batch(deployed: Deployed) -> Any:
+    batch = torch.export.Dim("batch", min=1)
+    return (tuple({0: batch} for _ in deployed.input_names),)
+
+
+@contextlib.contextmanager
+def _translating(format: str) -> Iterator[None]:
+    """Whatever a translator stumbles over in a network becomes one message; what it tells of itself is left out."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except OSError:
+        raise
+    except Exception as error:  # translators raise anything, for what a network of the user's own may do
+        cause = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(
+            f"the network cannot be written as {format}: {cause}; format=state_dict or safetensors keeps its weights"
+        ) from error
+    finally:
+        logger.setLevel(level)
