@@ -50,7 +50,8 @@ class Board:
         if not told and job.monitor in job.metrics:
             told = f"{job.monitor} {job.metrics[job.monitor]:.4g}"
         self._ended += not again
-        line = f"job {job.number} {job.status} in {seconds:.1f} s ({self._ended} of {self.count}): {told}"
+        of = f" ({self._ended} of {self.count})" if self.count > 1 else ""
+        line = f"job {job.number} {job.status} in {seconds:.1f} s{of}: {told}"
         if self.live:
             line += f" [{' '.join(job.overrides)}]"
         if job.status == "failed":

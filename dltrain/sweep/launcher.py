@@ -36,6 +36,7 @@ from dltrain.errors import ConfigError, UserError
 from dltrain.run import RunFolder
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
+from dltrain.sweep.search import Search
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,11 @@ class Jobs(Launcher):
         self.context = hydra_context
         self.task = task_function
         self.config = config
+
+    @property
+    def width(self) -> int:
+        """How many jobs run at once."""
+        return _jobs_at_once(self.n_jobs, sys.maxsize)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is missing or has failed, and say of every job what came of it."""
@@ -215,7 +221,7 @@ class _Run:
 
 
 def register(command: str) -> None:
-    """Make :class:`Jobs` known to Hydra, which takes plugins from the package ``hydra_plugins`` only.
+    """Make our plugins known to Hydra, which takes them from the package ``hydra_plugins`` only.
 
     ``command`` is what was typed.
     """
@@ -225,10 +231,11 @@ def register(command: str) -> None:
         package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
     module = sys.modules["hydra_plugins.dltrain"] = ModuleType("hydra_plugins.dltrain")
     vars(package)["dltrain"] = module
-    vars(module)["Jobs"] = Jobs
+    for plugin in (Jobs, Search):
+        vars(module)[plugin.__name__] = plugin
+        plugin.__module__ = module.__name__
+        Plugins.instance().register(plugin)
     Jobs.command = command
-    Jobs.__module__ = module.__name__
-    Plugins.instance().register(Jobs)
 
 
 def _child(launcher: Jobs, planned: _Planned, answer: Connection, share: tuple[int, int] | None) -> None:
