@@ -96,6 +96,11 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
     shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not shows:
         check_command(for_hydra(arguments))
+    if flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides:
+        from dltrain.sweep.launcher import register
+
+        register(shlex.join(["dltrain", *arguments]))
+        extra = [*extra, "+hydra.callbacks.dltrain_sweep._target_=dltrain.sweep.finish.Finish"]
     sys.argv = ["dltrain", *for_hydra(arguments, extra)]
 
     def job(cfg: Any) -> float:

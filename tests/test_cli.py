@@ -134,16 +134,6 @@ def test_without_validation_data_the_training_loss_says_which_epoch_is_best(dltr
     assert header == "epoch,step,lr,train/loss"
 
 
-def test_jobs_of_a_sweep_each_have_their_folder_and_equal_the_same_run_alone(dltrain, tmp_path):
-    sweep = dltrain("-m", *SHORT, "seed=1,2", "hydra.sweep.dir=sweep")
-    assert sweep.code == 0
-    results = [json.loads(line) for line in sweep.stdout.splitlines()]
-    assert [Path(result["run"]) for result in results] == [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
-    alone = dltrain(*SHORT, "seed=2").result
-    assert alone["test"] == results[1]["test"]
-    assert alone["best"] == results[1]["best"]
-
-
 def test_two_runs_that_start_in_the_same_second_have_folders_of_their_own(dltrain):
     folders = {dltrain("trainer.epochs=1", "dataset.limit=8").folder for _ in range(3)}
     assert len(folders) == 3

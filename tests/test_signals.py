@@ -134,13 +134,6 @@ def test_a_signal_while_data_load_leaves_no_folder(dltrain, monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_ends_with_the_job_that_was_interrupted(dltrain, at_step, tmp_path):
-    at_step(6, signal.SIGINT)
-    outcome = dltrain("-m", *SHORT[:2], "seed=1,2", "hydra.sweep.dir=sweep")
-    assert outcome.code == 130
-    assert not (tmp_path / "sweep" / "1").exists()
-
-
 def test_handlers_come_back():
     before = [signal.getsignal(number) for number, _ in CODES]
     with signals.handled():

@@ -44,6 +44,8 @@ CLOSED: dict[str, Any] = {
     "trainer.checkpoint.keep": Number(0, whole=True),
     "trainer.on_nonfinite": Choice(("stop", "skip", "rollback")),
     "trainer.on_oom": Choice(("halve", "stop")),
+    "sweep.on_failure": Choice(("continue", "stop")),
+    "sweep.retries": Number(0, whole=True),
     "resume": Of(str, "auto, off or a run folder"),
     "trust": Of(list, "a list of packages, [my_package]"),
 }

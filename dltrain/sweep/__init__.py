@@ -1,0 +1,1 @@
+"""Sweeps: the jobs of ``dltrain -m``, what became of each, and what won."""

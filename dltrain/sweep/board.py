@@ -1,0 +1,86 @@
+"""What a sweep shows on stderr: a line as a job starts and ends, and on a terminal those that run at once."""
+
+import contextlib
+import csv
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dltrain.sweep.ledger import Job
+
+log = logging.getLogger(__name__)
+
+
+class Board:
+    """Lines for each of ``count`` jobs; ``live``: several jobs run at once, and none of them writes to the screen."""
+
+    def __init__(self, count: int, live: bool):
+        self.count = count
+        self.live = live
+        self._screen: Any = None
+        self._ended = 0
+        self._began: dict[int, float] = {}
+
+    def __enter__(self) -> "Board":
+        if self.live and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._screen = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+            self._screen.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._screen is not None:
+            self._screen.stop()
+
+    def begins(self, job: Job, again: bool) -> None:
+        """A job starts, or goes on."""
+        self._began[job.number] = time.monotonic()
+        if not self.live:
+            log.info("job %d%s: %s", job.number, " again" if again else "", " ".join(job.overrides))
+
+    def ends(self, job: Job, again: bool) -> None:
+        """A job has ended, and is to run again or not."""
+        seconds = time.monotonic() - self._began[job.number]
+        told = job.cause
+        if not told and job.monitor in job.metrics:
+            told = f"{job.monitor} {job.metrics[job.monitor]:.4g}"
+        self._ended += not again
+        of = f" ({self._ended} of {self.count})" if self.count > 1 else ""
+        line = f"job {job.number} {job.status} in {seconds:.1f} s{of}: {told}"
+        if self.live:
+            line += f" [{' '.join(job.overrides)}]"
+        if job.status == "failed":
+            log.warning("%s%s", line, "; it is tried again" if again else "")
+        else:
+            log.info("%s", line)
+
+    def show(self, running: Sequence[Job]) -> None:
+        """Bring the live view up to date."""
+        if self._screen is None:
+            return
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for name in ("job", "seconds", "epoch", "", ""):
+            table.add_column(name, justify="right" if name else "left")
+        for job in running:
+            epoch, metrics = _latest(job.folder / "metrics.csv")
+            seconds = f"{time.monotonic() - self._began[job.number]:.0f}"
+            table.add_row(str(job.number), seconds, epoch, metrics, " ".join(job.overrides))
+        self._screen.update(table, refresh=True)
+
+
+def _latest(path: Path) -> tuple[str, str]:
+    """The epoch and the losses in the last row of ``metrics.csv``, as far as there is one."""
+    with contextlib.suppress(OSError, StopIteration, KeyError, ValueError):
+        with open(path, encoding="utf-8", newline="") as file:
+            row = list(csv.DictReader(file))[-1:]
+        for values in row:
+            losses = [f"{name} {float(values[name]):.4g}" for name in ("train/loss", "val/loss") if values.get(name)]
+            return values["epoch"], "  ".join(losses)
+    return "", ""

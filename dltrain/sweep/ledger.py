@@ -1,0 +1,141 @@
+"""What became of each job of a sweep: ``sweep.csv``, a row a job from its start. Imports no torch.
+
+``sweep.json`` says which job has which overrides, folder and cause of failure; everything else is read from the
+``result.json`` of each job, so that the ledger is true however a job or the sweep ended.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dltrain.errors import UserError
+from dltrain.run import read_json, write_json, write_text
+
+FORMAT = 1
+_FILE = "sweep.json"
+
+
+@dataclass
+class Job:
+    """One job: ``overrides`` name it, ``number`` is its place in the table and, by default, its folder's name."""
+
+    number: int
+    overrides: tuple[str, ...]
+    folder: Path
+    cause: str = ""  # why it failed, in one line
+    result: dict[str, Any] = field(default_factory=dict)
+    begun: bool = True
+
+    @property
+    def status(self) -> str:
+        """``running``, ``done``, ``failed`` or ``interrupted``."""
+        if self.cause:
+            return "failed"
+        return str(self.result.get("status", "running"))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Values by their keys, as they were typed."""
+        return {key.lstrip("+~"): value for key, _, value in (one.partition("=") for one in self.overrides)}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """``val/...`` of the best epoch and ``test/...``, as far as the job got."""
+        best = self.result.get("best", {}).get("val", {})
+        parts = {"val": best, "test": self.result.get("test", {})}
+        return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+
+    @property
+    def monitor(self) -> str | None:
+        """The metric that said which epoch was the best."""
+        monitor: str | None = self.result.get("best", {}).get("monitor")
+        return monitor
+
+    def refresh(self) -> None:
+        """Read again what the job has left in its folder."""
+        self.result = read_json(self.folder / "result.json")
+
+
+class Ledger:
+    """The jobs of the sweep in ``folder``, kept by their overrides."""
+
+    def __init__(self, folder: Path, command: str = ""):
+        self.folder = folder
+        found = read_json(folder / _FILE)
+        if found and found.get("format") != FORMAT:
+            raise UserError(f"'{folder / _FILE}' has format {found.get('format')}; this dltrain reads format {FORMAT}")
+        self.command = str(found.get("command") or command)
+        self.jobs: dict[tuple[str, ...], Job] = {}
+        for entry in found.get("jobs", ()):
+            job = Job(entry["job"], tuple(entry["overrides"]), folder / entry["folder"], entry["cause"])
+            job.refresh()
+            self.jobs[job.overrides] = job
+
+    def __iter__(self) -> Iterator[Job]:
+        """The jobs that have begun, by their numbers."""
+        return iter(sorted((job for job in self.jobs.values() if job.begun), key=lambda job: job.number))
+
+    def number_of(self, overrides: Sequence[str]) -> int:
+        """The number of the job with these overrides: its own, or the next that is free."""
+        known = self.jobs.get(tuple(overrides))
+        return known.number if known else 1 + max((job.number for job in self.jobs.values()), default=-1)
+
+    def plan(self, number: int, overrides: Sequence[str], folder: Path) -> Job:
+        """Add a job that is yet to begin."""
+        job = self.jobs[tuple(overrides)] = Job(number, tuple(overrides), folder, begun=False)
+        return job
+
+    def write(self) -> None:
+        """Bring ``sweep.json`` and ``sweep.csv`` up to date; each is whole at any time."""
+        jobs = list(self)
+        listed = [
+            {
+                "job": job.number,
+                "overrides": list(job.overrides),
+                "folder": str(job.folder.relative_to(self.folder)),
+                "cause": job.cause,
+            }
+            for job in jobs
+        ]
+        write_json(self.folder / _FILE, {"format": FORMAT, "command": self.command, "jobs": listed})
+        keys, metrics = self.swept(), self.metrics()
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["job", "status", *keys, *metrics, "seconds", "run", "cause"])
+        for job in jobs:
+            values = [job.metrics.get(name, "") for name in metrics]
+            chosen = [job.settings.get(key, "") for key in keys]
+            cause = job.cause or job.result.get("error", "")
+            writer.writerow(
+                [job.number, job.status, *chosen, *values, job.result.get("seconds", ""), str(job.folder), cause]
+            )
+        write_text(self.folder / "sweep.csv", table.getvalue())
+
+    def swept(self) -> list[str]:
+        """The keys of which jobs have different values; of a single job, all of its keys."""
+        every = list(dict.fromkeys(key for job in self for key in job.settings))
+        differing = [key for key in every if len({job.settings.get(key) for job in self}) > 1]
+        return differing or every
+
+    def metrics(self) -> list[str]:
+        """The names of all metrics of the results."""
+        return list(dict.fromkeys(name for job in self for name in job.metrics))
+
+    def count(self, status: str) -> int:
+        return sum(job.status == status for job in self)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a sweep has begun in ``folder``."""
+    return (folder / _FILE).is_file()
+
+
+def grouped(jobs: Iterable[Job]) -> Mapping[tuple[str, ...], list[Job]]:
+    """Jobs by their overrides but for the seed, which is no hyper-parameter."""
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple(one for one in job.overrides if not one.startswith("seed=")), []).append(job)
+    return groups

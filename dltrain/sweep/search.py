@@ -1,0 +1,235 @@
+"""Hyper-parameter search: a Hydra sweeper over Optuna's ask and tell. Imports Optuna when a search begins."""
+
+import itertools
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain.errors import ConfigError, UserError, did_you_mean
+from dltrain.metric_names import lower_is_better
+from dltrain.sweep.ledger import Job, Ledger
+
+log = logging.getLogger(__name__)
+
+SAMPLERS = ("tpe", "random", "cmaes", "grid")
+_DIRECTIONS = ("minimize", "maximize")
+_STARTUP = 10  # trials that TPE and CMA-ES draw at random before they learn
+
+
+class Search(Sweeper):
+    """``n_trials`` jobs, each proposed by Optuna from the results so far; keys as in ``conf/hydra/sweeper``."""
+
+    def __init__(
+        self,
+        sampler: str = "tpe",
+        n_trials: int = 20,
+        direction: str | Sequence[str] = "auto",
+        metrics: str | Sequence[str] | None = None,
+        storage: str | None = None,
+        study_name: str = "dltrain",
+        seed: int = 1,
+        params: Mapping[str, Any] | None = None,
+    ):
+        self.sampler = sampler
+        self.n_trials = n_trials
+        self.directions = [direction] if isinstance(direction, str) else list(direction)
+        self.metrics = [metrics] if isinstance(metrics, str) else list(metrics or [])
+        self.storage = storage
+        self.study_name = study_name
+        self.seed = seed
+        self.params = dict(params or {})
+
+    config: DictConfig
+    context: HydraContext
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over, and refuse what cannot be: from a constructor Hydra would hide the message."""
+        self._check()
+        self.config = config
+        self.context = hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Ask, run and tell until the study has its trials.
+
+        Raises:
+            UserError: Optuna is not installed, or the study cannot be used.
+            ConfigError: no key has a range, or one that Optuna cannot draw from.
+        """
+        try:
+            import optuna
+        except ImportError as error:
+            raise UserError('hydra/sweeper=optuna needs Optuna: pip install "dltrain[optuna]"') from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        space, fixed = self._space(arguments)
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        study = self._study(optuna, folder, space, fixed)
+        width = int(getattr(self.launcher, "width", 1))  # trials that run at once are asked for at once
+        wanted = self.n_trials
+        if self.sampler == "grid":
+            # Optuna's own sampler of grids cannot end a study that is asked and told.
+            points = list(itertools.product(*map(_grid_values, space.values())))
+            wanted = min(wanted, len(points))
+            for point in points:
+                study.enqueue_trial(dict(zip(space, point, strict=True)), skip_if_exists=True)
+        while (left := wanted - _counted(optuna, study)) > 0:
+            trials = [study.ask(space) for _ in range(min(width, left))]
+            jobs = [[*fixed, *(f"{key}={_typed(trial.params[key])}" for key in space)] for trial in trials]
+            self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+            ledger = Ledger(folder)
+            for trial, overrides in zip(trials, jobs, strict=True):
+                self._tell(optuna, study, trial, ledger, overrides)
+
+    def _check(self) -> None:
+        problems = []
+        if self.sampler not in SAMPLERS:
+            hint = did_you_mean(self.sampler, SAMPLERS)
+            problems.append(f"hydra.sweeper.sampler={self.sampler} is not among {', '.join(SAMPLERS)}{hint}")
+        if not isinstance(self.n_trials, int) or self.n_trials < 1:
+            problems.append(f"hydra.sweeper.n_trials must be a whole number from 1 on, not {self.n_trials}")
+        count = max(len(self.metrics), 1)
+        if self.directions != ["auto"] and not (
+            len(self.directions) == count and set(self.directions) <= set(_DIRECTIONS)
+        ):
+            problems.append("hydra.sweeper.direction must be auto, or minimize or maximize for each of the metrics")
+        if problems:
+            raise ConfigError(problems)
+
+    def _space(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """The distribution of each key that has a range or a choice, and the overrides that every job has."""
+        texts = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        space: dict[str, Any] = {}
+        fixed: dict[str, str] = {}
+        for override in OverridesParser.create(self.context.config_loader).parse_overrides(texts):
+            key = override.get_key_element()
+            if override.is_sweep_override():
+                space[key] = _distribution(override)
+                fixed.pop(key, None)
+            else:
+                fixed[key] = f"{key}={override.get_value_element_as_str()}"
+                space.pop(key, None)
+        if not space:
+            raise ConfigError(["a search needs a key with a range: 'optim.lr=tag(log, interval(0.001, 0.1))'"])
+        if self.sampler == "grid" and (open_keys := [key for key in space if not _grid_values(space[key])]):
+            raise ConfigError(
+                [f"sampler=grid takes choice(...) and range(...): {', '.join(open_keys)} has an interval"]
+            )
+        return space, list(fixed.values())
+
+    def _sampler(self, optuna: Any, seed: int) -> Any:
+        samplers = optuna.samplers
+        if self.sampler in ("random", "grid"):  # every point of a grid waits in the study already
+            return samplers.RandomSampler(seed)
+        if self.sampler == "cmaes":
+            return samplers.CmaEsSampler(seed=seed, n_startup_trials=_STARTUP)
+        return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, constant_liar=True)
+
+    def _study(self, optuna: Any, folder: Path, space: Mapping[str, Any], fixed: list[str]) -> Any:
+        metrics = self.metrics or [_monitor(self.context.config_loader.load_sweep_config(self.config, fixed))]
+        directions = self.directions
+        if directions == ["auto"]:
+            directions = ["minimize" if lower_is_better(name) else "maximize" for name in metrics]
+        try:
+            study = optuna.create_study(
+                storage=self.storage or f"sqlite:///{folder / 'study.db'}",
+                study_name=self.study_name,
+                directions=directions,
+                load_if_exists=True,
+            )
+            # A sampler that began anew with its seed would propose the same again.
+            study.sampler = self._sampler(optuna, self.seed + len(study.get_trials(deepcopy=False)))
+        except ImportError as error:
+            raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
+        if [direction.name.lower() for direction in study.directions] != directions:
+            raise UserError(f"the study '{self.study_name}' has other directions: name another study or storage")
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            study.set_metric_names(metrics)
+        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+            if self.storage is None:  # of a search that was killed; a shared study may have others at work
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        return study
+
+    def _tell(self, optuna: Any, study: Any, trial: Any, ledger: Ledger, overrides: Sequence[str]) -> None:
+        job = ledger.jobs.get(tuple(overrides))
+        values = _values(job, self.metrics) if job else None
+        if job:
+            trial.set_user_attr("run", str(job.folder))
+        if values is None:
+            if job and job.cause:
+                trial.set_user_attr("cause", job.cause)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, values)
+
+
+def _values(job: Job, metrics: Sequence[str]) -> list[float] | None:
+    """What a job reached; ``None`` where it failed or a metric is no number."""
+    names = metrics or [job.monitor or ""]
+    values = [job.metrics.get(name, math.nan) for name in names]
+    fine = job.status == "done" and all(isinstance(value, float) and math.isfinite(value) for value in values)
+    return values if fine else None
+
+
+def _monitor(config: DictConfig) -> str:
+    return str(config.trainer.checkpoint.monitor or config.trainer.early_stopping.monitor or "val/loss")
+
+
+def _counted(optuna: Any, study: Any) -> int:
+    """Trials that have ended or are at work, without those that wait or that a killed search left half done."""
+    states = optuna.trial.TrialState
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != states.WAITING]
+    return sum(trial.state != states.FAIL or "run" in trial.user_attrs for trial in trials)
+
+
+def _distribution(override: Override) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value: Any = override.value()
+    if override.is_choice_sweep():
+        return CategoricalDistribution([_plain(one) for one in override.sweep_iterator()])
+    is_log = "log" in value.tags
+    if override.is_range_sweep():
+        start, step = value.start, value.step
+        count = math.ceil((value.stop - start) / step)
+        last = start + (count - 1) * step
+        if all(float(one).is_integer() for one in (start, step)):
+            return IntDistribution(int(start), int(last), log=is_log, step=1 if is_log else int(step))
+        return FloatDistribution(start, last, step=step)
+    if isinstance(value.start, int) and isinstance(value.end, int):
+        return IntDistribution(value.start, value.end, log=is_log)
+    return FloatDistribution(value.start, value.end, log=is_log)
+
+
+def _plain(value: Any) -> Any:
+    """A choice as Optuna can store it: numbers and words as they are, lists as their text."""
+    return value if isinstance(value, bool | int | float | str | None) else Override._get_value_element_as_str(value)
+
+
+def _typed(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return "null" if value is None else Override._get_value_element_as_str(value)
+
+
+def _grid_values(distribution: Any) -> list[Any]:
+    if hasattr(distribution, "choices"):
+        return list(distribution.choices)
+    step = distribution.step
+    if step is None or (isinstance(distribution.low, float) and not step):
+        return []
+    count = round((distribution.high - distribution.low) / step) + 1
+    return [distribution.low + number * step for number in range(count)]

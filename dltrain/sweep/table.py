@@ -1,0 +1,42 @@
+"""The outcome of a sweep on a terminal."""
+
+import shlex
+
+from rich.console import Console
+from rich.table import Table
+
+from dltrain.sweep.outcome import Choice, Outcome
+
+_SHOWN = 20
+
+
+def print_outcome(found: Outcome) -> None:
+    """The best choices first, then what failed and why, then the command of the best job."""
+    console = Console(highlight=False)
+    keys = list(dict.fromkeys(key for choice in found.choices for key in choice.settings))
+    metrics = [found.monitor, *(name for name in found.ledger.metrics() if name != found.monitor)]
+    table = Table(box=None, pad_edge=False)
+    for name in (*keys, *metrics, "seeds"):
+        table.add_column(name, justify="right")
+    for number, choice in enumerate(found.choices[:_SHOWN]):
+        cells = [choice.settings.get(key, "") for key in keys]
+        cells += [_shown(choice, name) for name in metrics]
+        table.add_row(*cells, str(len(choice.jobs)), style="bold" if number == 0 else None)
+    console.print(table)
+    if len(found.choices) > _SHOWN:
+        console.print(f"and {len(found.choices) - _SHOWN} more in {found.ledger.folder / 'sweep.csv'}")
+    for job in found.ledger:
+        if job.status != "done":
+            console.print(f"job {job.number} {job.status}: {job.cause or ' '.join(job.overrides)}", soft_wrap=True)
+    summary = found.summary()
+    console.print(f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", soft_wrap=True)
+    if found.best is not None:
+        command = summary["best"]["command"]
+        console.print(f"best: {command if isinstance(command, str) else shlex.join(command)}", soft_wrap=True)
+
+
+def _shown(choice: Choice, name: str) -> str:
+    if name not in choice.means:
+        return "–"
+    spread = f" ± {choice.deviations[name]:.2g}" if name in choice.deviations else ""
+    return f"{choice.means[name]:.4g}{spread}"

@@ -1,0 +1,118 @@
+"""Hyper-parameter search with Optuna: spaces, going on, failures, several objectives, two processes on one study."""
+
+import subprocess
+import sys
+
+import optuna
+import pytest
+
+from tests.test_cli import SHORT
+from tests.test_sweep import SWEEP, ledger
+
+SEARCH = ("-m", "hydra/sweeper=optuna", "model=mlp", *SHORT)
+LR = "optim.lr=tag(log, interval(0.001, 0.3))"
+
+
+def study(url: str = "sqlite:///sweep/study.db") -> optuna.Study:
+    return optuna.load_study(study_name="dltrain", storage=url)
+
+
+def test_trials_are_drawn_from_the_space_and_told_what_their_jobs_reached(dltrain):
+    space = (LR, "model.activation=choice(relu,tanh)", "dataset.batch_size=range(8,33,8)", "seed=int(interval(1,9))")
+    outcome = dltrain(*SEARCH, *space, SWEEP, "hydra.sweeper.n_trials=6")
+    assert outcome.code == 0, outcome.stderr
+    rows, trials = ledger(), study().trials
+    assert len(rows) == len(trials) == 6
+    for row, trial in zip(rows, trials, strict=True):
+        assert trial.state == optuna.trial.TrialState.COMPLETE
+        assert trial.value == float(row["val/loss"])
+        assert trial.user_attrs["run"] == row["run"]
+        assert {key: str(value) for key, value in trial.params.items()} == {key: row[key] for key in trial.params}
+        assert 0.001 <= trial.params["optim.lr"] <= 0.3
+        assert trial.params["model.activation"] in ("relu", "tanh")
+        assert trial.params["dataset.batch_size"] in (8, 16, 24, 32)
+        assert trial.params["seed"] in range(1, 10)
+    assert study().direction == optuna.study.StudyDirection.MINIMIZE
+
+
+def test_a_search_goes_on_up_to_its_number_of_trials(dltrain):
+    assert dltrain(*SEARCH, LR, SWEEP, "hydra.sweeper.n_trials=2").code == 0
+    first = [trial.params for trial in study().trials]
+    assert dltrain(*SEARCH, LR, SWEEP, "hydra.sweeper.n_trials=4").code == 0
+    assert [trial.params for trial in study().trials][:2] == first
+    assert len(study().trials) == len(ledger()) == 4
+    assert dltrain(*SEARCH, LR, SWEEP, "hydra.sweeper.n_trials=4").code == 0
+    assert len(study().trials) == 4
+
+
+def test_a_grid_is_every_combination_once(dltrain):
+    space = ("optim.lr=0.01,0.1", "seed=range(1,4)", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=50")
+    assert dltrain(*SEARCH, *space, SWEEP).code == 0
+    assert sorted((row["optim.lr"], row["seed"]) for row in ledger()) == [
+        (lr, seed) for lr in ("0.01", "0.1") for seed in ("1", "2", "3")
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["random", "cmaes"])
+def test_other_samplers_repeat_with_their_seed(dltrain, sampler):
+    for folder in ("one", "other"):
+        wanted = (f"hydra.sweeper.sampler={sampler}", "hydra.sweeper.n_trials=3", f"hydra.sweep.dir={folder}")
+        assert dltrain(*SEARCH, LR, "optim.momentum=interval(0,0.9)", *wanted).code == 0
+    one, other = (study(f"sqlite:///{folder}/study.db").trials for folder in ("one", "other"))
+    assert [trial.params for trial in one] == [trial.params for trial in other]
+
+
+def test_a_trial_that_failed_is_told_as_failed(dltrain):
+    outcome = dltrain(*SEARCH, "optim.lr=choice(0.01,1e38)", SWEEP, "hydra.sweeper.n_trials=4")
+    assert outcome.code == 1
+    states = {trial.params["optim.lr"]: trial.state.name for trial in study().trials}
+    assert states == {0.01: "COMPLETE", 1e38: "FAIL"}
+    assert all("not finite" in one.user_attrs["cause"] for one in study().trials if one.state.name == "FAIL")
+
+
+def test_several_objectives(dltrain):
+    wanted = ("hydra.sweeper.metrics=[val/loss,val/accuracy]", "hydra.sweeper.n_trials=3")
+    assert dltrain(*SEARCH, LR, *wanted, SWEEP).code == 0
+    assert [direction.name for direction in study().directions] == ["MINIMIZE", "MAXIMIZE"]
+    for row, trial in zip(ledger(), study().trials, strict=True):
+        assert trial.values == [float(row["val/loss"]), float(row["val/accuracy"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["seed=1"], "a search needs a key with a range"),
+        ([LR, "hydra.sweeper.sampler=tpee"], "did you mean 'tpe'?"),
+        ([LR, "hydra.sweeper.n_trials=0"], "n_trials must be a whole number from 1 on"),
+        ([LR, "hydra.sweeper.direction=up"], "direction must be auto, or minimize or maximize"),
+        ([LR, "hydra.sweeper.sampler=grid"], "optim.lr has an interval"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_2(dltrain, arguments, fragment):
+    outcome = dltrain(*SEARCH, *arguments, SWEEP)
+    assert outcome.code == 2, outcome.stderr
+    assert fragment in outcome.stderr and "Traceback" not in outcome.stderr
+
+
+def test_two_processes_share_a_study(tmp_path):
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    optuna.create_study(study_name="dltrain", storage=storage, direction="minimize")
+    common = [*SEARCH, LR, f"hydra.sweeper.storage={storage}", "hydra.sweeper.n_trials=6", "report=false"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dltrain", *common, f"hydra.sweep.dir={name}", f"hydra.sweeper.seed={seed}"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed, name in enumerate(("here", "there"))
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    trials = study(storage).trials
+    assert len(trials) in (6, 7)  # both may ask for the last one
+    runs = {trial.user_attrs["run"] for trial in trials}
+    assert len(runs) == len(trials)
+    assert len(ledger(tmp_path / "here")) + len(ledger(tmp_path / "there")) == len(trials)

@@ -1,0 +1,281 @@
+"""Sweeps: the ledger, going on, failures of every kind, several jobs at once, what won."""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+from dltrain.errors import UserError
+from dltrain.sweep.ledger import Ledger
+from dltrain.sweep.outcome import outcome
+from tests.test_cli import SHORT
+
+SWEEP = "hydra.sweep.dir=sweep"
+TIMES = ("seconds", "run")
+
+
+def ledger(folder: Path = Path("sweep")) -> list[dict[str, str]]:
+    with open(folder / "sweep.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+@pytest.fixture
+def fragile(tmp_path):
+    """A model that goes well, or is killed, out of memory or wrong in itself, as ``model.how`` says; a file called
+    ``mended`` makes it go well.
+    """
+    (tmp_path / "fragile.py").write_text(
+        """
+import os, resource, signal
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, outputs, how):
+        super().__init__()
+        if how == "wrong":
+            raise ValueError("no such width")
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+        self.how = "well" if os.path.exists("mended") else how
+        self.steps = 0
+
+    def forward(self, inputs):
+        self.steps += 1
+        if self.steps == 7 and self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.steps == 7 and self.how == "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+            bytearray(2**31)
+        return self.layers(inputs)
+"""
+    )
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "fragile.yaml").write_text(
+        "_target_: fragile.Net\noutputs: ${data.num_outputs}\nhow: well\n"
+    )
+    return ("--config-dir", "my_conf", "model=fragile", "trainer.epochs=3", "dataset.limit=64", SWEEP)
+
+
+def test_every_job_is_a_row_with_its_settings_and_metrics(dltrain, tmp_path):
+    sweep = dltrain("-m", *SHORT, "seed=1,2", "optim.lr=0.01,0.1", SWEEP)
+    assert sweep.code == 0
+    rows = ledger()
+    assert [row["job"] for row in rows] == ["0", "1", "2", "3"]
+    assert [(row["seed"], row["optim.lr"]) for row in rows] == [
+        ("1", "0.01"),
+        ("1", "0.1"),
+        ("2", "0.01"),
+        ("2", "0.1"),
+    ]
+    assert list(rows[0])[:4] == ["job", "status", "seed", "optim.lr"]
+    assert list(rows[0])[-3:] == ["seconds", "run", "cause"]
+    for row in rows:
+        result = json.loads((tmp_path / "sweep" / row["job"] / "result.json").read_text())
+        assert row["status"] == "done" and row["cause"] == ""
+        assert float(row["val/loss"]) == result["best"]["val"]["loss"]
+        assert float(row["test/accuracy"]) == result["test"]["accuracy"]
+        assert row["run"] == result["run"]
+
+
+def test_a_job_equals_the_same_run_alone(dltrain, tmp_path):
+    assert dltrain("-m", *SHORT, "seed=1,2", SWEEP).code == 0
+    alone = dltrain(*SHORT, "seed=2").folder
+    assert (alone / "metrics.csv").read_bytes() == (tmp_path / "sweep" / "1" / "metrics.csv").read_bytes()
+
+
+def test_stdout_is_one_line_with_means_over_the_seeds_and_the_best_command(dltrain):
+    sweep = dltrain("-m", *SHORT, "seed=1,2,3", "optim.lr=0.05,0.0", SWEEP)
+    assert len(sweep.stdout.splitlines()) == 1
+    assert {key: sweep.result[key] for key in ("status", "jobs", "done", "failed")} == {
+        "status": "done",
+        "jobs": 6,
+        "done": 6,
+        "failed": 0,
+    }
+    best = sweep.result["best"]
+    assert best["settings"] == {"optim.lr": "0.05"}
+    losses = [float(row["val/loss"]) for row in ledger() if row["optim.lr"] == "0.05"]
+    assert best["seeds"] == 3
+    assert best["mean"]["val/loss"] == fmean(losses)
+    assert best["std"]["val/loss"] == stdev(losses)
+    again = dltrain(*best["command"].split()[1:])
+    assert again.result["best"]["val"]["loss"] == min(losses)
+
+
+def test_failures_of_every_kind_are_rows_and_the_same_command_runs_these_only(dltrain, fragile, tmp_path):
+    command = ("-m", *fragile, "model.how=well,killed,memory,wrong", "optim.lr=0.01,0.02")
+    first = dltrain(*command)
+    assert first.code == 1
+    assert first.result["status"] == "failed"
+    assert (first.result["done"], first.result["failed"]) == (2, 6)
+    rows = ledger()
+    assert [row["status"] for row in rows] == ["done"] * 2 + ["failed"] * 6
+    causes = [row["cause"] for row in rows[2:]]
+    assert causes[:2] == ["killed by signal 9 (SIGKILL)"] * 2
+    assert all("MemoryError" in cause or "memory" in cause for cause in causes[2:4])
+    assert causes[4:] == ["no such width"] * 2
+    for number in range(2, 8):  # each is told as it happens
+        assert re.search(rf"^warning: job {number} failed in ", first.stderr, re.M)
+    (tmp_path / "mended").touch()
+    untouched = (tmp_path / "sweep" / "0" / "result.json").stat().st_mtime_ns
+    second = dltrain(*command)
+    assert second.code == 1
+    assert re.findall(r"^job (\d): ", second.stderr, re.M) == ["6", "7"]
+    assert re.findall(r"^job (\d) again: ", second.stderr, re.M) == ["2", "3", "4", "5"]
+    assert [row["status"] for row in ledger()] == ["done"] * 6 + ["failed"] * 2
+    assert (tmp_path / "sweep" / "0" / "result.json").stat().st_mtime_ns == untouched
+    assert ledger()[2]["val/loss"] == ledger()[0]["val/loss"]
+
+
+def test_a_job_that_failed_is_tried_again_as_often_as_asked_for(dltrain, fragile):
+    sweep = dltrain("-m", *fragile, "model.how=killed", "sweep.retries=2", "seed=1,2")
+    assert sweep.code == 1
+    assert sweep.stderr.count("job 0 failed") == 3
+    assert sweep.stderr.count("it is tried again") == 4
+    assert len(ledger()) == 2
+
+
+def test_a_failure_stops_the_sweep_where_that_is_asked_for(dltrain, fragile):
+    sweep = dltrain("-m", *fragile, "model.how=well,killed,wrong", "seed=1", "sweep.on_failure=stop")
+    assert sweep.code == 1
+    assert [(row["job"], row["status"]) for row in ledger()] == [("0", "done"), ("1", "failed")]
+
+
+def test_jobs_are_known_by_their_overrides_and_not_by_their_place(dltrain, tmp_path):
+    assert dltrain("-m", *SHORT, "seed=2,4", SWEEP).code == 0
+    assert dltrain("-m", *SHORT, "seed=1,2,3,4", SWEEP, "sweep.retries=1").code == 0
+    assert [(row["job"], row["seed"]) for row in ledger()] == [("0", "2"), ("1", "4"), ("2", "1"), ("3", "3")]
+
+
+def test_a_file_that_has_changed_since_the_sweep_began_is_noticed(dltrain, fragile, tmp_path):
+    assert dltrain("-m", *fragile, "seed=1,2").code == 0
+    (tmp_path / "my_conf" / "model" / "fragile.yaml").write_text(
+        "_target_: fragile.Net\noutputs: ${data.num_outputs}\nhow: fine\n"
+    )
+    before = (tmp_path / "sweep" / "sweep.csv").read_bytes()
+    again = dltrain("-m", *fragile, "seed=1,2,3")
+    assert again.code == 2
+    assert "model.how was 'well', is 'fine'" in again.stderr
+    assert (tmp_path / "sweep" / "sweep.csv").read_bytes() == before
+
+
+def test_two_jobs_at_once_give_what_one_after_the_other_does(dltrain, tmp_path, monkeypatch):
+    command = ("-m", *SHORT, "seed=1,2,3")
+    assert dltrain(*command, SWEEP).code == 0
+    both = dltrain(*command, "hydra.sweep.dir=both", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
+    assert both.code == 0
+    assert timeless(ledger(Path("both"))) == timeless(ledger())
+
+
+def test_a_value_that_is_given_twice_makes_one_job(dltrain):
+    sweep = dltrain("-m", *SHORT, "seed=1,1", SWEEP)
+    assert (sweep.code, sweep.result["jobs"]) == (0, 1)
+
+
+def test_a_number_of_jobs_that_is_none_is_a_message(dltrain):
+    outcome = dltrain("-m", *SHORT, "seed=1,2", SWEEP, "hydra.launcher.n_jobs=0")
+    assert outcome.code == 2
+    assert "hydra.launcher.n_jobs must be auto or a whole number from 1 on, not 0" in outcome.stderr
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dltrain", "-m", *arguments, "report=false", SWEEP]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(folder: Path, status: str, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with_status = []
+        if (folder / "sweep" / "sweep.csv").exists():
+            with_status = [row for row in ledger(folder / "sweep") if row["status"] == status]
+        if len(with_status) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_sweep_that_is_killed_twice_ends_with_the_table_of_an_undisturbed_one(dltrain, tmp_path):
+    command = ("model=mlp", "trainer.epochs=60", "dataset.limit=200", "seed=1,2,3,4")
+    for done in (1, 2):
+        process = started(tmp_path, *command)
+        wait_for_rows(tmp_path, "done", done, process)
+        process.kill()
+        process.communicate()
+    assert dltrain("-m", *command, SWEEP).code == 0
+    undisturbed = dltrain("-m", *command, "hydra.sweep.dir=undisturbed")
+    assert undisturbed.code == 0
+    assert timeless(ledger()) == timeless(ledger(Path("undisturbed")))
+    for number in range(4):
+        left, right = (Path(name, str(number), "metrics.csv").read_bytes() for name in ("sweep", "undisturbed"))
+        assert left == right
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_sweep_saves_the_running_job_and_goes_on_later(dltrain, tmp_path, number, code):
+    command = ("model=mlp", "trainer.epochs=200000", "dataset.limit=64", "seed=1,2")
+    process = started(tmp_path, *command)
+    wait_for_rows(tmp_path, "running", 1, process)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "sweep" / "0" / "checkpoints" / "last.pt").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert [row["status"] for row in ledger(tmp_path / "sweep")] == ["interrupted"]
+
+
+def test_a_second_sweep_in_the_folder_is_refused(dltrain, tmp_path):
+    process = started(tmp_path, "model=mlp", "trainer.epochs=200000", "dataset.limit=64", "seed=1,2")
+    try:
+        wait_for_rows(tmp_path, "running", 1, process)
+        refused = dltrain("-m", *SHORT, "seed=1,2", SWEEP)
+        assert refused.code == 2
+        assert "another process runs in" in refused.stderr
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_choices_are_ranked_by_the_monitored_metric_and_those_without_a_result_come_last(tmp_path):
+    def write(number: int, seed: int, lr: str, accuracy: float | None) -> None:
+        job = book.plan(number, (f"optim.lr={lr}", f"seed={seed}"), tmp_path / str(number))
+        job.begun = True
+        if accuracy is None:
+            job.cause = "killed"
+            return
+        best = {"epoch": 1, "monitor": "val/accuracy", "val": {"accuracy": accuracy}}
+        job.result = {"status": "done", "best": best, "test": {}}
+
+    book = Ledger(tmp_path)
+    for number, (seed, lr, accuracy) in enumerate(
+        [(1, "0.1", 0.5), (2, "0.1", 0.9), (1, "0.2", None), (1, "0.3", 0.8), (2, "0.3", 0.8)]
+    ):
+        write(number, seed, lr, accuracy)
+    found = outcome(book)
+    assert [choice.settings for choice in found.choices] == [{"optim.lr": lr} for lr in ("0.3", "0.1", "0.2")]
+    assert found.choices[1].means == {"val/accuracy": pytest.approx(0.7)}
+    assert found.choices[1].deviations == {"val/accuracy": pytest.approx(math.sqrt(0.08))}
+    assert found.best is not None and found.best.number == 3
+    book.write()
+    assert Ledger(tmp_path).jobs.keys() == book.jobs.keys()
+
+
+def test_a_ledger_of_another_format_is_refused(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"format": 99, "jobs": []}')
+    with pytest.raises(UserError, match="has format 99"):
+        Ledger(tmp_path)
