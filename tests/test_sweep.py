@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 import pytest
 
 from dltrain.errors import UserError
+from dltrain.report.sweep import importance
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import outcome
 from tests.test_cli import SHORT
@@ -273,6 +274,39 @@ def test_choices_are_ranked_by_the_monitored_metric_and_those_without_a_result_c
     assert found.best is not None and found.best.number == 3
     book.write()
     assert Ledger(tmp_path).jobs.keys() == book.jobs.keys()
+
+
+def test_importance_is_the_share_of_variance_that_the_groups_explain():
+    assert importance(["a", "a", "b", "b"], [1.0, 1.0, 3.0, 3.0]) == 1.0
+    assert importance(["a", "b", "a", "b"], [1.0, 1.0, 3.0, 3.0]) == 0.0
+    # Within each group a sum of squares of 0.5 remains of 4.5 + 0.5 in all: means 1.5 and 3.5, of all 2.5.
+    assert importance(["a", "a", "b", "b"], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(4 / 5)
+    assert importance(["a", "b"], [2.0, 2.0]) == 0.0
+    ranks = [str(10**number) for number in range(10)]  # ten numbers fall into five groups of two
+    assert importance(ranks, [float(number // 2) for number in range(10)]) == 1.0
+
+
+def test_the_page_of_a_sweep_shows_what_won_and_is_written_anew_by_report(dltrain, fragile, tmp_path):
+    assert dltrain("-m", *fragile, "model.how=well,wrong", "optim.lr=0.01,0.02", "seed=1,2").code == 1
+    page = (tmp_path / "sweep" / "sweep.html").read_text()
+    for words in (
+        "Sweep of 8 jobs",
+        "4 done, 4 failed",
+        "Importance for val/loss",
+        "val/loss by optim.lr",
+        "no such width",
+    ):
+        assert words in page
+    assert outcome(Ledger(tmp_path / "sweep")).summary()["best"]["command"].replace("'", "&#x27;") in page
+    (tmp_path / "sweep" / "sweep.html").unlink()
+    again = dltrain("report", "sweep")
+    assert again.code == 0 and again.result["jobs"] == 8
+    assert (tmp_path / "sweep" / "sweep.html").read_text() == page
+
+
+def test_a_sweep_without_a_single_result_has_its_page(dltrain, fragile, tmp_path):
+    assert dltrain("-m", *fragile, "model.how=wrong", "seed=1,2").code == 1
+    assert "2 failed" in (tmp_path / "sweep" / "sweep.html").read_text()
 
 
 def test_a_ledger_of_another_format_is_refused(tmp_path):

@@ -7,7 +7,6 @@ import mmap
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,19 +109,6 @@ def clear() -> int:
                 freed += path.stat().st_size
                 path.unlink()
     return freed
-
-
-def available_memory() -> int:
-    """Bytes of main memory that this process could still take: what the system reports, within its control group."""
-    free = sys.maxsize
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return free
 
 
 def shared_array(shape: tuple[int, ...]) -> np.ndarray:

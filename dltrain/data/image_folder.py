@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Fitted, Samples
-from dltrain.data.cache import available_memory, cache_limit, cached, key_of, read_ahead, shared_array
+from dltrain.data.cache import cache_limit, cached, key_of, read_ahead, shared_array
 from dltrain.data.decode import Decoding, decode_all
 from dltrain.data.images import image_data
 from dltrain.data.source import describe_folder
 from dltrain.errors import ConfigError, DataError, did_you_mean
+from dltrain.memory import available_memory
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 def page(title: str, body: str, charts: Sequence[dict[str, Any]]) -> str:
     """A whole document that needs no other file."""
-    scripts = [_FILES.joinpath(name).read_text(encoding="utf-8") for name in ("echarts.common.min.js", "page.js")]
+    build = "echarts.min.js" if any(chart["kind"] == "parallel" for chart in charts) else "echarts.common.min.js"
+    scripts = [_FILES.joinpath(name).read_text(encoding="utf-8") for name in (build, "page.js")]
     style = _FILES.joinpath("page.css").read_text(encoding="utf-8")
     data = json.dumps(charts, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     drawing = f'<script type="application/json" id="charts">{data}</script>' if charts else ""

@@ -300,7 +300,7 @@ def _import_once() -> None:
 def _jobs_at_once(n_jobs: int | str, jobs: int) -> int:
     if isinstance(n_jobs, int):
         return min(n_jobs, max(jobs, 1))
-    from dltrain.data.cache import available_memory
+    from dltrain.memory import available_memory
 
     room = max(1, int(available_memory() // _JOB_MEMORY))
     return max(1, min(len(_gpus()) or _cores(), room, jobs))

@@ -5,7 +5,7 @@
   const drawn = [];
 
   const figure = (value) =>
-    value === null || value === undefined ? "–" : Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(5)));
+    typeof value === "string" ? value : value === null || value === undefined ? "–" : Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(5)));
 
   const colours = () => {
     const style = getComputedStyle(document.documentElement);
@@ -19,6 +19,8 @@
       : ["#1f6feb", "#d9730d", "#2a9d5c", "#b83280", "#6b4fbb", "#0e8fa3", "#9a7d0a", "#c5352b"];
 
   const series = (chart, c) => {
+    if (chart.kind === "slice")
+      return [{ type: "scatter", name: chart.y, data: chart.points, symbolSize: 9, itemStyle: { opacity: 0.75 } }];
     if (chart.kind === "scatter") {
       const flat = chart.points.flat();
       const ends = [Math.min(...flat), Math.max(...flat)];
@@ -39,13 +41,37 @@
     }));
   };
 
-  const option = (chart) => {
+  const parallel = (chart) => {
     const c = colours();
-    const scatter = chart.kind === "scatter";
+    const last = chart.axes.length - 1;
+    const values = chart.lines.map((line) => line.value[last]);
+    const best = palette()[0], worst = palette()[1];
+    return {
+      animation: false, textStyle: { fontFamily: "system-ui, sans-serif" },
+      parallel: { left: 40, right: 70, top: 34, bottom: 24 },
+      parallelAxis: chart.axes.map((axis, dim) => ({
+        dim, name: axis.name, type: axis.values ? "category" : axis.log ? "log" : "value", data: axis.values, scale: true,
+        nameTextStyle: { color: c.text }, axisLine: { lineStyle: { color: c.soft } },
+        axisLabel: { color: c.soft, formatter: axis.values ? undefined : figure },
+      })),
+      visualMap: { show: false, dimension: last, min: Math.min(...values), max: Math.max(...values),
+        inRange: { color: chart.lower ? [best, worst] : [worst, best] } },
+      tooltip: { confine: true, backgroundColor: c.box, borderColor: c.line, textStyle: { color: c.text, fontSize: 13 } },
+      series: [{ type: "parallel", lineStyle: { width: 2, opacity: 0.6 }, emphasis: { lineStyle: { width: 4 } },
+        data: chart.lines,
+        tooltip: { formatter: (one) => one.name } }],
+    };
+  };
+
+  const option = (chart) => {
+    if (chart.kind === "parallel") return parallel(chart);
+    const c = colours();
+    const slice = chart.kind === "slice";
+    const scatter = chart.kind === "scatter" || slice;
     const axis = { axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false },
       axisLabel: { color: c.soft, hideOverlap: true }, splitLine: { lineStyle: { color: c.line } } };
     const narrow = { ...axis, axisLabel: { ...axis.axisLabel, formatter: figure } };
-    const named = scatter ? [] : chart.series.map((one) => one.name);
+    const named = scatter || chart.plain ? [] : chart.series.map((one) => one.name);
     return {
       animation: false, color: palette(), textStyle: { fontFamily: "system-ui, sans-serif" },
       aria: { enabled: false },
@@ -55,13 +81,14 @@
       tooltip: { trigger: scatter ? "item" : "axis", confine: true, backgroundColor: c.box, borderColor: c.line,
         textStyle: { color: c.text, fontSize: 13 }, axisPointer: { lineStyle: { color: c.soft } },
         ...(scatter
-          ? { formatter: (dot) => `true ${figure(dot.value[0])}<br>predicted ${figure(dot.value[1])}` }
+          ? { formatter: (dot) => slice ? `${chart.axis} ${figure(dot.value[0])}<br>${chart.y} ${figure(dot.value[1])}` : `true ${figure(dot.value[0])}<br>predicted ${figure(dot.value[1])}` }
           : { valueFormatter: figure }) },
-      xAxis: { ...(scatter ? narrow : axis), type: scatter ? "value" : "category", scale: true, data: chart.x,
+      xAxis: { ...(scatter ? narrow : axis), type: slice ? chart.type : scatter ? "value" : "category", scale: true,
+        data: chart.x,
         boundaryGap: scatter ? ["2%", "2%"] : chart.kind === "bar", name: chart.axis, nameLocation: "middle",
         nameGap: 26, nameTextStyle: { color: c.soft }, splitLine: { show: false } },
       yAxis: { ...narrow, type: "value", scale: chart.kind !== "bar",
-        name: scatter ? "predicted" : "", nameTextStyle: { color: c.soft, align: "left" } },
+        name: slice ? chart.y : scatter ? "predicted" : "", nameTextStyle: { color: c.soft, align: "left" } },
       series: series(chart, c),
     };
   };

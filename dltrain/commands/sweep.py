@@ -1,0 +1,61 @@
+"""What a sweep says when it ends, and ``dltrain report`` of its folder. Imports no torch."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from dltrain.metric_names import lower_is_better
+from dltrain.record import history_of
+from dltrain.run import finite, write_text
+from dltrain.sweep.ledger import Ledger
+from dltrain.sweep.outcome import Outcome, outcome
+
+log = logging.getLogger(__name__)
+
+
+def finish_sweep(folder: Path) -> bool:
+    """Write ``sweep.html`` of the sweep in ``folder`` and show what won; whether all of its jobs are done."""
+    found = outcome(Ledger(folder))
+    try:
+        write_page(found, folder / "sweep.html")
+    except Exception as error:  # the ledger is safe: a page that cannot be made costs a warning
+        log.warning("sweep.html was not written: %s", error)
+    show(found)
+    return found.ledger.count("done") == len(found.ledger.jobs)
+
+
+def show(found: Outcome) -> None:
+    """One line of JSON, or a table on a terminal."""
+    if not sys.stdout.isatty():
+        print(json.dumps(finite(found.summary())), flush=True)
+        return
+    from dltrain.sweep.table import print_outcome
+
+    print_outcome(found)
+
+
+def write_page(found: Outcome, path: Path) -> None:
+    """Write the page of a sweep to ``path``."""
+    from dltrain.report.sweep import Ranked, Row, render_sweep
+
+    keys = found.ledger.swept()
+    rows = []
+    for job in found.ledger:
+        page = job.folder / "report.html"
+        rows.append(
+            Row(
+                number=job.number,
+                status=job.status,
+                settings={key: job.settings[key] for key in keys if key in job.settings},
+                metrics=job.metrics,
+                page=os.path.relpath(page, path.parent) if page.exists() else "",
+                cause=job.cause or str(job.result.get("error", "")),
+                history=history_of(job.folder),
+            )
+        )
+    ranked = [Ranked(one.settings, one.means, one.deviations, len(one.jobs)) for one in found.choices]
+    command = str(found.summary().get("best", {}).get("command", ""))
+    folder = str(found.ledger.folder)
+    write_text(path, render_sweep(folder, found.monitor, lower_is_better(found.monitor), ranked, rows, command))

@@ -1,0 +1,18 @@
+"""How much main memory there is to take."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+
+def available_memory() -> int:
+    """Bytes of main memory that this process could still take: what the system reports, within its control group."""
+    free = sys.maxsize
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return free

@@ -1,0 +1,197 @@
+"""``sweep.html``: what won in a sweep, and which keys made the difference."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from statistics import fmean
+from typing import Any
+
+from dltrain.report.charts import Chart, line, number, thinned
+from dltrain.report.html import figure, page, section, table
+from dltrain.report.page import places
+from dltrain.report.story import Rows
+
+_BINS = 5  # of a key with more numbers than that, for its importance
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job: its number, status, settings of the swept keys, metrics, page and cause of failure."""
+
+    number: int
+    status: str
+    settings: Mapping[str, str]
+    metrics: Mapping[str, float]
+    page: str = ""  # a path from where the page of the sweep lies
+    cause: str = ""
+    history: Rows = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Jobs that differ in their seed alone, as HTML cells of their metrics."""
+
+    settings: Mapping[str, str]
+    means: Mapping[str, float]
+    deviations: Mapping[str, float]
+    seeds: int
+
+
+def render_sweep(
+    folder: str, monitor: str, lower: bool, ranked: Sequence[Ranked], rows: Sequence[Row], command: str
+) -> str:
+    """The page as HTML; ``monitor`` is the metric that ranks, better where it is lower or higher."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.settings))
+    hyper = [key for key in keys if key != "seed"]
+    done = [row for row in rows if math.isfinite(row.metrics.get(monitor, math.nan))]
+    charts: list[Chart] = []
+    if done:
+        charts = [
+            *([_parallel(done, hyper, monitor, lower)] if hyper else []),
+            *_importance(done, hyper, monitor),
+            *(_slice(done, key, monitor) for key in hyper),
+            *_curves(done, monitor),
+        ]
+    counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    body = "\n".join(
+        (
+            f"<header><h1>Sweep of {len(rows)} jobs</h1>"
+            f'<p class="soft">{escape(told)}<br><span class="path">{escape(folder)}</span></p></header>',
+            section("What won", _ranking(ranked, hyper, monitor), _command(command)),
+            section("Which keys matter", places(charts, 0)),
+            section("All jobs", _jobs(rows, keys, monitor)),
+        )
+    )
+    return page(f"sweep of {len(rows)} jobs", body, charts)
+
+
+def importance(values: Sequence[str], results: Sequence[float]) -> float:
+    """Share of the variance of ``results`` that the groups of equal ``values`` explain: the correlation ratio, 0 to 1.
+
+    Numbers of more than a few kinds are grouped by their ranks.
+    """
+    groups: dict[Any, list[float]] = {}
+    for value, result in zip(_binned(values), results, strict=True):
+        groups.setdefault(value, []).append(result)
+    mean = fmean(results)
+    total = sum((result - mean) ** 2 for result in results)
+    between = sum(len(group) * (fmean(group) - mean) ** 2 for group in groups.values())
+    return between / total if total else 0.0
+
+
+def _binned(values: Sequence[str]) -> Sequence[Any]:
+    numbers = _numbers(values)
+    if numbers is None or len(set(values)) <= _BINS:
+        return values
+    order = sorted(set(numbers))
+    return [order.index(value) * _BINS // len(order) for value in numbers]
+
+
+def _numbers(values: Sequence[str]) -> list[float] | None:
+    """The values as finite numbers, if all are."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _ranking(ranked: Sequence[Ranked], keys: Sequence[str], monitor: str) -> str:
+    names = [monitor, *dict.fromkeys(name for one in ranked for name in one.means if name != monitor)]
+    lines = [
+        [
+            str(place),
+            *(escape(one.settings.get(key, "")) for key in keys),
+            *(_mean(one, name) for name in names),
+            str(one.seeds),
+        ]
+        for place, one in enumerate(ranked, 1)
+    ]
+    return table(["", *map(escape, keys), *map(escape, names), "seeds"], lines, "figures")
+
+
+def _mean(one: Ranked, name: str) -> str:
+    if name not in one.means:
+        return "–"
+    spread = f"&nbsp;±&nbsp;{one.deviations[name]:.2g}" if name in one.deviations else ""
+    return f"{figure(one.means[name])}{spread}"
+
+
+def _command(command: str) -> str:
+    return f"<h3>The best again</h3><pre>{escape(command)}</pre>" if command else ""
+
+
+def _jobs(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> str:
+    lines = [
+        [
+            f'<a href="{escape(row.page)}">{row.number}</a>' if row.page else str(row.number),
+            escape(row.status),
+            *(escape(row.settings.get(key, "")) for key in keys),
+            figure(row.metrics.get(monitor)),
+            escape(row.cause),
+        ]
+        for row in rows
+    ]
+    return table(["job", "status", *map(escape, keys), escape(monitor), "cause"], lines, "figures")
+
+
+def _parallel(rows: Sequence[Row], keys: Sequence[str], monitor: str, lower: bool) -> Chart:
+    axes = [{"name": key, **_axis([row.settings.get(key, "") for row in rows])} for key in keys]
+    lines = [
+        {
+            "name": f"job {row.number}: " + ", ".join(f"{key}={row.settings.get(key, '')}" for key in keys),
+            "value": [_place(row.settings.get(key, ""), axis) for key, axis in zip(keys, axes, strict=True)]
+            + [row.metrics[monitor]],
+        }
+        for row in rows
+    ]
+    return {
+        "kind": "parallel",
+        "title": "Parallel coordinates: a line a job",
+        "axes": [*axes, {"name": monitor}],
+        "lines": lines,
+        "lower": lower,
+        "wide": True,
+    }
+
+
+def _axis(values: Sequence[str]) -> dict[str, Any]:
+    numbers = _numbers(values)
+    if numbers is None:
+        return {"values": sorted(set(values))}
+    return {"log": True} if min(numbers) > 0 and max(numbers) / min(numbers) >= 100 else {}
+
+
+def _place(value: str, axis: Mapping[str, Any]) -> Any:
+    return value if "values" in axis else float(value)
+
+
+def _importance(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> list[Chart]:
+    results = [row.metrics[monitor] for row in rows]
+    if len(keys) < 2:
+        return []
+    found = {key: importance([row.settings.get(key, "") for row in rows], results) for key in keys}
+    order = sorted(found, key=lambda key: -found[key])
+    bars = {"name": "share of variance explained", "values": [round(found[key], 4) for key in order]}
+    return [{"kind": "bar", "title": f"Importance for {monitor}", "axis": "key", "x": order, "series": [bars]}]
+
+
+def _slice(rows: Sequence[Row], key: str, monitor: str) -> Chart:
+    axis = _axis([row.settings.get(key, "") for row in rows])
+    points = [[_place(row.settings.get(key, ""), axis), row.metrics[monitor]] for row in rows]
+    kind = "category" if "values" in axis else "log" if "log" in axis else "value"
+    chart = {"kind": "slice", "title": f"{monitor} by {key}", "axis": key, "y": monitor, "points": points, "type": kind}
+    return chart | ({"x": axis["values"]} if "values" in axis else {})
+
+
+def _curves(rows: Sequence[Row], monitor: str) -> list[Chart]:
+    histories = [thinned(row.history, None) if row.history else [] for row in rows]
+    epochs = sorted({int(one["epoch"]) for history in histories for one in history})
+    series = []
+    for row, history in zip(rows, histories, strict=True):
+        values = {int(one["epoch"]): number(one.get(monitor)) for one in history}
+        series.append({"name": f"job {row.number}", "values": [values.get(epoch) for epoch in epochs]})
+    chart = line(f"{monitor} of every job", "epoch", epochs, series)
+    return [{**chart, "joined": True, "wide": True, "plain": True}] if epochs else []
