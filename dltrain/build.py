@@ -16,6 +16,7 @@ from torch import nn
 
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
+from dltrain.config.nodes import require_harmless
 from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Samples
 from dltrain.data.loader import Loader
@@ -140,6 +141,8 @@ def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -
     node = OmegaConf.select(cfg, key)
     node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
     node._set_parent(cfg)  # so that interpolations still find the rest
+    resolved: Any = OmegaConf.to_container(node, resolve=True)
+    require_harmless(key, resolved)
     try:
         return instantiate(node, *args, _convert_="all")
     except InstantiationException as error:

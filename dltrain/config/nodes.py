@@ -120,6 +120,19 @@ def _check_nested(key: str, value: Any) -> Iterator[Problem]:
             yield from _check_nested(f"{key}.{name}", item)
 
 
+def require_harmless(key: str, node: Mapping[str, Any]) -> None:
+    """Refuse a resolved node that would make what may not stand within it.
+
+    The check before was made without the facts of the data; a resolver can make another node of them.
+
+    Raises:
+        ConfigError: each such ``_target_``.
+    """
+    found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", value)]
+    if refused := [problem.sentence() for problem in found if problem.key.endswith("._target_")]:
+        raise ConfigError(refused)
+
+
 def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
     """Classes that Hydra itself would make for its launcher, sweeper, callbacks and logging: none but its own."""
     if isinstance(node, list):
