@@ -75,11 +75,11 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     _fill_facts(cfg, data, steps_per_epoch=len(train))
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
-    model: nn.Module = make(cfg, "model").to(device)
+    model = _module(cfg, "model").to(device)
     if device.type == "cuda" and data.facts.kind == "image":
         model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
     _require_trainable(cfg, model, precision)
-    loss: nn.Module = make(cfg, "loss").to(device)
+    loss = _module(cfg, "loss").to(device)
     require_fitting(loss, data.facts.task)
     require_shapes(model, loss, train, data.facts, precision)
 
@@ -155,6 +155,14 @@ def make(cfg: DictConfig, key: str, *args: Any, without: tuple[str, ...] = ()) -
         if ours and isinstance(cause, ValueError | TypeError | ArithmeticError):
             raise ConfigError([f"{key}: {cause}"]) from error
         raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
+
+
+def _module(cfg: DictConfig, key: str) -> nn.Module:
+    made = make(cfg, key)
+    if not isinstance(made, nn.Module):  # what a class makes was checked before, not what a function returns
+        target = f"{key}._target_={cfg[key]._target_}"
+        raise ConfigError([f"{target}: it returned {made!r:.60}, but must return a torch.nn.Module"])
+    return made
 
 
 def _data(cfg: DictConfig) -> Data:

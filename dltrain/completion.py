@@ -27,11 +27,15 @@ def complete(arguments: Sequence[str]) -> list[str]:
     if len(words) == 1:
         _show(VERBS, words[0])
     elif words[:1] and words[0] in VERBS:
-        takes = VERBS[words[0]].takes
-        if takes != "overrides":
-            _show(groups() if takes == "groups" else takes, words[-1])
+        verb = VERBS[words[0]]
+        if verb.takes != "overrides":
+            _show(groups() if verb.takes == "groups" else verb.takes, words[-1])
             return []
         del words[0]
+        if verb.usage.startswith("RUN"):
+            if len(words) == 1:  # a folder or a file, which the shell knows better
+                return []
+            del words[0]
     os.environ["COMP_LINE"] = " ".join(["dltrain", *words])
     return [*_folder(words), *arguments]
 
@@ -43,7 +47,8 @@ def _show(choices: Iterable[str], begun: str) -> None:
 
 
 def _folder(words: Sequence[str]) -> list[str]:
-    for flag, value in itertools.pairwise(words):
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, value in itertools.pairwise(split):
         if flag in _FOLDER and os.path.isdir(value):
             return ["--config-dir", value]
     return []

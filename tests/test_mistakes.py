@@ -437,6 +437,17 @@ def test_an_optimizer_takes_the_parameters_first(dltrain, tmp_path, arguments, f
 
 
 @pytest.mark.usefixtures("_fresh_modules")
+@pytest.mark.parametrize("group", ["model", "loss"])
+def test_what_a_function_returns_must_be_a_module(dltrain, tmp_path, group):
+    files = {f"my_conf/{group}/mine.yaml": "_target_: mine.make\n", "mine.py": "def make():\n    return 5\n"}
+    write(tmp_path, files)
+    outcome = dltrain("--config-dir", "my_conf", f"{group}=mine")
+    requires_clean(
+        outcome, [f"{group}._target_=mine.make: it returned 5", "torch.nn.Module"], files_in(tmp_path), set(files)
+    )
+
+
+@pytest.mark.usefixtures("_fresh_modules")
 def test_what_is_refused_is_neither_imported_nor_called(dltrain, tmp_path):
     write(tmp_path, {"mine.py": "import os\nhelp = os\n"})
     for target in ("os.system", "mine.os.system", "mine.help.system", "posix.system", "antigravity.geohash"):
