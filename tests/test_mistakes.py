@@ -65,6 +65,7 @@ TYPED = [
     ("~optim", ["a run needs an option of optim: adagrad"]),
     ("~trainer.epochs", ["trainer.epochs", "is missing", "at least 1"]),
     ("+hydra.runn.dir=x", ["hydra has no key runn", "did you mean 'run'?"]),
+    ("hydra.run.dir=", ["hydra.run.dir='' (command line): is empty", "hydra.run.dir=my_run"]),
     ("hydra.verbose=3", ["hydra.verbose=3", "true or false"]),
     # types and ranges of the closed part
     ("trainer.epochs=abc", ["trainer.epochs='abc'", "whole number of at least 1"]),

@@ -143,6 +143,8 @@ def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
         full = f"{key}.{name}"
         if full == "hydra.verbose" and not isinstance(value, bool | str | list):
             yield Problem(full, "must be true or false, or the name of a logger", value)
+        if full in ("hydra.run.dir", "hydra.sweep.dir") and value == "":  # a variable of the shell that is not set
+            yield Problem(full, f"is empty: name a folder, {full}=my_run", value)
         if name in ("_target_", "class", "()") and isinstance(value, str):
             roots = ("hydra", "hydra_plugins", "dltrain") if name == "_target_" else ("logging", "dltrain")
             if value.partition(".")[0] not in roots or value.startswith("hydra.utils"):
