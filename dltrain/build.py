@@ -17,6 +17,7 @@ from torch import nn
 
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
+from dltrain.config.nodes import require_harmless
 from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
@@ -76,11 +77,11 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     _fill_facts(cfg, data, steps_per_epoch=len(train))
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
-    model: nn.Module = make(cfg, "model").to(device)
+    model = module(cfg, "model").to(device)
     if device.type == "cuda" and data.facts.kind == "image":
         model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
     _require_trainable(cfg, model, precision)
-    loss: nn.Module = make(cfg, "loss").to(device)
+    loss = module(cfg, "loss").to(device)
     require_fitting(loss, data.facts.task)
     require_shapes(model, loss, train, data.facts, precision)
 
@@ -144,6 +145,8 @@ def make(cfg: DictConfig, key: str, *args: Any, without: Sequence[str] = (), par
     node = OmegaConf.select(cfg, key)
     node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
     node._set_parent(cfg)  # so that interpolations still find the rest
+    resolved: Any = OmegaConf.to_container(node, resolve=True)
+    require_harmless(key, resolved)
     try:
         return instantiate(node, *args, _convert_="all", _partial_=partial)
     except InstantiationException as error:
@@ -156,6 +159,15 @@ def make(cfg: DictConfig, key: str, *args: Any, without: Sequence[str] = (), par
         if ours and isinstance(cause, ValueError | TypeError | ArithmeticError):
             raise ConfigError([f"{key}: {cause}"]) from error
         raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
+
+
+def module(cfg: DictConfig, key: str) -> nn.Module:
+    """Make the node ``key``, a model or a loss; see :func:`make`."""
+    made = make(cfg, key)
+    if not isinstance(made, nn.Module):  # what a class makes was checked before, not what a function returns
+        target = f"{key}._target_={cfg[key]._target_}"
+        raise ConfigError([f"{target}: it returned {made!r:.60}, but must return a torch.nn.Module"])
+    return made
 
 
 def read_data(cfg: DictConfig, fitted: Fitted | None = None) -> Data:

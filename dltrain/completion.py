@@ -49,7 +49,8 @@ def _show(choices: Iterable[str], begun: str) -> None:
 
 
 def _folder(words: Sequence[str]) -> list[str]:
-    for flag, value in itertools.pairwise(words):
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, value in itertools.pairwise(split):
         if flag in _FOLDER and os.path.isdir(value):
             return ["--config-dir", value]
     return []

@@ -127,11 +127,17 @@ def test_where_a_file_belongs_the_shell_is_left_to_offer_files(capsys, monkeypat
     assert completed(capsys, monkeypatch, line) == set()
 
 
+def test_behind_a_run_its_keys_are_completed(capsys, monkeypatch):
+    assert completed(capsys, monkeypatch, "dltrain resume ") == set()
+    assert completed(capsys, monkeypatch, "dltrain resume outputs/mine trainer.epo") == {"trainer.epochs="}
+
+
 def test_the_users_own_options_are_completed(capsys, monkeypatch, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "lovely.yaml").write_text("_target_: some.Class\n")
     line = f"dltrain check --config-dir {tmp_path} model=lo"
     assert completed(capsys, monkeypatch, line) == {"model=lovely"}
+    assert completed(capsys, monkeypatch, line.replace("dir ", "dir=")) == {"model=lovely"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -149,6 +149,17 @@ def test_a_window_can_end_with_the_series():
 # holdout and limited
 
 
+def test_a_class_of_which_nothing_is_left_to_train_on_is_warned_of(caplog):
+    kept, _ = holdout(6, 0.5, 0, torch.tensor([0, 0, 0, 1, 1, 7]))
+    assert sorted(torch.tensor([0, 0, 0, 1, 1, 7])[kept].tolist()) == [0, 0, 1]
+    assert "none is left to train on (from 0): 7" in caplog.text
+
+
+def test_a_class_that_is_split_is_not_warned_of(caplog):
+    holdout(60, 0.2, 0, torch.arange(60) % 3)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(("count", "fraction"), [(100, 0.2), (101, 0.1), (7, 0.5), (2, 0.9), (10, 0.01), (3, 0.99)])
 @pytest.mark.parametrize("classes", [None, 2, 5])
 def test_a_split_is_disjoint_complete_ascending_and_leaves_both_sides_something(count, fraction, classes):

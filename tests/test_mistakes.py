@@ -65,6 +65,7 @@ TYPED = [
     ("~optim", ["a run needs an option of optim: adagrad"]),
     ("~trainer.epochs", ["trainer.epochs", "is missing", "at least 1"]),
     ("+hydra.runn.dir=x", ["hydra has no key runn", "did you mean 'run'?"]),
+    ("hydra.run.dir=", ["hydra.run.dir='' (command line): is empty", "hydra.run.dir=my_run"]),
     ("hydra.verbose=3", ["hydra.verbose=3", "true or false"]),
     # types and ranges of the closed part
     ("trainer.epochs=abc", ["trainer.epochs='abc'", "whole number of at least 1"]),
@@ -434,6 +435,17 @@ def test_an_optimizer_takes_the_parameters_first(dltrain, tmp_path, arguments, f
     write(tmp_path, files)
     outcome = dltrain("--config-dir", "my_conf", "optim=mine")
     requires_clean(outcome, fragments, files_in(tmp_path), set(files))
+
+
+@pytest.mark.usefixtures("_fresh_modules")
+@pytest.mark.parametrize("group", ["model", "loss"])
+def test_what_a_function_returns_must_be_a_module(dltrain, tmp_path, group):
+    files = {f"my_conf/{group}/mine.yaml": "_target_: mine.make\n", "mine.py": "def make():\n    return 5\n"}
+    write(tmp_path, files)
+    outcome = dltrain("--config-dir", "my_conf", f"{group}=mine")
+    requires_clean(
+        outcome, [f"{group}._target_=mine.make: it returned 5", "torch.nn.Module"], files_in(tmp_path), set(files)
+    )
 
 
 @pytest.mark.usefixtures("_fresh_modules")

@@ -257,3 +257,14 @@ def test_a_data_set_without_a_batch_size_is_told_what_to_write(dltrain, tmp_path
     outcome = dltrain(*own_data(tmp_path, "Mapped"))
     assert outcome.code == 2
     assert "dataset.batch_size" in outcome.stderr and "is missing" in outcome.stderr
+
+
+@pytest.mark.parametrize("target", ["torch.hub.load", "posix.system", "own_data.Mapped.__init__.__globals__"])
+def test_a_node_that_a_resolver_makes_of_facts_of_the_data_is_checked_before_it_is_made(dltrain, tmp_path, target):
+    node = f"${{oc.create:{{a:${{oc.decode:'[${{data.num_outputs}}]'}},_target_:{target},command:'touch stolen'}}}}"
+    (tmp_path / "my_conf" / "loss").mkdir(parents=True)
+    (tmp_path / "my_conf" / "loss" / "own.yaml").write_text(f'_target_: torch.nn.CrossEntropyLoss\nweight: "{node}"\n')
+    outcome = dltrain("--config-dir", "my_conf", "loss=own", "dataset.limit=8")
+    assert outcome.code == 2, outcome.stderr
+    assert f"loss.weight._target_='{target}'" in outcome.stderr
+    assert not (tmp_path / "stolen").exists()

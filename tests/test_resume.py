@@ -873,6 +873,32 @@ def test_classes_are_looked_for_at_any_depth(dltrain, stopped, tmp_path):
     assert "stranger.CNN" in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.create:{_target_:stranger.CNN}}",
+        "${oc.decode:'{_target_: stranger.CNN}'}",
+        "${oc.${oc.env:NAME,create}:{_target_:stranger.CNN}}",
+        "${oc.select:nothing,${oc.create:{_target_:stranger.CNN}}}",
+    ],
+)
+def test_a_class_that_a_resolver_would_name_is_refused(dltrain, stopped, stranger, tmp_path, text):
+    foreign(stopped, tmp_path, model__dropout=text)
+    outcome = dltrain("resume", "run")
+    assert outcome.code == 2
+    assert "model.dropout=" in outcome.stderr and "resolver" in outcome.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_references_to_keys_and_to_the_environment_are_no_danger():
+    from omegaconf import OmegaConf
+
+    from dltrain.config import earlier
+
+    keys = ["${data.num_outputs}", "${optim.betas[0]}", "a/${oc.env:HOME}/${oc.env:X,y}", "${now:%Y-%m-%d}"]
+    earlier.require_trusted(OmegaConf.create({"trust": [], "keys": keys}))
+
+
 def test_every_class_that_dltrain_itself_offers_is_trusted():
     from conftest import CONF
     from omegaconf import OmegaConf

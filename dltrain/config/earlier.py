@@ -1,5 +1,6 @@
 """The configuration of an earlier run: taken up with overrides, and trusted no further than it has to be."""
 
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
@@ -81,13 +82,33 @@ def require_trusted(cfg: DictConfig) -> None:
     Raises:
         ConfigError: each ``_target_`` that is not defined in torch, torchvision, dltrain or the packages of ``trust``.
     """
+    content = OmegaConf.to_container(cfg, resolve=False)
     problems = [
+        f"{key}={text} is worked out by a resolver, which could name any class: give {key} a value of its own"
+        for key, text in _texts(content, "")
+        if text.count("${") != len(_REFERENCE.findall(text))
+    ]
+    problems += [
         f"{key}={target} would run code of '{package}': if you trust it, add 'trust=[{package}]'"
-        for key, target in _targets(OmegaConf.to_container(cfg, resolve=False), "")
+        for key, target in _targets(content, "")
         if (package := str(target).partition(".")[0]) not in cfg.trust and not _is_trusted(str(target))
     ]
     if problems:
         raise ConfigError(problems)
+
+
+# What stands for another key or for text. Other resolvers make nodes, and so a _target_ that is written nowhere.
+_REFERENCE = re.compile(r"\$\{(?:[\w.\[\]]+|(?:oc\.env|oc\.select|hydra|now|dltrain_unique):[^${}]*)\}")
+
+
+def _texts(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Key and value of every text at any depth."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if isinstance(value, str):
+            yield f"{prefix}{key}", value
+        else:
+            yield from _texts(value, f"{prefix}{key}.")
 
 
 def _is_trusted(target: str) -> bool:

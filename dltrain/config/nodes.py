@@ -120,6 +120,19 @@ def _check_nested(key: str, value: Any) -> Iterator[Problem]:
             yield from _check_nested(f"{key}.{name}", item)
 
 
+def require_harmless(key: str, node: Mapping[str, Any]) -> None:
+    """Refuse a resolved node that would make what may not stand within it.
+
+    The check before was made without the facts of the data; a resolver can make another node of them.
+
+    Raises:
+        ConfigError: each such ``_target_``.
+    """
+    found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", value)]
+    if refused := [problem.sentence() for problem in found if problem.key.endswith("._target_")]:
+        raise ConfigError(refused)
+
+
 def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
     """Classes that Hydra itself would make for its launcher, sweeper, callbacks and logging: none but its own."""
     if isinstance(node, list):
@@ -130,6 +143,8 @@ def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
         full = f"{key}.{name}"
         if full == "hydra.verbose" and not isinstance(value, bool | str | list):
             yield Problem(full, "must be true or false, or the name of a logger", value)
+        if full in ("hydra.run.dir", "hydra.sweep.dir") and value == "":  # a variable of the shell that is not set
+            yield Problem(full, f"is empty: name a folder, {full}=my_run", value)
         if name in ("_target_", "class", "()") and isinstance(value, str):
             roots = ("hydra", "hydra_plugins", "dltrain") if name == "_target_" else ("logging", "dltrain")
             if value.partition(".")[0] not in roots or value.startswith("hydra.utils"):
