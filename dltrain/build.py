@@ -55,6 +55,16 @@ class Parts:
     environment: dict[str, Any]
     profile: bool
 
+    def images(self, count: int) -> torch.Tensor | None:
+        """The first images of the training part (n, channels, height, width) float32 in [0, 1], if it has images."""
+        train, levels = self.trainer.train, self.data.preprocessing.get("levels", 255)
+        if self.data.facts.kind != "image":
+            return None
+        device = train.device if train.resident else "cpu"
+        raw = train.samples.take(torch.arange(min(count, len(train.samples)), device=device))[0].cpu()
+        # The user's own data may hold anything.
+        return (raw.float() / levels).clamp(max=1) if raw.dtype == torch.uint8 else None
+
 
 def build(cfg: DictConfig, folder: Path) -> Parts:
     """Build everything that ``cfg`` names; ``cfg`` gains the facts of its data set.

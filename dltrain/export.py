@@ -29,7 +29,7 @@ from dltrain.loaded import Loaded
 from dltrain.run import finite, write_json
 
 BATCHES = (1, 2, 5)  # sizes that an exported network is run with
-_ONNX_TOLERANCE = 1e-5  # of a probability, logit or standardised value; relative above 1
+_ONNX_TOLERANCE = 1e-5  # of a probability, logit or standardised value; of the sample's largest where that is above 1
 
 Outputs = tuple[Tensor, ...]
 Runner = Callable[[Outputs], Outputs]  # runs what was written on raw inputs
@@ -85,9 +85,14 @@ def _difference(run: Runner, deployed: Deployed, loaded: Loaded) -> float:
             if found.shape != wanted.shape:
                 raise DltrainError(f"the exported network gives {tuple(found.shape)} for {tuple(wanted.shape)}")
             if not torch.equal(found, wanted):
-                gap = (found.double() - wanted.double()).abs() / wanted.double().abs().clamp(min=1)
+                gap = (found.double() - wanted.double()).abs() / _largest(wanted)
                 largest = max(largest, float(gap.nan_to_num(nan=torch.inf).max()))
     return largest
+
+
+def _largest(outputs: Tensor) -> Tensor:
+    """The largest of each sample's outputs, at least 1: a small logit beside large ones is rounded as they are."""
+    return outputs.double().abs().flatten(1).amax(1).clamp(min=1).view(-1, *[1] * (outputs.dim() - 1))
 
 
 def _onnx(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner:

@@ -1,12 +1,19 @@
 """Each logger against the library that reads what it wrote."""
 
 import csv
+import io
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from dltrain import checkpoint
+from dltrain.data.bundled import digits
 from dltrain.errors import UserError
+from dltrain.loggers import Loggers
 from dltrain.loggers.csv import CSVLogger
 from dltrain.loggers.extras import flatten, require_extra
 
@@ -45,6 +52,85 @@ def test_tensorboard_reads_every_metric_and_the_hyper_parameters(tmp_path):
         assert read == [(row["epoch"], pytest.approx(row[name])) for row in ROWS]
     assert events.Scalars("test/accuracy")[0].value == 0.75
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
+
+
+def tensorboard_of(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder / "tensorboard"), {"images": 0, "histograms": 0, "scalars": 0}).Reload()
+
+
+def test_tensorboard_shows_the_first_images_of_the_training_part(dltrain):
+    outcome = dltrain("logger=tensorboard", "logger.tensorboard.pictures=5", "trainer.epochs=1", "dataset.limit=16")
+    (shown,) = tensorboard_of(outcome.folder).Images("train/images")
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as image:
+        pixels = np.asarray(image.convert("L"))
+    images = digits(limit=16).train.take(torch.arange(5))[0][:, 0].float() / 16 * 255
+    assert pixels.shape == (8, 5 * 8)
+    np.testing.assert_allclose(pixels, np.hstack(images.numpy()), atol=1)
+
+
+@pytest.mark.parametrize("data", [["logger.tensorboard.pictures=0"], ["dataset=diabetes"]], ids=["none", "a table"])
+def test_tensorboard_shows_no_images_where_there_are_none_or_none_are_wanted(dltrain, data):
+    outcome = dltrain("logger=tensorboard", *data, "trainer.epochs=1", "dataset.limit=16")
+    assert outcome.code == 0
+    assert "warning" not in outcome.stderr
+    tags = tensorboard_of(outcome.folder).Tags()
+    assert (tags["images"], tags["histograms"]) == ([], [])
+
+
+def test_tensorboard_has_histograms_of_the_weights_every_so_many_epochs(dltrain):
+    outcome = dltrain("logger=tensorboard", "logger.tensorboard.histograms=2", "trainer.epochs=4", "dataset.limit=16")
+    events = tensorboard_of(outcome.folder)
+    state = checkpoint.load(outcome.folder / "checkpoints/last.pt")["trainer"]["model"]
+    bias = state["classifier.1.bias"].double()
+    second, last = events.Histograms("weights/classifier.1.bias")
+    assert (second.step, last.step) == (2, 4)
+    assert last.histogram_value.num == len(bias)
+    assert last.histogram_value.sum == pytest.approx(float(bias.sum()))
+    assert last.histogram_value.max == pytest.approx(float(bias.max()))
+
+
+def test_a_rewound_logger_watches_again_and_one_that_only_takes_numbers_is_left_alone():
+    watched, rows = [], []
+
+    class Numbers:
+        def log(self, row):
+            rows.append(row)
+
+        def close(self, result):
+            pass
+
+    class Watching(Numbers):
+        def watch(self, model, images):
+            watched.append((model, images(3)))
+
+    loggers = Loggers({"numbers": lambda history: Numbers(), "watching": lambda history: Watching()})
+    model = torch.nn.Identity()
+    loggers.watch(model, lambda count: None)
+    loggers.log(ROWS[0])
+    loggers.rewind([])
+    loggers.log(ROWS[1])
+    assert watched == [(model, None)] * 2
+    assert rows == [ROWS[0], ROWS[0], ROWS[1], ROWS[1]]
+
+
+def test_tensorboard_of_a_resumed_run_has_each_epoch_and_the_images_once(tmp_path):
+    from dltrain.loggers.tensorboard import TensorBoardLogger
+
+    images = torch.zeros(2, 1, 4, 4)
+    killed = TensorBoardLogger(tmp_path, CONFIG)
+    killed.watch(torch.nn.Identity(), lambda count: images)
+    for row in ROWS:
+        killed.log(row)
+    killed.close({})
+    resumed = TensorBoardLogger(tmp_path, CONFIG, ROWS[:1])  # its checkpoint knew the first epoch only
+    resumed.watch(torch.nn.Identity(), lambda count: images)
+    resumed.log(ROWS[1] | {"train/loss": 1.0})
+    resumed.close(RESULT)
+    events = tensorboard_of(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.5), (2, 1.0)]
+    assert len(events.Images("train/images")) == 1
 
 
 @pytest.mark.filterwarnings("ignore")  # mlflow's own imports warn
@@ -102,6 +188,30 @@ def test_wandb_offline_writes_a_run_that_its_own_records_can_be_read_from(tmp_pa
         items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         losses += [float(items["train/loss"])] if "train/loss" in items else []
     assert losses == [2.5, 1.25]
+
+
+@pytest.mark.filterwarnings("ignore")  # wandb's own imports warn
+def test_wandb_goes_on_with_the_run_that_was_resumed(tmp_path):
+    from wandb.proto import wandb_internal_pb2
+
+    from dltrain.loggers.wandb import WandbLogger
+
+    for history, row, result in (([], ROWS[0], {}), (ROWS[:1], ROWS[1], RESULT), ([], ROWS[0], RESULT)):
+        logger = WandbLogger(tmp_path, CONFIG, history)
+        logger.log(row)
+        logger.close(result)
+    logged = []
+    for path in sorted(
+        (tmp_path / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns
+    ):
+        records = [wandb_internal_pb2.Record.FromString(content) for content in wandb_records(path)]
+        (name,) = {record.run.run_id for record in records if record.run.run_id}
+        for record in records:
+            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            logged += [(name, int(items["epoch"]), int(items["_step"]))] if "epoch" in items else []
+    (first, second, other), epochs, steps = zip(*logged, strict=True)
+    assert first == second != other
+    assert epochs == steps == (1, 2, 1)
 
 
 def test_a_missing_library_gives_the_line_that_installs_it():

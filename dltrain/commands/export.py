@@ -39,7 +39,12 @@ def export(arguments: Sequence[str]) -> None:
         raise UserError(f"out={out}: this folder is for checkpoints, to which nothing else may be added")
     difference = write(loaded, format, out)
     if on_terminal():
-        print(f"{out}\nruns, and differs from the network of the run by {difference:.1e} at most")
+        how = (
+            f"gives what the network of the run gives, within {difference:.1e}"
+            if difference
+            else "is equal to the run's"
+        )
+        print(f"{out}\nwas run with batches of {', '.join(map(str, BATCHES))}, and {how}")
         return
     answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
     print_json({**answer, "format": format, "batches": BATCHES, "difference": difference})

@@ -72,6 +72,7 @@ def go_on(
                 return _already_done(parts, folder, resumable)
             log.info("going on from %s, behind step %d", resumable.path, trainer.step)
         trainer.loggers = start_loggers(cfg, folder.path, trainer.history)
+        trainer.loggers.watch(trainer.evaluated, parts.images)
         try:
             here = resumable is not None and resumable.run == folder.path.resolve()
             folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)

@@ -1,18 +1,25 @@
 """Where each epoch's metrics go: each option of the ``logger`` group is one small class here.
 
 A logger is made with ``folder`` (of the run), ``config`` (the run's configuration, plain types), ``history`` (rows of
-the epochs before, where a run goes on) and its own keys.
+the epochs before, where a run goes on) and its own keys. One that shows more than numbers may have a method
+``watch(model, images)``, which is called before the first epoch: with the network whose weights are evaluated, and with
+a function that takes a number and returns so many images of the training part, (n, channels, height, width) float32 in
+[0, 1], or ``None`` where the data are none.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dltrain.errors import UserError
+
+if TYPE_CHECKING:  # loggers are checked, and many work, without torch
+    from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
 History = Sequence[Mapping[str, float]]
+Images = Callable[[int], "Tensor | None"]
 
 
 class Logger(Protocol):
@@ -37,6 +44,7 @@ class Loggers:
             UserError: as a logger raises it, for a missing library or a wrong key.
         """
         self._makers = dict(makers or {})
+        self._watched: tuple[nn.Module, Images] | None = None
         self._start(history)
 
     def _start(self, history: History) -> None:
@@ -51,6 +59,11 @@ class Loggers:
             except Exception as error:  # a server that is not there, a library in a mood
                 self._warn(name, error)
 
+    def watch(self, model: "nn.Module", images: Images) -> None:
+        """Show ``model`` and ``images`` to each that asks for them, and to those made anew by :meth:`rewind`."""
+        self._watched = model, images
+        self._each(lambda logger: getattr(logger, "watch", _ignore)(model, images))
+
     def log(self, row: Mapping[str, float]) -> None:
         """Pass an epoch's row on to each."""
         self._rows += 1
@@ -61,6 +74,8 @@ class Loggers:
         if len(history) < self._rows:
             self._each(lambda logger: logger.close({}))
             self._start(history)
+            if self._watched:
+                self.watch(*self._watched)
 
     def close(self, result: Mapping[str, float]) -> None:
         """Close each, with the test metrics."""
@@ -80,3 +95,7 @@ class Loggers:
         del self._makers[name]
         first = (str(error) or type(error).__name__).splitlines()[0]
         log.warning("logger %s failed and is left out from here on: %s", name, first)
+
+
+def _ignore(model: "nn.Module", images: Images) -> None:
+    """What a logger that shows numbers alone makes of the rest."""
