@@ -153,10 +153,10 @@ def _find_files(cfg: Any, folder: Path) -> None:
 
 def _configuration(own: Any, overrides: Sequence[str]) -> Any:
     cfg = of_run(own, overrides)
-    config.check(cfg)
-    require_trusted(cfg)
+    require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
     if cfg.trust:  # classes of the working directory can be named without installing them, as in training
         sys.path.insert(0, os.getcwd())
+    config.check(cfg)
     # Pre-trained weights are not to be downloaded again, but they have decided the architecture.
     if cfg.model.get("weights") and "small_images" in cfg.model:
         cfg.model.small_images = bool(cfg.model.small_images)

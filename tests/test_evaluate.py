@@ -174,6 +174,24 @@ def test_code_of_a_strangers_package_is_not_run_unless_trusted(dltrain, verb, tm
     assert trusted.result["metrics"] == run.result["test"]
 
 
+def test_a_data_set_of_ones_own_has_the_figures_of_the_run_in_another_process(dltrain, shell, tmp_path):
+    """Where nothing but trust= says that classes of the working directory may be used."""
+    (tmp_path / "ours.py").write_text(
+        "import torch\n\n\nclass Points:\n    def __init__(self, count):\n"
+        "        values = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))\n"
+        "        self.train = [(value, value.sum()) for value in values]\n"
+    )
+    (tmp_path / "my_conf" / "dataset").mkdir(parents=True)
+    keys = "_target_: ours.Points\ncount: 90\nbatch_size: 16\nval_fraction: 0.2\ntest_fraction: 0.2\n"
+    (tmp_path / "my_conf" / "dataset" / "ours.yaml").write_text(keys)
+    options = ("dataset=ours", "model=mlp", "loss=mse", "trainer.epochs=2")
+    result = dltrain("--config-dir", "my_conf", *options).result
+    answer = json.loads(shell("evaluate", result["run"], "trust=[ours]").stdout)
+    assert answer["metrics"] == result["test"]
+    refused = shell("predict", result["run"], "ours.py", "trust=[ours]")
+    assert refused.returncode == 2 and "has not stored its preprocessing" in refused.stderr
+
+
 def damage(folder, how):
     """Do to a run folder what should be noticed."""
     best = folder / "checkpoints" / "best.pt"

@@ -82,12 +82,25 @@ def test_columns_may_come_in_another_order_with_others_between_and_as_parquet(dl
     assert [int(row["row"]) for row in answers[0]] == list(range(1, 91))
 
 
-def test_a_category_that_training_did_not_see_counts_as_other(dltrain, verb, tmp_path):
+def test_a_category_that_training_did_not_see_is_named_and_its_row_left_out(dltrain, verb, tmp_path):
     write_table(tmp_path / "t.csv")
     run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=2").result["run"]
-    (tmp_path / "new.csv").write_text("x,colour\n0.5,purple\n0.5,\n0.5,red\n")
-    purple, missing, red = (row["p_a"] for row in rows_of(verb("predict", run, "new.csv")))
-    assert purple == missing != red
+    (tmp_path / "new.csv").write_text("x,colour\n0.5,purple\n0.5,red\n")
+    outcome = verb("predict", run, "new.csv")
+    assert outcome.code == 1 and [line.split(",")[:2] for line in outcome.stdout.splitlines()[1:]] == [["new.csv", "2"]]
+    assert "new.csv, row 1: column 'colour' holds 'purple', which training rows do not: " in outcome.stderr
+    (tmp_path / "none.csv").write_text("x,colour\n0.5,purple\n")
+    assert verb("predict", run, "none.csv").code == 2
+
+
+def test_a_category_counts_as_other_where_training_had_others(dltrain, verb, tmp_path):
+    write_table(tmp_path / "t.csv")
+    options = ("dataset.path=t.csv", "dataset.target=kind", "dataset.max_categories=2", "trainer.epochs=2")
+    run = dltrain("dataset=table", *options).result["run"]
+    (tmp_path / "new.csv").write_text("x,colour\n0.5,purple\n0.5,\n" + "0.5,red\n0.5,green\n0.5,blue\n")
+    purple, missing, *colours = (row["p_a"] for row in rows_of(verb("predict", run, "new.csv")))
+    assert purple == missing
+    assert colours.count(purple) == 1  # the rarest of the three
 
 
 def test_a_series_goes_on_beyond_its_end(dltrain, verb, tmp_path):

@@ -1,7 +1,7 @@
 """How rows of a table become features: measured once, stored with the run, used for every file after it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from dltrain.data.frames import as_numbers, check_numbers, require_columns, require_plain
+
+_LISTED = 8  # categories, in a message
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class TableEncoder:
 
     numeric: dict[str, dict[str, float]]  # column -> mean, std, missing (1.0 where a flag feature is added)
     categorical: dict[str, list[str]]  # column -> values, most frequent first
+    others: list[str] = field(default_factory=list)  # columns of which training rows had further values, or none
 
     @classmethod
     def fit(cls, frame: pl.DataFrame, numeric: Sequence[str], categorical: Sequence[str], max_categories: int) -> Self:
@@ -35,16 +38,17 @@ class TableEncoder:
             if values.min() == values.max():  # or no value at all: the column says nothing
                 std = 1.0  # where rounding may leave a tiny deviation
             numbers[name] = {"mean": mean or 0.0, "std": std or 1.0, "missing": missing}
-        categories = {}
+        categories, others = {}, []
         for name in categorical:
             counts = frame[name].drop_nulls().value_counts().sort("count", name, descending=[True, False])
             categories[name] = counts[name].head(max_categories).to_list()
-        return cls(numbers, categories)
+            others += [name] if frame[name].null_count() or len(counts) > max_categories else []
+        return cls(numbers, categories, others)
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any]) -> Self:
         """The encoder that an earlier run stored."""
-        return cls(preprocessing["numeric"], preprocessing["categorical"])
+        return cls(preprocessing["numeric"], preprocessing["categorical"], preprocessing["others"])
 
     @property
     def columns(self) -> list[str]:
@@ -68,6 +72,21 @@ class TableEncoder:
         """``frame`` with numbers as Float64, null where there is none, and categories as text."""
         numbers = [as_numbers(frame[name]) for name in self.numeric]
         return frame.with_columns(numbers + [frame[name].cast(pl.String) for name in self.categorical])
+
+    def unknown(self, frame: pl.DataFrame) -> dict[int, str]:
+        """Rows with a category of which nothing was learned, each with a sentence.
+
+        Where training rows had other values than those with a feature of their own, these stand for any other.
+        """
+        found: dict[int, str] = {}
+        for name, known in self.categorical.items():
+            if name in self.others:
+                continue
+            values = frame[name].cast(pl.String)
+            for row in (values.is_not_null() & ~values.is_in(known)).arg_true().to_list():
+                listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
+                found.setdefault(row, f"column '{name}' holds '{values[row]}', which training rows do not: {listed}")
+        return found
 
     @property
     def feature_names(self) -> tuple[str, ...]:

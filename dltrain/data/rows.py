@@ -27,7 +27,7 @@ def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: 
         try:
             for first, frame in _frames(path, encoder.columns, fitted.preprocessing["separator"], batch_size, report):
                 typed = encoder.cast(frame)
-                bad = _not_numbers(frame, typed, list(encoder.numeric))
+                bad = encoder.unknown(typed) | _not_numbers(frame, typed, list(encoder.numeric))
                 for row, cause in bad.items():
                     report(f"{path}, row {first[row]}", cause)
                 good = [row for row in range(frame.height) if row not in bad]
