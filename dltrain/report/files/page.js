@@ -31,7 +31,8 @@
       ];
     }
     return chart.series.map((one, index) => ({
-      type: chart.kind, name: one.name, data: one.values, showSymbol: one.values.length < 2, symbol: "circle",
+      type: chart.kind, name: one.name, data: one.values, symbol: "circle",
+      showSymbol: one.values.filter((value) => value !== null).length < 2,
       symbolSize: 7, lineStyle: { width: 2 }, connectNulls: Boolean(chart.joined), barMaxWidth: 40, emphasis: { disabled: true },
       markLine: chart.mark && index === 0 ? {
         symbol: "none", silent: true, lineStyle: { color: c.soft, type: "dashed" },
