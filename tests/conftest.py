@@ -13,8 +13,30 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from tests.zygote import Zygote
+
 # The tests' networks are so small that threads would only wait for each other, here and in processes started from here.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_fresh: list[Zygote] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fork, before any test has made a library start threads."""
+    if hasattr(os, "fork"):
+        _fresh.append(Zygote())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for zygote in _fresh:
+        zygote.close()
+
+
+def _zygote() -> Zygote:
+    if not _fresh:
+        pytest.skip("sweeps fork their jobs, which this system cannot do")
+    return _fresh[0]
+
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
@@ -67,7 +89,10 @@ class Outcome:
 def dltrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
-    """Runs the command line in this process, in a working directory of its own, without the final picture."""
+    """Runs the command line in this process, in a working directory of its own, without the final picture.
+
+    Sweeps run in a fresh process: they fork their jobs, and this process has threads by the time.
+    """
     from dltrain import cli
 
     monkeypatch.chdir(tmp_path)
@@ -76,7 +101,10 @@ def dltrain(
 
     def run(*arguments: str, report: bool = False) -> Outcome:
         capsys.readouterr()
-        code = cli.main([*arguments, *([] if report else ["report=false"])])
+        arguments = (*arguments, *([] if report else ["report=false"]))
+        if arguments[0] in ("-m", "--multirun"):
+            return Outcome(*_zygote().run(arguments))
+        code = cli.main(list(arguments))
         return Outcome(code, *capsys.readouterr())
 
     return run

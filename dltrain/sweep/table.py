@@ -8,16 +8,18 @@ from rich.table import Table
 from dltrain.sweep.outcome import Choice, Outcome
 
 _SHOWN = 20
+_MAIN = ("loss", "accuracy", "mae")  # sweep.csv and sweep.html have the others
 
 
 def print_outcome(found: Outcome) -> None:
     """The best choices first, then what failed and why, then the command of the best job."""
     console = Console(highlight=False)
     keys = list(dict.fromkeys(key for choice in found.choices for key in choice.settings))
-    metrics = [found.monitor, *(name for name in found.ledger.metrics() if name != found.monitor)]
+    names = [name for name in found.ledger.metrics() if name.rpartition("/")[2] in _MAIN and name != found.monitor]
+    metrics = [found.monitor, *names]
     table = Table(box=None, pad_edge=False)
     for name in (*keys, *metrics, "seeds"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for number, choice in enumerate(found.choices[:_SHOWN]):
         cells = [choice.settings.get(key, "") for key in keys]
         cells += [_shown(choice, name) for name in metrics]
