@@ -30,6 +30,7 @@ TARGETS = sorted(
     {
         line.split()[1]
         for path in CONF.rglob("*.yaml")
+        if path.relative_to(CONF).parts[0] != "hydra"  # plugins, which Hydra makes
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.strip().startswith("_target_: ") and "null" not in line
     }

@@ -258,7 +258,7 @@ def test_data_that_do_not_fit_are_exit_2(dltrain, verb, tmp_path):
         ("new_class.csv", "'c' is no class of the run: a, b"),
         ("no_column.csv", "no column 'colour'"),
         ("text.csv", "'high' is not a finite number"),
-        ("missing.csv", "there is no file 'missing.csv'"),
+        ("missing.csv", "dataset.path='missing.csv': there is no such file"),
     ):
         outcome = verb("evaluate", run, f"dataset.path={name}")
         assert outcome.code == 2

@@ -152,6 +152,7 @@ def test_made_up_rows_have_the_gaps_and_the_unknown_categories_of_real_ones():
     stored = {
         "numeric": {"a": {"mean": 5.0, "std": 2.0, "missing": 1.0}, "b": {"mean": 0.0, "std": 1.0, "missing": 0.0}},
         "categorical": {"c": ["x", "y"]},
+        "others": ["c"],
     }
     (numbers, codes), features = made_up(load_facts(TableEncoder.of(stored)), stored, 50)
     assert torch.equal(numbers[:, 0].isnan(), features[:, 1] == 1)
@@ -243,9 +244,10 @@ def test_a_run_without_a_checkpoint_or_of_a_newer_format_gives_one_message(dltra
     assert "no checkpoints/best.pt" in without.stderr
 
 
-def test_a_missing_extra_gives_the_line_that_installs_it(verb, monkeypatch):
+def test_a_missing_extra_gives_the_line_that_installs_it(verb, monkeypatch, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    outcome = verb("export", "anywhere")
+    outcome = verb("export", "run")
     assert outcome.code == 2
     assert 'format=onnx needs the package onnxruntime: pip install "dltrain[onnx]"' in outcome.stderr
 

@@ -221,7 +221,7 @@ def test_data_that_are_gone_cost_the_pictures_and_no_more(dltrain, verb, tmp_pat
     run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
     shutil.rmtree(tmp_path / "photos")
     assert verb("report", run.result["run"]).code == 0
-    assert "The test part could not be looked at: there is no folder" in (run.folder / "report.html").read_text()
+    assert "The test part could not be looked at: dataset.root" in (run.folder / "report.html").read_text()
 
 
 def test_jobs_of_a_sweep_have_no_page_of_their_own(dltrain, tmp_path):

@@ -12,6 +12,8 @@ from dltrain.run import finite, write_text
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import Outcome, outcome
 
+_PAGES = ("report.html", "curves.png")  # what a job is linked to: dltrain report RUN makes the first
+
 log = logging.getLogger(__name__)
 
 
@@ -43,14 +45,14 @@ def write_page(found: Outcome, path: Path) -> None:
     keys = found.ledger.swept()
     rows = []
     for job in found.ledger:
-        page = job.folder / "report.html"
+        page = next((job.folder / name for name in _PAGES if (job.folder / name).exists()), None)
         rows.append(
             Row(
                 number=job.number,
                 status=job.status,
                 settings={key: job.settings[key] for key in keys if key in job.settings},
                 metrics=job.metrics,
-                page=os.path.relpath(page, path.parent) if page.exists() else "",
+                page=os.path.relpath(page, path.parent) if page else "",
                 cause=job.cause or str(job.result.get("error", "")),
                 history=history_of(job.folder),
             )
