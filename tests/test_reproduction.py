@@ -76,7 +76,9 @@ def test_a_repeated_run_has_a_new_folder_like_any_other(dltrain, finished, tmp_p
     folder = dltrain("--config-dir", str(finished), "--config-name", "config").folder
     assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\w+", str(folder.relative_to(tmp_path / "outputs")))
     assert sorted(finished.rglob("*")) == before
-    assert sorted(path.name for path in folder.rglob("*")) == sorted(path.name for path in before)
+    # The state of the first epoch is left out where that of the second came before it was written.
+    names, wanted = ({path.name for path in paths} - {"last-1.pt"} for paths in (folder.rglob("*"), before))
+    assert names == wanted
     assert "epoch 2/2" in (folder / "train.log").read_text()
 
 
