@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import on_terminal
 from omegaconf import OmegaConf
 
 from dltrain.data.base import Arrays
@@ -191,23 +191,8 @@ def test_the_users_own_model_is_one_target_away(dltrain, tmp_path):
 
 
 def test_a_terminal_gets_the_live_view_and_a_table(tmp_path):
-    master, slave = pty.openpty()
-    command = [sys.executable, "-m", "dltrain", *SHORT, "report=false"]
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=slave, stderr=slave, env=environment)
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(master)
-    assert process.wait(timeout=60) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    code, text = on_terminal(tmp_path, *SHORT, "report=false")
+    assert code == 0
     assert "2/2" in text and "best val/loss" in text
     assert "accuracy" in text and "done in" in text
     assert "{" not in text and "epoch 1/2" not in text

@@ -1,14 +1,13 @@
 """What a sweep says when it ends, and ``dltrain report`` of its folder. Imports no torch."""
 
-import json
 import logging
 import os
-import sys
 from pathlib import Path
 
+from dltrain.commands.arguments import on_terminal, print_json
 from dltrain.metric_names import lower_is_better
 from dltrain.record import history_of
-from dltrain.run import finite, write_text
+from dltrain.run import write_text
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import Outcome, outcome
 
@@ -30,8 +29,8 @@ def finish_sweep(folder: Path) -> bool:
 
 def show(found: Outcome) -> None:
     """One line of JSON, or a table on a terminal."""
-    if not sys.stdout.isatty():
-        print(json.dumps(finite(found.summary())), flush=True)
+    if not on_terminal():
+        print_json(found.summary())
         return
     from dltrain.sweep.table import print_outcome
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from dltrain.errors import DataError, TrainingError
+from dltrain.machine import core_count
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,6 @@ def _decode_chunk(start: int) -> list[str]:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
             broken.append(f"'{path}': {error}")
     return broken
-
-
-def core_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

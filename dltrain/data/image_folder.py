@@ -19,7 +19,7 @@ from dltrain.data.decode import Decoding, decode_all
 from dltrain.data.images import image_data
 from dltrain.data.source import describe_folder
 from dltrain.errors import ConfigError, DataError, did_you_mean
-from dltrain.memory import available_memory
+from dltrain.machine import available_memory
 
 log = logging.getLogger(__name__)
 

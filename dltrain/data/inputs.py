@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from dltrain.data.base import Fitted
-from dltrain.data.decode import Decoding, core_count, decode
+from dltrain.data.decode import Decoding, decode
 from dltrain.errors import DataError, UserError
+from dltrain.machine import core_count
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")

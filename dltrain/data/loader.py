@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.base import Samples
-from dltrain.data.decode import core_count
 from dltrain.errors import DltrainError
+from dltrain.machine import core_count
 
 _READ_AHEAD = 4  # batches that each worker has ready
 

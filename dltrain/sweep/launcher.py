@@ -16,7 +16,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -33,6 +33,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from dltrain import signals
 from dltrain.config.rules import shown
 from dltrain.errors import ConfigError, UserError
+from dltrain.machine import available_memory, core_count
+from dltrain.record import flat
 from dltrain.run import RunFolder
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
@@ -63,7 +65,6 @@ class _Started:
     process: BaseProcess
     answer: Connection
     slot: int
-    told: dict[str, Any] = field(default_factory=dict)
 
 
 class Jobs(Launcher):
@@ -73,7 +74,6 @@ class Jobs(Launcher):
 
     def __init__(self, n_jobs: int | str = 1):
         self.n_jobs = n_jobs
-        self.ledger: Ledger | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over. A wrong ``n_jobs`` is refused here: Hydra hides what a constructor says."""
@@ -100,33 +100,32 @@ class Jobs(Launcher):
         lock = RunFolder(folder, "")
         lock.lock()
         try:
-            self.ledger = Ledger(folder, self.command)
-            planned = self._planned([tuple(map(str, one)) for one in job_overrides])
+            ledger = Ledger(folder, self.command)
+            planned = self._planned(ledger, [tuple(map(str, one)) for one in job_overrides])
             once = {one.overrides: one for one in planned}  # a value that is given twice makes one job
             missing = [one for one in once.values() if one.job.status != "done"]
             if len(missing) < len(once):
                 log.info("%d of %d jobs are done already", len(once) - len(missing), len(once))
-            _Run(self, self.ledger, missing).all()
+            _Run(self, ledger, missing).all()
         finally:
             lock.release()
         return [_answer(one) for one in planned]
 
-    def _planned(self, job_overrides: Sequence[tuple[str, ...]]) -> list[_Planned]:
+    def _planned(self, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]]) -> list[_Planned]:
         """Every job with its configuration, which is composed now: files that change later change no job.
 
         Raises:
             ConfigError: the configuration of a job that has run already has changed since.
         """
-        assert self.ledger is not None
         found, problems = [], []
         for overrides in job_overrides:
             named = tuple(one for one in filter_overrides(overrides) if not one.lstrip("+").startswith(_OURS))
-            number = self.ledger.number_of(named)
+            number = ledger.number_of(named)
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            known = self.ledger.jobs.get(named)
-            job = known or self.ledger.plan(number, named, _folder_of(config))
+            known = ledger.jobs.get(named)
+            job = known or ledger.plan(number, named, _folder_of(config))
             if known:
                 problems += [f"job {number}: {one}" for one in _changes(job, config)]
             found.append(_Planned(named, config, job))
@@ -194,8 +193,9 @@ class _Run:
 
     def _finish(self, started: _Started) -> None:
         planned, job = started.planned, started.planned.job
-        with contextlib.suppress(EOFError):
-            started.told = started.answer.recv()
+        told: dict[str, Any] = {}
+        with contextlib.suppress(EOFError):  # it was killed
+            told = started.answer.recv()
         started.answer.close()
         started.process.join()
         self.slots.append(started.slot)
@@ -204,11 +204,11 @@ class _Run:
         if code and code < 0:
             job.cause = f"killed by signal {-code} ({signal.Signals(-code).name})"
         elif code and job.status != "interrupted":
-            job.cause = str(started.told.get("cause") or job.result.get("error") or f"exit code {code}")
+            job.cause = str(told.get("cause") or job.result.get("error") or f"exit code {code}")
         self.ledger.write()
         again = bool(code) and code != 2 and job.status == "failed" and planned.tries <= self.retries
         self.board.ends(job, again)
-        planned.value = started.told.get("value")
+        planned.value = told.get("value")
         if again:
             self.waiting.appendleft(planned)
         elif job.status == "failed" and self.stops_at_failure:
@@ -284,7 +284,7 @@ def _take_share(slot: int, slots: int) -> None:
     if gpus := _gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     if "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, _cores() // slots)
+        threads = max(1, core_count() // slots)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
 
@@ -300,14 +300,8 @@ def _import_once() -> None:
 def _jobs_at_once(n_jobs: int | str, jobs: int) -> int:
     if isinstance(n_jobs, int):
         return min(n_jobs, max(jobs, 1))
-    from dltrain.memory import available_memory
-
     room = max(1, int(available_memory() // _JOB_MEMORY))
-    return max(1, min(len(_gpus()) or _cores(), room, jobs))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(len(_gpus()) or core_count(), room, jobs))
 
 
 def _gpus() -> list[str]:
@@ -333,8 +327,8 @@ def _changes(job: Job, config: DictConfig) -> list[str]:
     file = job.folder / ".hydra" / "config.yaml"
     if not file.is_file():
         return []
-    before = _flat(OmegaConf.to_container(OmegaConf.load(file)))
-    now = _flat(OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])))
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    before, now = (flat(_plain(one)) for one in (OmegaConf.load(file), kept))
     steering = ("resume", _OURS)
     return [
         f"{key} was {shown(before.get(key))}, is {shown(now.get(key))}"
@@ -343,12 +337,10 @@ def _changes(job: Job, config: DictConfig) -> list[str]:
     ]
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    return {
-        full: value for key, item in node.items() for full, value in _flat(item, f"{prefix}.{key}".lstrip(".")).items()
-    }
+def _plain(config: Any) -> dict[str, Any]:
+    content = OmegaConf.to_container(config)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
 
 
 def _answer(planned: _Planned) -> JobReturn:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.errors import UserError
+from dltrain.record import metrics_of
 from dltrain.run import read_json, write_json, write_text
 
 FORMAT = 1
@@ -44,9 +45,7 @@ class Job:
     @property
     def metrics(self) -> dict[str, float]:
         """``val/...`` of the best epoch and ``test/...``, as far as the job got."""
-        best = self.result.get("best", {}).get("val", {})
-        parts = {"val": best, "test": self.result.get("test", {})}
-        return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        return metrics_of(self.result)
 
     @property
     def monitor(self) -> str | None:

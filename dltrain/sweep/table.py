@@ -1,7 +1,5 @@
 """The outcome of a sweep on a terminal."""
 
-import shlex
-
 from rich.console import Console
 from rich.table import Table
 
@@ -33,8 +31,7 @@ def print_outcome(found: Outcome) -> None:
     summary = found.summary()
     console.print(f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", soft_wrap=True)
     if found.best is not None:
-        command = summary["best"]["command"]
-        console.print(f"best: {command if isinstance(command, str) else shlex.join(command)}", soft_wrap=True)
+        console.print(f"best: {summary['best']['command']}", soft_wrap=True)
 
 
 def _shown(choice: Choice, name: str) -> str:

@@ -1,6 +1,7 @@
-"""How much main memory there is to take."""
+"""What this process may take of the machine: main memory and cores."""
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -16,3 +17,8 @@ def available_memory() -> int:
         limit = int((group / "memory.max").read_text(encoding="ascii"))
         free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
     return free
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
