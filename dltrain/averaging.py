@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from dltrain.distributed.strategy import local
+
 
 class ExponentialMovingAverage:
     """Keeps ``average = decay * average + (1 - decay) * weights`` in a copy of the network, for evaluation.
@@ -13,13 +15,17 @@ class ExponentialMovingAverage:
     the initial weights. Equal to :class:`torch.optim.swa_utils.AveragedModel` with ``get_ema_multi_avg_fn`` and
     ``use_buffers=True``, but for that class's first update, which copies, and its counter on the device, which
     would make every step wait for a GPU.
+
+    ``average`` is the copy, where it is there already: a network that lies in shards cannot be copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+    def __init__(self, model: nn.Module, decay: float, average: nn.Module | None = None):
+        self.model = (copy.deepcopy(model) if average is None else average).requires_grad_(False).eval()
         self.decay = decay
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        states = self.model.state_dict().values(), model.state_dict().values()
+        pairs = [(local(average), local(weight)) for average, weight in zip(*states, strict=True)]
         # Weights that two layers share stand there twice, but are one tensor and take one update.
+        # (Without rows, as shards of small ones may be, they have no place to tell them by, and nothing to update.)
         pairs = list({average.data_ptr(): (average, weight) for average, weight in pairs}.values())
         # state_dict hands out the tensors themselves, so these lists stay valid as training goes on.
         self._averages = [average for average, _ in pairs if average.is_floating_point()]

@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run, in one ordered function."""
 
+import copy
 import inspect
 import logging
 import math
@@ -14,6 +15,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
@@ -22,10 +24,14 @@ from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
 from dltrain.device import Precision, fits, pick_device, pick_precision
+from dltrain.distributed.layers import share_layers
+from dltrain.distributed.strategy import replicate, shard
+from dltrain.distributed.world import Group, World
 from dltrain.errors import ConfigError, DltrainError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
 from dltrain.metric_names import lower_is_better
+from dltrain.machine import core_count
 from dltrain.metrics import metrics_for
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View, make_view
@@ -66,8 +72,10 @@ class Parts:
         return (raw.float() / levels).clamp(max=1) if raw.dtype == torch.uint8 else None
 
 
-def build(cfg: DictConfig, folder: Path) -> Parts:
+def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
     """Build everything that ``cfg`` names; ``cfg`` gains the facts of its data set.
+
+    Every process of ``world`` (by default this one alone) builds the same, and then its part of what they share.
 
     Nothing is written but what loggers write when they start, and these come last: whatever is wrong is known
     before the run has left a trace.
@@ -75,6 +83,7 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     Raises:
         UserError: a file, a key or a combination that cannot work.
     """
+    world = world or World()
     composed = OmegaConf.to_yaml(cfg)  # without the facts, which a resumed run fills in anew
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.trainer.precision, device)
@@ -82,21 +91,23 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     # Data first: their facts size the model and the schedule.
     data = read_data(cfg)
     log.info("%s", data)
-    train = _training_loader(data, cfg, device)
-    val, test = (evaluation_loader(part, data, cfg, device) if part else None for part in (data.val, data.test))
+    train = _training_loader(data, cfg, device, world)
+    parts = (data.val, data.test)
+    val, test = (evaluation_loader(part, data, cfg, device, world) if part else None for part in parts)
     _fill_facts(cfg, data, steps_per_epoch=len(train))
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
-    model = module(cfg, "model").to(device)
-    if device.type == "cuda" and data.facts.kind == "image":
-        model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
-    _require_trainable(cfg, model, precision)
+    model = module(cfg, "model")
     loss = module(cfg, "loss").to(device)
     require_fitting(loss, data.facts.task)
+    _require_trainable(cfg, model, precision, world)
+    model, average = _placed_network(cfg, model, device, world, data.facts.kind == "image")
     require_shapes(model, loss, train, data.facts, precision)
 
     # The optimizer keeps references to the parameters, so the model is on its device by now.
     optimizer = make(cfg, "optim", model.parameters())
+    if cfg.trainer.strategy == "fsdp":
+        _without_fused_kernel(optimizer)
     metric_names = _metric_names(data, device)
     schedule = _schedule(cfg, optimizer, metric_names)
 
@@ -118,21 +129,22 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
         precision=precision,
         epochs=cfg.trainer.epochs,
         best=Best(monitor),
-        checkpoints=Checkpoints(folder / "checkpoints", header, cfg.trainer.checkpoint.keep),
+        checkpoints=Checkpoints(folder / "checkpoints", header, cfg.trainer.checkpoint.keep, writes=world.is_main),
         due=_due(cfg),
-        view=_view(cfg, train),
+        view=_view(cfg, train, world),
         schedule=schedule,
         penalty=_penalty(cfg, model),
         accumulate=cfg.trainer.accumulate,
         clip_norm=cfg.trainer.clip_norm,
         clip_value=cfg.trainer.clip_value,
-        ema=ExponentialMovingAverage(model, cfg.trainer.ema_decay) if cfg.trainer.ema_decay is not None else None,
+        ema=ExponentialMovingAverage(model, cfg.trainer.ema_decay, average) if average is not None else None,
         early_stopping=_early_stopping(cfg, metric_names),
-        compiled=_compiled(model, device) if cfg.trainer.compile else None,
+        wrapped=_wrapped(cfg, model, loss, train, world),
+        world=world,
         on_nonfinite=cfg.trainer.on_nonfinite,
         on_oom=cfg.trainer.on_oom,
     )
-    environment = _environment(cfg, device, precision)
+    environment = _environment(cfg, device, precision, world)
     return Parts(trainer, data, test, config_text, environment, cfg.trainer.profile)
 
 
@@ -207,16 +219,31 @@ def _takes(target: str, key: str) -> bool:
     return key in parameters or any(found.kind is found.VAR_KEYWORD for found in parameters.values())
 
 
-def _training_loader(data: Data, cfg: DictConfig, device: torch.device) -> Loader:
+def _training_loader(data: Data, cfg: DictConfig, device: torch.device, world: World) -> Loader:
     samples, resident = _placed(data.train, device)
-    return Loader(samples, cfg.dataset.batch_size, data.transform, device, cfg.seed, data.augment, resident)
+    batch_size, smallest = cfg.dataset.batch_size, 2 if cfg.trainer.sync_batchnorm else 2 * world.size
+    transform, augment, workers = data.transform, data.augment, _workers(world)
+    return Loader(samples, batch_size, transform, device, cfg.seed, augment, resident, workers, smallest)
 
 
-def evaluation_loader(part: Samples, data: Data, cfg: DictConfig, device: torch.device) -> Loader:
-    """Batches of ``part`` as it lies; their size, which decides how sums are rounded, follows from ``cfg``."""
+def evaluation_loader(
+    part: Samples, data: Data, cfg: DictConfig, device: torch.device, world: World | None = None
+) -> Loader:
+    """Batches of ``part`` as it lies; their size, which decides how sums are rounded, follows from ``cfg``.
+
+    Where several processes share them, each gets its part of larger ones.
+    """
+    world = world or World()
     samples, resident = _placed(part, device)
-    batch_size = evaluation_batch_size(cfg, data.facts)
-    return Loader(samples, batch_size, data.transform, device, resident=resident)
+    batch_size = evaluation_batch_size(cfg, data.facts) * world.size
+    loader = Loader(samples, batch_size, data.transform, device, resident=resident, workers=_workers(world))
+    loader.cut = world.cut if world.size > 1 else None
+    return loader
+
+
+def _workers(world: World) -> int:
+    """Processes that read files: all of a machine's cores, shared among the run's processes there."""
+    return max(core_count() // world.local_size, 1)
 
 
 def evaluation_batch_size(cfg: DictConfig, facts: Facts) -> int:
@@ -229,6 +256,46 @@ def _placed(samples: Samples, device: torch.device) -> tuple[Samples, bool]:
     """The samples on the device where they fit there, else as they are, and whether they fit."""
     resident = not samples.streamed and fits(samples.nbytes, device)
     return (samples.to(device) if resident else samples), resident
+
+
+def _placed_network(
+    cfg: DictConfig, model: nn.Module, device: torch.device, world: World, images: bool
+) -> tuple[nn.Module, nn.Module | None]:
+    """``model`` on its device, in one piece or in shards, and a copy of it for the average of the weights."""
+    if cfg.trainer.strategy != "fsdp":
+        model = model.to(device)
+    if device.type == "cuda" and images:
+        model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
+    average = copy.deepcopy(model) if cfg.trainer.ema_decay is not None else None
+    if world.size > 1:
+        share_layers(model, world, cfg.trainer.sync_batchnorm)
+    if cfg.trainer.strategy == "fsdp":
+        shard(model, device, world.size)
+        if average is not None:
+            shard(average, device, world.size)
+    return model, average
+
+
+def _wrapped(cfg: DictConfig, model: nn.Module, loss: nn.Module, train: Loader, world: World) -> Any:
+    """What the training steps call: ``model`` itself, or wrapped for several processes, for the compiler, or both."""
+    network = model
+    if cfg.trainer.strategy == "ddp" and isinstance(world, Group):
+        network = replicate(model, lambda: _gradients_of_two(model, loss, train), cfg.trainer.sync_batchnorm)
+    if cfg.trainer.compile:
+        # CUDA graphs, which pay most where a network is so small that the GPU waits for Python.
+        return torch.compile(network, mode="reduce-overhead" if train.device.type == "cuda" else "default")
+    return None if network is model else network
+
+
+def _gradients_of_two(model: nn.Module, loss: nn.Module, train: Loader) -> None:
+    inputs, targets = train.first(2)
+    loss(model(inputs), targets).backward()
+
+
+def _without_fused_kernel(optimizer: torch.optim.Optimizer) -> None:
+    """Shards have no fused kernels; the others compute the same but for rounding."""
+    for group in optimizer.param_groups:
+        group.update({"fused": None} if group.get("fused") else {})
 
 
 def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
@@ -291,11 +358,19 @@ def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping |
     return EarlyStopping(Best(monitor, options.min_delta), options.patience) if options.patience else None
 
 
-def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision) -> None:
+def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, world: World) -> None:
     """Refuse what layers of the network cannot do, before it fails in the middle of a step."""
     modules = list(model.modules())
-    if cfg.dataset.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+    size, batch_norm = cfg.dataset.batch_size, any(isinstance(module, _BatchNorm) for module in modules)
+    if size < world.size:
+        raise ConfigError([f"dataset.batch_size={size}: the batch of all {world.size} processes must be larger"])
+    if size == 1 and batch_norm:
         raise ConfigError(["dataset.batch_size=1: batch norm cannot train on single samples; use larger batches"])
+    if size < 2 * world.size and batch_norm and not cfg.trainer.sync_batchnorm:
+        problem = "batch norm cannot train on single samples; use larger batches, or trainer.sync_batchnorm=true"
+        raise ConfigError([f"dataset.batch_size={size} in {world.size} processes: {problem}"])
+    if cfg.trainer.strategy == "fsdp" and not isinstance(world, Group):
+        raise ConfigError(["trainer.strategy=fsdp: there is one process; add trainer.devices=N, or use torchrun"])
     on_cpu_in_half = precision.dtype is torch.float16 and precision.device.type == "cpu"
     if on_cpu_in_half and any(isinstance(module, nn.RNNBase) for module in modules):
         raise ConfigError(["trainer.precision=fp16: the CPU has no recurrent layers in float16; use bf16 or fp32"])
@@ -312,19 +387,17 @@ def _penalty(cfg: DictConfig, model: nn.Module) -> Penalty | None:
     return Penalty(model.parameters(), cfg.penalty.l1, cfg.penalty.l2)
 
 
-def _compiled(model: nn.Module, device: torch.device) -> Any:
-    # CUDA graphs, which pay most where a network is so small that the GPU waits for Python.
-    return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
-
-
-def _view(cfg: DictConfig, train: Loader) -> View:
+def _view(cfg: DictConfig, train: Loader, world: World) -> View:
+    if not world.is_main:
+        return View(cfg.trainer.epochs, len(train.samples))
     names = [str(cfg[key]._target_).rpartition(".")[2] for key in ("model", "loss", "optim")]
-    headline = f"{', '.join(names)} on {train.device}"
+    headline = f"{', '.join(names)} on {f'{world.size} × ' if world.size > 1 else ''}{train.device}"
     return make_view(cfg.trainer.epochs, len(train.samples), len(train), headline)
 
 
-def _environment(cfg: DictConfig, device: torch.device, precision: Precision) -> dict[str, Any]:
+def _environment(cfg: DictConfig, device: torch.device, precision: Precision, world: World) -> dict[str, Any]:
     return {
+        "processes": world.size,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "precision": str(precision.dtype or torch.float32).removeprefix("torch."),

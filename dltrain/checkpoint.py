@@ -127,9 +127,8 @@ class Due:
     _time: float = field(default_factory=time.monotonic)
 
     def after_step(self, step: int) -> bool:
-        """Whether one is due behind optimizer step ``step``, from 1."""
-        by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
-        return by_steps or self._time_is_up()
+        """Whether one is due behind optimizer step ``step``, from 1, whatever the time."""
+        return self.every_n_steps is not None and step % self.every_n_steps == 0
 
     def after_epoch(self, epoch: int) -> bool:
         """Whether one is due behind epoch ``epoch``, from 1."""
@@ -143,7 +142,9 @@ class Due:
         """Whether there is something that the last one does not hold."""
         return self._saved != (epoch, step)
 
-    def _time_is_up(self) -> bool:
+    @property
+    def time_is_up(self) -> bool:
+        """Whether one is due because the last one is so many minutes old."""
         return self.every_n_minutes is not None and time.monotonic() - self._time >= 60 * self.every_n_minutes
 
 
@@ -154,13 +155,15 @@ class Checkpoints:
     ``last.pt`` holds what is in ``best.pt`` as well, so that a run needs no second file to go on, least of all one
     that is newer or older than its state. ``keep`` checkpoints before the last one stay, ``last-1.pt`` the newest of
     them. What is to be saved is copied at once and written by a thread, about four times a second at most; where it
-    comes faster, all but the newest are left out.
+    comes faster, all but the newest are left out. Without ``writes``, in all but one of several processes, what is to
+    be saved is copied alone.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], keep: int = 1):
+    def __init__(self, folder: Path, header: dict[str, Any], keep: int = 1, writes: bool = True):
         self.folder = folder
         self.header = _copy(header, {})
         self.keep = keep
+        self.writes = writes
         self._pending: dict[str, dict[str, Any]] = {}  # by file name
         self._writing = False
         self._lock = threading.Lock()  # around these two
@@ -215,6 +218,8 @@ class Checkpoints:
             self._hurry.clear()
 
     def _submit(self, name: str, content: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         with self._lock:
             self._pending[name] = content
             if self._writing:

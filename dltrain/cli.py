@@ -1,5 +1,6 @@
 """The command line: verbs, Hydra around training, messages and exit codes. Imports no torch before it trains."""
 
+import logging
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from dltrain import __version__
+from dltrain import __version__, distributed
 from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
@@ -22,6 +23,8 @@ _CTRL_C = 130
 def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if distributed.rank() > 0:
+        return follow(arguments)
     try:
         _dispatch(arguments)
         sys.stdout.flush()
@@ -32,6 +35,30 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except BaseException as error:
         return report_error(error)
+    return 0
+
+
+def follow(arguments: Sequence[str]) -> int:
+    """Do what rank 0 of the same run does with ``arguments``, silently; returns the exit code.
+
+    What goes wrong is told to rank 0, and stands in this process's log.
+    """
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    if verb not in (None, "resume", "evaluate", "predict"):
+        return 0
+    from dltrain import signals
+
+    try:
+        with signals.handled() as stop:
+            if verb in ("evaluate", "predict"):
+                VERBS[verb](arguments[1:])
+            else:
+                from dltrain.commands.train import follow as follow_training
+
+                follow_training(stop)
+    except BaseException as error:
+        logging.getLogger(__name__).error("this process has ended", exc_info=error)
+        return error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
     return 0
 
 
@@ -124,20 +151,25 @@ def _job(cfg: Any, arguments: Sequence[str]) -> float:
 
     from dltrain import config, signals
     from dltrain.config.command_line import split, without_sweep
+    from dltrain.distributed import launch
     from dltrain.run import discarded_unless_begun
 
     job = HydraConfig.get()
     single = job.mode == RunMode.RUN
     alone = arguments if single else [*without_sweep(split(arguments)[0]), *job.overrides.task]
-    command = shlex.join(["dltrain", *alone])
     path = Path(job.runtime.output_dir)
+    command = launch.command_of(alone)
     try:
         with signals.handled() as stop, discarded_unless_begun(path, command):
             if not single:  # a single run was checked before its folder was made; here keys of a sweep come together
                 config.check(cfg)
+            if cfg.trainer.devices != 1 and not distributed.is_worker():
+                return launch.run_together(alone, cfg, path)
             from dltrain.commands.train import train  # imports torch: time enough for a signal
 
             return train(cfg, path, command, stop)
+    except SystemExit:  # other processes have run it, and said how it ended
+        raise
     except BaseException as error:
         # Hydra catches exceptions, adds lines of its own and goes on with the sweep; SystemExit passes.
         sys.exit(report_error(error))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dltrain import distributed
 from dltrain.errors import ConfigError
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -19,17 +20,27 @@ _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def pick_device(name: str) -> torch.device:
     """The device that ``name`` stands for: ``auto`` takes cuda, else mps, else cpu.
 
+    Where several processes share a run, ``cuda`` is a GPU of this one's own.
+
     Raises:
         ConfigError: there is no such device on this machine.
     """
+    together = distributed.is_worker()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        has_mps = torch.backends.mps.is_available() and not together
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if together and name not in ("cuda", "cpu"):
+        raise ConfigError([f"device='{name}': processes that share a run take device=cuda, each its own, or cpu"])
+    if together and name == "cuda":
+        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError([f"device='{name}' is none of auto, cpu, cuda, cuda:N, mps"]) from error
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= available.get(device.type, 0):
+        if together:
+            raise ConfigError([f"'{name}': this machine has {available['cuda']} GPUs; start at most a process for each"])
         raise ConfigError([f"device='{name}': this machine has no such device; device=auto takes what there is"])
     return device
 

@@ -58,6 +58,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int):
         super().__init__(f"signal {number}")
+        self.number = number
         self.exit_code = 128 + number
 
 

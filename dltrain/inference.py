@@ -22,13 +22,23 @@ def evaluate(
     model.eval()
     try:
         for inputs, targets in batches:
+            rows = len(targets)  # none where more processes than samples share a batch; all compute all the same
+            inputs, targets = stand_in(inputs, targets)
             with precision.autocast():
                 outputs = model(inputs)
                 batch_loss = loss(outputs, targets)
-            metrics.update(outputs, targets, batch_loss)
+            if rows:
+                metrics.update(outputs, targets, batch_loss)
     finally:
         model.train(training)
     return metrics
+
+
+def stand_in(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch itself, or a sample of zeros where it is empty, which few networks can compute."""
+    if len(targets):
+        return inputs, targets
+    return inputs.new_zeros(1, *inputs.shape[1:]), targets.new_zeros(1, *targets.shape[1:])
 
 
 @torch.inference_mode()

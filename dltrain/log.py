@@ -35,8 +35,11 @@ class StderrHandler(logging.Handler):
         print(f"{prefix}{self.format(record)}", file=sys.stderr)
 
 
-def log_to(path: Path | None) -> None:
-    """Set logging up as Hydra does for a training run, with ``path`` as the file: for verbs that go without Hydra."""
+def log_to(path: Path | None, speaks: bool = True) -> None:
+    """Set logging up as Hydra does for a training run, with ``path`` as the file: for verbs that go without Hydra.
+
+    Without ``speaks``, in a process that another one speaks for, there is the file alone.
+    """
     import yaml
 
     text = (files("dltrain.conf") / "hydra" / "job_logging" / "dltrain.yaml").read_text(encoding="utf-8")
@@ -46,4 +49,9 @@ def log_to(path: Path | None) -> None:
     else:
         del settings["handlers"]["file"]
         settings["root"]["handlers"].remove("file")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not speaks:
+        del settings["handlers"]["stderr"]
+        settings["root"]["handlers"].remove("stderr")
     logging.config.dictConfig(settings)

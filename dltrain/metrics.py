@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Facts
+from dltrain.distributed.world import World
 from dltrain.metric_names import NAMES
 
 
@@ -21,6 +22,10 @@ class Metrics(Protocol):
 
     def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
         """Add a batch: ``outputs`` (batch, num_outputs), its ``targets`` and its mean ``loss``; never synchronises."""
+        ...
+
+    def merge(self, world: World) -> None:
+        """Take in what the other processes of ``world`` have gathered from their parts of the same batches."""
         ...
 
     def compute(self) -> dict[str, float]:
@@ -54,6 +59,13 @@ class MeanLoss:
         # In the dtype of the sum: a float16 loss times a large batch would be infinite.
         self.total.add_(loss.detach(), alpha=count)
         self.count += count
+
+    def merge(self, world: World) -> "MeanLoss":
+        """The mean loss over the samples of all processes; this one's own stays as it is."""
+        merged = MeanLoss(self.total.device)
+        merged.total.copy_(world.sum(self.total.clone()))
+        merged.count = sum(world.gather(self.count))
+        return merged
 
     def compute(self) -> float:
         return float(self.total) / self.count if self.count else math.nan
@@ -89,6 +101,12 @@ class ClassificationMetrics:
         self.counts.index_add_(0, cells, torch.ones_like(cells))
         if self.top5 is not None:
             self.top5 += (outputs.topk(5, 1).indices == targets.unsqueeze(1)).sum()
+
+    def merge(self, world: World) -> None:
+        self.loss = self.loss.merge(world)
+        world.sum(self.counts)
+        if self.top5 is not None:
+            world.sum(self.top5)
 
     @property
     def confusion(self) -> Tensor:
@@ -150,6 +168,24 @@ class RegressionMetrics:
             self.origin = targets[0].clone()
         targets = targets - self.origin
         self.sums += torch.stack((errors.abs(), errors.square(), targets, targets.square())).sum(1)
+
+    def merge(self, world: World) -> None:
+        if world.size > 1:
+            self._move_origin(world)
+        self.loss = self.loss.merge(world)
+        world.sum(self.sums)
+
+    def _move_origin(self, world: World) -> None:
+        """Count from the same origin as all processes: that of the first one that has seen a target."""
+        origins = world.gather(None if self.origin is None else self.origin.cpu())
+        origin = next((found for found in origins if found is not None), None)
+        if origin is None or self.origin is None:
+            return
+        shift = self.origin - origin.to(self.origin.device)
+        _, _, total, squared = self.sums
+        squared += 2 * shift * total + self.loss.count * shift.square()
+        total += self.loss.count * shift
+        self.origin = origin.to(self.origin.device)
 
     def by_output(self) -> list[dict[str, float]]:
         """``mae`` and ``rmse`` of each output, in the target's original units: of each step of a forecast."""

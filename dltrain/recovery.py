@@ -10,7 +10,8 @@ from torch import Tensor
 from dltrain.data.loader import Loader
 from dltrain.device import is_out_of_memory
 from dltrain.errors import TrainingError
-from dltrain.finite import diagnose
+from dltrain.finite import NOTHING_FOUND, diagnose
+from dltrain.inference import stand_in
 
 if TYPE_CHECKING:
     from dltrain.trainer import Trainer
@@ -44,14 +45,28 @@ def not_finite(trainer: "Trainer", step: int, batch: tuple[Tensor, Tensor] | Non
 
 
 def _describe(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> str:
+    if trainer.sharded:
+        return "in which layer it began cannot be found in a network that lies in shards"
     device = trainer.precision.device
-    network, trainer.network = trainer.network, trainer.model  # a compiled network does not say what its layers do
+    network, trainer.network = trainer.network, trainer.model  # a wrapped network does not say what its layers do
     # A skipped step leaves the draws of those behind it alone.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            return diagnose(trainer.model, lambda: trainer.gradients(*batch), batch[0])
+            cause = diagnose(trainer.model, lambda: _backward_alone(trainer, batch), batch[0])
         finally:
             trainer.network = network
+    causes = trainer.world.gather(cause)
+    found = [(rank, cause) for rank, cause in enumerate(causes) if cause != NOTHING_FOUND]
+    rank, cause = (found or [(0, cause)])[0]
+    return cause if trainer.world.size == 1 else f"rank {rank}: {cause}"
+
+
+def _backward_alone(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Gradients of this process's part of a batch, without those of the others, which may be looking elsewhere."""
+    if trainer.world.size == 1:
+        return trainer.gradients(*batch)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return trainer.backward(*stand_in(*batch), share=1.0)
 
 
 def buffers(trainer: "Trainer") -> list[tuple[Tensor, Tensor]]:
@@ -110,7 +125,7 @@ def halve(trainer: "Trainer", samples: int, error: RuntimeError) -> None:
     if not is_out_of_memory(error):
         raise error
     at_least = trainer.accumulate >= samples // trainer.smallest
-    if trainer.on_oom == "stop" or at_least:
+    if trainer.on_oom == "stop" or at_least or trainer.world.size > 1:
         fewest = "single samples" if trainer.smallest == 1 else "pairs of samples"
         least = f" even for {fewest}" if at_least else ""
         raise TrainingError(
@@ -128,7 +143,7 @@ def halve_batches(trainer: "Trainer", loader: Loader, error: RuntimeError) -> No
     """After ``error``, evaluate in batches of half the size; raises as :func:`halve` does."""
     if not is_out_of_memory(error):
         raise error
-    if trainer.on_oom == "stop" or loader.batch_size == 1:
+    if trainer.on_oom == "stop" or loader.batch_size == 1 or trainer.world.size > 1:
         raise TrainingError(f"out of memory in an evaluation: {str(error).splitlines()[0]}") from error
     torch.cuda.empty_cache()
     loader.batch_size = max(loader.batch_size // 2, 1)

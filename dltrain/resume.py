@@ -21,7 +21,7 @@ _FREE = (
     *("device", "report", "resume", "trust", "out", "logger", "sweep", "dataset.root", "dataset.path"),
     *("dataset.cache", "dataset.download", "trainer.epochs", "trainer.early_stopping"),
     *(f"trainer.checkpoint.{name}" for name in ("every_n_epochs", "every_n_steps", "every_n_minutes", "keep")),
-    *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile"),
+    *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile", "trainer.devices"),
     *("data.name", "data.schedule_length", "scheduler.tried_over"),
 )
 

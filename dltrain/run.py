@@ -33,8 +33,9 @@ _WRITTEN_BEFORE = {".hydra", "train.log"}  # what is in the folder of a run that
 class RunFolder:
     """The folder of one run; Hydra has made it, with ``.hydra/`` and ``train.log`` in it."""
 
-    def __init__(self, path: Path, command: str):
+    def __init__(self, path: Path, command: str, writes: bool = True):
         self.path = path
+        self.writes = writes  # one of several processes does it for all
         self.command = command
         self._begun = time.perf_counter()
         self.result: dict[str, Any] = {}
@@ -92,6 +93,8 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written.
         """
+        if not self.writes:
+            return
         try:
             self._begin(config_text, {"command": self.command, **environment, **_environment()}, resumed)
         except OSError as error:
@@ -122,7 +125,8 @@ class RunFolder:
             "seconds": round(time.perf_counter() - self._begun, 3),
             "command": self.command,
         }
-        write_json(self.path / "result.json", self.result)
+        if self.writes:
+            write_json(self.path / "result.json", self.result)
         return self.result
 
     def discard(self) -> None:

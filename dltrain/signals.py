@@ -24,6 +24,16 @@ class StopRequest:
         """Whether a signal has come; cheap enough to ask at every step."""
         return self.error is not None
 
+    @property
+    def number(self) -> int:
+        """The signal that has come, 0 while there is none."""
+        return self.error.number if self.error else 0
+
+    def note(self, number: int) -> None:
+        """Take up that another process of the run has been asked to stop, by the signal ``number`` unless it is 0."""
+        if number and self.error is None:
+            self.error = Interrupted(number)
+
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal has come."""
         if self.error is not None:

@@ -18,7 +18,7 @@ def state_dict(trainer: "Trainer") -> dict[str, Any]:
         **{name: getattr(trainer, name) for name in _PLAIN},
         "history": [dict(row) for row in trainer.history],
         "events": list(trainer.events),
-        "total": trainer.total.state_dict(),
+        "total": trainer.total.merge(trainer.world).state_dict(),
         **{name: part.state_dict() for name, part in _parts(trainer)},
         "random": random_state(),
     }
@@ -32,7 +32,8 @@ def load_state_dict(trainer: "Trainer", state: Mapping[str, Any], without: Seque
     trainer.history = [dict(row) for row in state["history"]]
     trainer.events = list(state["events"])
     trainer.total = MeanLoss(trainer.precision.device)
-    trainer.total.load_state_dict(state["total"])
+    if trainer.world.is_main:  # the others begin at 0, so that the sum of all is what it was
+        trainer.total.load_state_dict(state["total"])
     for name, part in _parts(trainer):
         if name not in without:
             part.load_state_dict(state[name])

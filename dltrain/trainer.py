@@ -1,8 +1,10 @@
 """The training loop, in the open: an epoch is train steps, evaluation, schedule, log, checkpoint, and maybe a stop."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,8 +17,11 @@ from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.loader import Loader
 from dltrain.device import Precision, random_state, set_random_state
+from dltrain.distributed.layers import least_samples
+from dltrain.distributed.strategy import is_sharded, norm_of_shards, without_sum
+from dltrain.distributed.world import World
 from dltrain.finite import FiniteWatch
-from dltrain.inference import Loss, evaluate
+from dltrain.inference import Loss, evaluate, stand_in
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty
 from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
@@ -38,7 +43,11 @@ class Trainer:
     ``accumulate`` cuts each batch of ``train`` into so many micro-batches, whose gradients add up to the batch's
     (exactly so for losses that are means over samples, without batch norm). ``clip_norm`` bounds the norm of all
     gradients together, ``clip_value`` each gradient. With ``ema`` the averaged weights are the ones evaluated.
-    ``compiled`` is ``model`` as ``torch.compile`` returns it; state is always read from ``model``.
+    ``wrapped`` is ``model`` as ``torch.compile``, or what holds it in several processes, returns it; state is always
+    read from ``model``.
+
+    ``world`` are the processes that share the run: each computes its part of every batch, and ``fit`` does the same in
+    all of them. Where there are several, ``on_oom`` is of no effect: the others could not know.
 
     ``on_nonfinite`` says what follows a loss or gradient that is not finite: ``stop`` the run, ``skip`` the step, or
     ``rollback`` to the last checkpoint and go on with half the learning rate. With ``on_oom`` ``halve`` a step that
@@ -65,7 +74,8 @@ class Trainer:
     ema: ExponentialMovingAverage | None = None
     early_stopping: EarlyStopping | None = None
     loggers: Loggers = field(default_factory=Loggers)
-    compiled: Callable[[Tensor], Tensor] | None = None
+    wrapped: Callable[[Tensor], Tensor] | None = None
+    world: World = field(default_factory=World)
     stop: StopRequest = field(default_factory=StopRequest)
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     on_oom: Literal["halve", "stop"] = "halve"
@@ -80,14 +90,16 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.scaler = self.precision.scaler()
-        self.network = self.model if self.compiled is None else self.compiled
+        self.network = self.model if self.wrapped is None else self.wrapped
         self.total = MeanLoss(self.precision.device)  # the training loss of the current epoch so far
-        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
-        self.smallest = 2 if has_batch_norm else 1  # samples of a micro-batch: batch norm cannot train on one
+        self.smallest = least_samples(self.model, self.world)
         self.watch = FiniteWatch(self.precision.device)
         self.saved: dict[str, Any] = {}  # what a rollback goes back to
         self._began = time.perf_counter()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad and p.numel()]
+        self.sharded = is_sharded(self.parameters)
+        if self.world.size > 1:
+            self.train.cut = lambda indices: self.world.cut(indices, self.micro_batches(len(indices)))
 
     @property
     def evaluated(self) -> nn.Module:
@@ -118,7 +130,8 @@ class Trainer:
             if self.step and not self.best.epoch:
                 self.save_best()  # no epoch was ever best, but there must be weights
             self.settle()
-        self.stop.check()  # a signal that came behind the last step
+        if self.world.size == 1:
+            self.stop.check()  # a signal that came behind the last step
 
     def train_epoch(self) -> None:
         """Take a step for each batch that the current epoch has left."""
@@ -133,15 +146,16 @@ class Trainer:
             if self.schedule:
                 self.schedule.after_step()
             self.view.step(self.total)
-            if self.due.after_step(self.step):
+            signal, time_is_up = self.world.agree(self.stop.number, self.due.time_is_up)
+            if time_is_up or self.due.after_step(self.step):
                 self.save()
-            if self.stop.requested:
+            if signal:
                 self.settle()
         self.require_finite()
 
     def end_epoch(self, metrics: Row) -> None:
         """Schedule, log, keep what is to be kept."""
-        train_loss = self.total.compute()
+        train_loss = self.total.merge(self.world).compute()
         self.epoch += 1
         self.batch, self.total = 0, MeanLoss(self.precision.device)
         row = {"epoch": self.epoch, "step": self.step, "lr": self.lr, "train/loss": train_loss, **metrics}
@@ -166,7 +180,10 @@ class Trainer:
         if self.clip_norm or self.clip_value:
             self.clip()
         watched = [] if self.scaler.is_enabled() else [p.grad for p in self.parameters if p.grad is not None]
-        bad = self.watch.note(self.step + 1, loss, watched)
+        if self.sharded:
+            watched = [norm_of_shards(watched, self.world)]
+        # Of several processes' losses each knows its own, but they must all come to the same conclusion.
+        bad = self.watch.note(self.step + 1, loss if self.world.size == 1 else torch.zeros_like(loss), watched)
         if bad is None and self.on_nonfinite == "skip":
             bad = self.watch.look(wait=True)  # to leave out a step, it must be known before it is taken
         if bad is not None:
@@ -179,27 +196,59 @@ class Trainer:
             self.ema.update()
         self.total.update(loss, len(targets))
 
+    def micro_batches(self, samples: int) -> int:
+        """How many micro-batches a batch of so many samples is cut into."""
+        return min(self.accumulate, max(samples // self.smallest, 1))
+
     def gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Set the gradients of the mean loss over a batch, and return it; smaller micro-batches if memory is short."""
+        """Set the gradients of the mean loss over a batch, and return it; smaller micro-batches if memory is short.
+
+        Where several processes share the batch, what is returned is the mean over this one's samples.
+        """
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
+                if self.world.size > 1:
+                    return self.gradients_together(inputs, targets)
                 if self.accumulate == 1:
                     return self.backward(inputs, targets, share=1.0)
-                count = min(self.accumulate, max(len(targets) // self.smallest, 1))
-                parts = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
-                losses = [self.backward(*part, share=len(part[1]) / len(targets)) for part in parts]
-                return torch.stack(losses).sum()
+                return self.accumulated(inputs, targets)
             except RuntimeError as error:
                 recovery.halve(self, len(targets), error)
 
+    def accumulated(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """:meth:`gradients` in micro-batches."""
+        count = self.micro_batches(len(targets))
+        total = torch.zeros_like(self.total.total)
+        for part in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
+            share = len(part[1]) / len(targets)
+            total += self.backward(*part, share).to(total.dtype) * share
+        return total
+
+    def gradients_together(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """:meth:`gradients` of this process's part of a batch; all processes end with those of the whole."""
+        samples = self.train.size_of(self.batch)
+        pieces = self.world.pieces(samples, self.micro_batches(samples))
+        rows = [len(piece) for piece in pieces]
+        total = torch.zeros_like(self.total.total)
+        for piece, *part in zip(pieces, inputs.split(rows), targets.split(rows), strict=True):
+            with self.world.at(piece), nullcontext() if piece is pieces[-1] else without_sum(self.network):
+                # The processes' gradients are averaged, so these shares of them add up to the whole batch's.
+                loss = self.backward(*stand_in(*part), share=len(piece) * self.world.size / samples)
+            total += loss.to(total.dtype) * len(piece)
+        return total / max(len(targets), 1)
+
     def backward(self, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
-        """Add the gradients of ``share`` times the mean loss over these samples; returns that part of the loss."""
+        """Add the gradients of ``share`` times the mean loss over these samples; returns the loss itself."""
         with self.precision.autocast():
             loss = self.loss(self.network(inputs), targets)
         objective = loss + self.penalty() if self.penalty else loss
-        self.scaler.scale(objective if share == 1.0 else objective * share).backward()  # type: ignore[no-untyped-call]
-        return loss.detach() if share == 1.0 else loss.detach().to(self.total.total.dtype) * share
+        if self.world.size > 1:  # gradients are the same everywhere, so they carry the news of one process's loss
+            objective = objective * torch.where(loss.detach().isfinite(), share, math.nan)
+        elif share != 1.0:
+            objective = objective * share
+        self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def clip(self) -> None:
         """Bound the gradients, in their own scale."""
@@ -218,26 +267,35 @@ class Trainer:
 
     def evaluate(self, loader: Loader) -> Metrics:
         """Metrics of the evaluated weights over ``loader``, in smaller batches if memory is short."""
+        if self.world.size > 1 and not self.sharded:
+            self.world.send(self.evaluated.buffers())  # statistics that each process has of its own rows
         while True:
             try:
-                return evaluate(self.evaluated, self._until_stopped(loader), self.loss, self.metrics(), self.precision)
+                batches = self._until_stopped(loader)
+                metrics = evaluate(self.evaluated, batches, self.loss, self.metrics(), self.precision)
+                metrics.merge(self.world)
+                return metrics
             except RuntimeError as error:
                 recovery.halve_batches(self, loader, error)
 
     def _until_stopped(self, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
         draws = random_state()
         for batch in loader:
-            if self.stop.requested:
+            signal, _ = self.world.agree(self.stop.number, False)
+            if signal:
                 set_random_state(draws)  # the evaluation will be taken again from its start
                 self.settle()
             yield batch
 
     def settle(self) -> None:
-        """Have the state on the disk, and leave if a signal has asked for it."""
+        """Have the state on the disk, and leave if a signal has asked for it, in this process or another."""
         if self.due.is_behind(self.epoch, self.step):
             self.save()
         self.checkpoints.wait()
-        self.stop.check()
+        (signal,) = self.world.agree_now(self.stop.number)
+        if signal:
+            self.stop.note(signal)
+            self.stop.check()
 
     def save_best(self) -> None:
         """Keep the weights of this epoch as the best."""

@@ -314,7 +314,7 @@ def test_compiled_training_computes_the_same(tmp_path):
     model = MLP((5,), 10, hidden_sizes=[8])
     twin = copy.deepcopy(model)
     samples = images(16, (5,))
-    make_trainer(tmp_path, model, samples, compiled=torch.compile(model, backend="aot_eager")).fit()
+    make_trainer(tmp_path, model, samples, wrapped=torch.compile(model, backend="aot_eager")).fit()
     make_trainer(tmp_path, twin, samples).fit()
     for left, right in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
         torch.testing.assert_close(left, right)

@@ -12,10 +12,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from dltrain import checkpoint, signals
+from dltrain import checkpoint, distributed, signals
 from dltrain.build import Parts, build, start_loggers
-from dltrain.device import process_state
+from dltrain.config.earlier import as_text, of_text
+from dltrain.device import pick_device, process_state
+from dltrain.distributed.world import Plan, World, await_plan, joined
 from dltrain.errors import DltrainError, Interrupted, TrainingError
+from dltrain.log import log_to
 from dltrain.metrics import ClassificationMetrics
 from dltrain.resume import Resumable, candidates, find_resumable, restore
 from dltrain.run import RunFolder, finite
@@ -62,30 +65,57 @@ def go_on(
     With ``force`` a run goes on although its configuration has changed in what decides its course.
     """
     defer_compiler()
-    with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"):
-        parts = build(cfg, folder.path)
-        trainer = parts.trainer
-        trainer.stop = stop
-        if resumable:
-            restore(trainer, parts.config_text, resumable, force)
-            if trainer.finished and resumable.result().get("status") == "done":
-                return _already_done(parts, folder, resumable)
-            log.info("going on from %s, behind step %d", resumable.path, trainer.step)
+    plan = Plan(as_text(cfg), str(folder.path), folder.command, force)
+    with _process_state(cfg), joined(pick_device(cfg.device), plan) as world:
+        return _go_on(cfg, folder, resumable, stop, force, world)
+
+
+def follow(stop: signals.StopRequest) -> None:
+    """Take part in a run that another process, rank 0, has planned, and writes and speaks for."""
+    defer_compiler()
+    plan = await_plan()
+    cfg, path = of_text(plan.config), Path(plan.path)
+    log_to(path / "logs" / f"rank-{distributed.rank()}.log", speaks=False)
+    with _process_state(cfg), joined(pick_device(cfg.device)) as world:
+        folder = RunFolder(path, plan.command, writes=False)
+        _go_on(cfg, folder, None, stop, plan.force, world)
+
+
+def _process_state(cfg: Any) -> AbstractContextManager[None]:
+    return process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto")
+
+
+def _go_on(
+    cfg: Any, folder: RunFolder, resumable: Resumable | None, stop: signals.StopRequest, force: bool, world: World
+) -> float:
+    """:func:`go_on` in each of the processes; what there is to go on from is known to rank 0."""
+    parts = build(cfg, folder.path, world)
+    trainer = parts.trainer
+    trainer.stop = stop
+    state = resumable
+    resumable = world.share(lambda: state)
+    if resumable:
+        restore(trainer, parts.config_text, resumable, force)
+        if trainer.finished and world.share(resumable.result).get("status") == "done":
+            return _already_done(parts, folder, resumable)
+        log.info("going on from %s, behind step %d", resumable.path, trainer.step)
+    if world.is_main:
         trainer.loggers = start_loggers(cfg, folder.path, trainer.history)
         trainer.loggers.watch(trainer.evaluated, parts.images)
-        try:
-            here = resumable is not None and resumable.run == folder.path.resolve()
-            folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)
-            trainer.checkpoints.restore_best(resumable.state["best"] if resumable else None)
-            result = _run(parts, folder)
-        except BaseException:
-            trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
-            if cfg.report:
-                _report(None, folder.path)
-            raise
-        finally:
-            trainer.checkpoints.settle()  # before another process may write here
-            trainer.loggers.close({})
+    try:
+        here = resumable is not None and resumable.run == folder.path.resolve()
+        folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)
+        trainer.checkpoints.restore_best(resumable.state["best"] if resumable else None)
+        result = _run(parts, folder)
+    except BaseException:
+        trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
+        if cfg.report and world.is_main:
+            _report(None, folder.path)
+        raise
+    finally:
+        trainer.checkpoints.settle()  # before another process may write here
+        trainer.loggers.close({})
+    if world.is_main:
         if cfg.report:
             _draw(parts, folder.path)
             _report(parts, folder.path)
@@ -95,6 +125,8 @@ def go_on(
 
 def _already_done(parts: Parts, folder: RunFolder, resumable: Resumable) -> float:
     trainer = parts.trainer
+    if not trainer.world.is_main:
+        return trainer.best.value
     log.info(
         "%s is finished: %d of %d epochs%s; a higher trainer.epochs would go on",
         resumable.run,
@@ -124,8 +156,11 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         _leave_result(parts, folder, failure)
         raise failure from error
     except BaseException as error:
-        _leave_result(parts, folder, error)
-        raise
+        explained = trainer.world.explained(error)
+        _leave_result(parts, folder, explained)
+        if explained is error:
+            raise
+        raise explained from error
     finally:
         trainer.loggers.close(told)
     timings: dict[str, Any] = {"train": round(trainer.seconds, 3), "test": round(time.perf_counter() - trained, 3)}
@@ -147,6 +182,8 @@ def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, flo
 def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     """Say in ``result.json``, and on stdout unless it is a bug, that ``error`` ended the run."""
     trainer = parts.trainer
+    if not trainer.world.is_main:
+        return
     interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = {} if interrupted else {"error": str(error) or type(error).__name__}
     events = {"events": trainer.events} if trainer.events else {}
@@ -166,7 +203,7 @@ def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None
 def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of the test part with the best weights, and the confusion matrix of a classification."""
     trainer = parts.trainer
-    best = checkpoint.load(trainer.checkpoints.best, trainer.precision.device)
+    best = trainer.world.share(lambda: checkpoint.load(trainer.checkpoints.best))
     trainer.evaluated.load_state_dict(best["model"])
     if parts.test is None:
         return {}, {}
@@ -204,7 +241,9 @@ def _report(parts: Parts | None, path: Path) -> None:
         return
     trainer, data = parts.trainer, parts.data
     levels = data.preprocessing.get("levels", 255)
-    network = Network(trainer.evaluated, trainer.loss, data.facts, levels, parts.test, trainer.precision)
+    # This process alone looks at all of the test part, which it cannot where the network lies in shards.
+    test = parts.test.whole() if parts.test and not trainer.sharded else None
+    network = Network(trainer.evaluated, trainer.loss, data.facts, levels, test, trainer.precision)
     report_after_training(network, path)
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dltrain.config.nodes import check_hydra, check_nodes
-from dltrain.config.rules import LATER, Choice, Number, Of, Pattern, Problem, Where, shown
+from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
 from dltrain.errors import ConfigError, did_you_mean
 
 _FLAG = Of(bool, "true or false")
@@ -34,6 +34,9 @@ CLOSED: dict[str, Any] = {
     "trainer.ema_decay": Number(0, 1, optional=True),
     "trainer.compile": _FLAG,
     "trainer.profile": _FLAG,
+    "trainer.devices": Either(Number(1, whole=True), Choice(("auto",))),
+    "trainer.strategy": Choice(("ddp", "fsdp")),
+    "trainer.sync_batchnorm": _FLAG,
     "trainer.early_stopping.monitor": _METRIC,
     "trainer.early_stopping.patience": Number(1, whole=True, optional=True),
     "trainer.early_stopping.min_delta": Number(0),

@@ -10,6 +10,18 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.errors import ConfigError, did_you_mean
 
 
+def as_text(cfg: DictConfig) -> str:
+    """A composed configuration as YAML, for another process of the same run."""
+    return OmegaConf.to_yaml(cfg)
+
+
+def of_text(text: str) -> DictConfig:
+    """What :func:`as_text` was made of; checked and trusted as it was there."""
+    cfg = OmegaConf.create(text)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
 def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an earlier run, YAML or made of it, with values of existing keys replaced by ``overrides``.
 

@@ -1,5 +1,6 @@
 """Batches in a seeded order, cut from memory or read ahead from files, brought to the device and prepared there."""
 
+import copy
 import math
 import os
 import signal
@@ -24,12 +25,14 @@ class Loader:
     """Yields ``(inputs, targets)`` on ``device``; every sample comes once an epoch.
 
     With a ``seed`` the order is a pure function of the seed and the epoch, whatever happened before, so any epoch
-    can be repeated or resumed; without one the samples come as they lie. When shuffling, a last batch of a single
-    sample joins the batch before it, because batch norm cannot train on one sample.
+    can be repeated or resumed; without one the samples come as they lie. When shuffling, a last batch of fewer than
+    ``smallest`` samples joins the batch before it, because batch norm cannot train on one sample.
 
     ``augment`` changes each sample by random numbers that belong to the seed, the epoch and the sample: neither the
     batch that it is in nor the process that read it matters. ``resident`` samples lie on ``device`` already, others
     are brought there batch by batch; streamed ones are read by ``workers`` processes, by default one a core.
+
+    ``cut`` takes this process's part of the indices of each batch, where several processes share it.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Loader:
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
         resident: bool = True,
         workers: int | None = None,
+        smallest: int = 2,
     ):
         self.samples = samples
         self.batch_size = batch_size
@@ -53,8 +57,16 @@ class Loader:
         self.workers = core_count() if workers is None else workers
         self.epoch = 0
         self.start = 0
+        self.smallest = smallest
+        self.cut: Callable[[Tensor], Tensor] | None = None
         self._batches = _BatchSampler()
         self._reader: Any = None
+
+    def whole(self) -> "Loader":
+        """The same batches without a cut, for one process alone."""
+        whole = copy.copy(self)
+        whole.cut, whole._reader, whole._batches = None, None, _BatchSampler()
+        return whole
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch (from 0) whose order the next iterations follow, and the batch (from 0) they begin with."""
@@ -64,6 +76,10 @@ class Loader:
     def __len__(self) -> int:
         count = len(self.samples)
         return math.ceil(count / self.batch_size) - self._joins_last(count)
+
+    def size_of(self, batch: int) -> int:
+        """Samples of a batch (from 0), those of all processes together."""
+        return self.batch_size if batch + 1 < len(self) else len(self.samples) - batch * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         draws = self._draws()
@@ -96,13 +112,13 @@ class Loader:
         return torch.Generator().manual_seed(int(mixed[0]))
 
     def _joins_last(self, count: int) -> bool:
-        return self.seed is not None and count > self.batch_size > 1 and count % self.batch_size == 1
+        return self.seed is not None and count > self.batch_size > 1 and 0 < count % self.batch_size < self.smallest
 
     def _batches_on_device(self) -> Iterator[Batch]:
         order = self.order().to(self.device) if self.resident else self.order()
         starts = [index * self.batch_size for index in range(len(self))]
         batches = [order[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
-        self._batches.indices = batches[self.start :]
+        self._batches.indices = [self.cut(batch) if self.cut else batch for batch in batches[self.start :]]
         if self.resident:
             return self._take()
         read = self._read_ahead() if self.samples.streamed else self._take()

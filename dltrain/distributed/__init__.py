@@ -1,0 +1,36 @@
+"""Training in several processes: one a GPU, on one machine or many, under PyTorch's elastic launcher.
+
+    __init__    what the launcher says in the environment; imports no torch
+    launch      starts the processes of a run on this machine
+    world       the processes of a run and what they say to each other
+    layers      batch norm and dropout over the batch of all processes
+    strategy    copies of the network that agree on gradients (DDP), or shards of it (FSDP2)
+    sharded     checkpoints of shards
+"""
+
+import os
+
+
+def is_worker() -> bool:
+    """Whether ``torchrun``, or dltrain itself, has started this process as one of a run's."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0; 0 where it is the only one."""
+    return int(os.environ["RANK"]) if is_worker() else 0
+
+
+def local_rank() -> int:
+    """Which of the processes on this machine this is, from 0: the index of its GPU."""
+    return int(os.environ["LOCAL_RANK"]) if is_worker() else 0
+
+
+def local_size() -> int:
+    """Processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_worker() else 1
+
+
+def restarts() -> int:
+    """How often the launcher has started the processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if is_worker() else 0

@@ -1,0 +1,109 @@
+"""Starts the processes of a run on this machine, as ``torchrun --standalone`` does, with dltrain's own exit codes."""
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from dltrain import distributed
+from dltrain.errors import ConfigError, Interrupted, TrainingError
+from dltrain.machine import core_count
+from dltrain.run import read_json, write_json
+
+_COMMAND = "DLTRAIN_COMMAND"  # what the user has typed, for the processes that are started for it
+_SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """The command line that reproduces a run with ``arguments``."""
+    typed = os.environ.get(_COMMAND) if distributed.is_worker() else None
+    return typed or shlex.join(["dltrain", *arguments])
+
+
+def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
+    """Run ``dltrain`` with ``arguments`` in the folder ``path``, in as many processes as ``cfg`` says.
+
+    Returns the best value of the monitored metric.
+
+    Raises:
+        Interrupted: a signal came; the state is saved.
+        SystemExit: a process has failed, with its exit code; it has said why.
+    """
+    launch([*arguments, f"hydra.run.dir={_quoted(path)}"], cfg, shlex.join(["dltrain", *arguments]), path)
+    best = read_json(path / "result.json").get("best", {})
+    return float(best.get("val", {}).get(str(best.get("monitor")).removeprefix("val/"), "nan"))
+
+
+def launch(arguments: Sequence[str], cfg: Any, command: str, path: Path | None = None) -> None:
+    """``python -m dltrain`` with ``arguments`` in each of ``cfg.trainer.devices`` processes; see :func:`run_together`."""
+    # torch's launcher logs what the run itself reports, at length.
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    count = _count(cfg, torch.cuda.device_count())
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(core_count() // count, 1)))
+    os.environ[_COMMAND] = command
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=token_hex(4),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGUSR1",
+            shutdown_timeout=_SECONDS_TO_SAVE,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "dltrain", *arguments)
+        except SignalException as error:
+            raise Interrupted(error.sigval) from error
+        except ChildFailedError as error:
+            sys.exit(_exit_code(error.failures, path))
+
+
+def _exit_code(failures: Any, path: Path | None) -> int:
+    """What rank 0 has said, or, where it has not come to that, what has happened to the first process that failed.
+
+    Raises:
+        TrainingError: rank 0 was killed, and so could not say it.
+    """
+    rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
+    speaker = failures.get(0, first)
+    if speaker.exitcode >= 0:
+        return int(speaker.exitcode)
+    cause = f"rank {rank} was killed by signal {-first.exitcode}"
+    if path and (result := read_json(path / "result.json")).get("status") == "running":
+        write_json(path / "result.json", {**result, "status": "failed", "error": cause})
+    raise TrainingError(f"{cause}; to go on: dltrain resume RUN")
+
+
+def _count(cfg: Any, gpus: int) -> int:
+    """How many processes: one a GPU unless a number is given."""
+    wanted, device = cfg.trainer.devices, str(cfg.device)
+    if wanted == "auto":
+        return max(gpus, 1) if device in ("auto", "cuda") else 1
+    if device == "cuda" or (device == "auto" and gpus):
+        if wanted > gpus:
+            raise ConfigError([f"trainer.devices={wanted}: this machine has {gpus} GPUs; add device=cpu for its cores"])
+    elif device != "cpu" and device != "auto":
+        raise ConfigError([f"trainer.devices={wanted} and device={device}: use device=cuda, a GPU each, or device=cpu"])
+    return int(wanted)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a value of Hydra's grammar."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

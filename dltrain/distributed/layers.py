@@ -1,0 +1,172 @@
+"""Layers that see the batch of all processes, so that several compute what one would.
+
+A layer changes its class, so that weights, names and ``state_dict`` stay as they are.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, _VF, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dltrain.distributed.world import Piece, World
+
+_MOST_DRAWN = 8  # processes for which each draws the masks of all; from there on that would cost more than it is worth
+
+
+def share_layers(model: nn.Module, world: World, sync_batchnorm: bool) -> None:
+    """Make layers of ``model`` treat the rows of all processes as one batch: dropout, and batch norm if asked to."""
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            continue
+        if isinstance(module, _BatchNorm) and sync_batchnorm:
+            _become(module, _GlobalBatchNorm, world)
+        elif type(module) in _DROPS and world.size <= _MOST_DRAWN:
+            _become(module, _GlobalDropout, world)
+        elif isinstance(module, nn.RNNBase) and module.dropout and world.size <= _MOST_DRAWN:
+            _become(module, _GlobalRNN, world)
+
+
+def least_samples(model: nn.Module, world: World) -> int:
+    """Samples that a micro-batch needs: batch norm cannot train on a single one, be it of all or of a process's own."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if all(isinstance(norm, _GlobalBatchNorm) for norm in norms):
+        return 2 if norms else 1
+    return 2 * world.size
+
+
+def has_own_draws(world: World) -> bool:
+    """Whether each process draws dropout masks of its own, and so must not draw the same."""
+    return world.size > _MOST_DRAWN
+
+
+class _Global:
+    """A layer that knows which rows of a whole batch it gets."""
+
+    world: World
+
+    def piece_of(self, rows: int) -> Piece | None:
+        """The rows that are being computed; ``None`` where the layer gets something else than a batch."""
+        piece = self.world.piece
+        return piece if piece is not None and rows == max(len(piece), 1) else None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over processes; so each one's gradient is the sum of what all of them make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        return world.sum(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.world.sum(gradients[0].clone()), None
+
+
+class _GlobalBatchNorm(_Global, _BatchNorm):
+    """Batch norm over the rows of all processes.
+
+    torch's own :class:`~torch.nn.SyncBatchNorm` does the same, but on GPUs only, and not where a process has no rows.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        piece = self.piece_of(len(input))
+        if not self.training or piece is None:
+            return cast(Tensor, super().forward(input))
+        self._check_input_dim(input)
+        rows = input.float()
+        others = [dim for dim in range(input.dim()) if dim != 1]
+        shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
+        own = rows[: len(piece)]  # a process without rows computes one that does not count
+        count = piece.total * (input[0, 0].numel() if input.dim() > 2 else 1)
+        mean = _Sum.apply(own.sum(others), self.world) / count
+        variance = _Sum.apply((own - mean.view(shape)).square().sum(others), self.world) / count
+        self._note(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        normalised = (rows - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised.to(input.dtype)
+
+    @torch.no_grad()
+    def _note(self, mean: Tensor, variance: Tensor) -> None:
+        """Take a batch into the running statistics, as :class:`torch.nn.BatchNorm2d` does."""
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+class _GlobalDropout(_Global):
+    """Dropout whose masks are drawn for the batch of all processes, of which each uses its own rows."""
+
+    training: bool
+    p: float
+
+    def forward(self, input: Tensor) -> Tensor:
+        piece = self.piece_of(len(input)) if input.dim() > 1 else None
+        if not self.training or not self.p or piece is None:
+            return cast(Tensor, super().forward(input))  # type: ignore[misc]
+        drop = next(drop for kind, drop in _DROPS.items() if isinstance(self, kind))
+        return input * _mask(input, self.p, piece, 0, drop)
+
+
+class _GlobalRNN(_Global, nn.RNNBase):
+    """A recurrent network, computed layer by layer, so that the masks between its layers can be those of all rows."""
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        batch_dim = 0 if self.batch_first else 1
+        piece = self.piece_of(input.size(batch_dim)) if isinstance(input, Tensor) and input.dim() == 3 else None
+        if not self.training or hx is not None or piece is None:
+            return super().forward(input, hx)
+        steps = input.transpose(0, 1) if self.batch_first else input
+        directions = 2 if self.bidirectional else 1
+        kernel = getattr(_VF, self.mode.lower())
+        states = []
+        for layer in range(self.num_layers):
+            own = self._all_weights[layer * directions : (layer + 1) * directions]
+            weights = [getattr(self, name) for names in own for name in names]
+            steps, *state = kernel(
+                steps, self._zeros(steps, directions), weights, self.bias, 1, 0.0, True, self.bidirectional, False
+            )
+            states.append(state)
+            if layer + 1 < self.num_layers:
+                steps = steps * _mask(steps, self.dropout, piece, 1, F.dropout)
+        last = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+        return steps.transpose(0, 1) if self.batch_first else steps, last if self.mode == "LSTM" else last[0]
+
+    def _zeros(self, steps: Tensor, directions: int) -> Any:
+        sizes = [self.proj_size or self.hidden_size, *([self.hidden_size] if self.mode == "LSTM" else [])]
+        states = [steps.new_zeros(directions, steps.size(1), size) for size in sizes]
+        return states if self.mode == "LSTM" else states[0]
+
+
+_DROPS: dict[type, Callable[..., Tensor]] = {
+    nn.Dropout: F.dropout,
+    nn.Dropout1d: F.dropout1d,
+    nn.Dropout2d: F.dropout2d,
+    nn.Dropout3d: F.dropout3d,
+}
+
+
+def _mask(rows: Tensor, p: float, piece: Piece, dim: int, drop: Callable[..., Tensor]) -> Tensor:
+    """The factors of 0 and 1 / (1 - p) of these ``rows``: those that one process would draw for the whole batch."""
+    shape = list(rows.shape)
+    shape[dim] = piece.total
+    # In the memory layout of the rows, because that decides which draw goes where.
+    last = rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last) and not rows.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    whole = drop(torch.ones(shape, dtype=rows.dtype, device=rows.device).contiguous(memory_format=layout), p, True)
+    return whole.narrow(dim, piece.start if len(piece) else 0, rows.size(dim))
+
+
+def _become(module: nn.Module, kind: type[_Global], world: World) -> None:
+    """Give ``module`` the ``forward`` of ``kind``, with its own as what is there besides."""
+    own = type(module)
+    module.__class__ = type(f"Global{own.__name__}", (kind, own), {})
+    module.world = world  # type: ignore[assignment]

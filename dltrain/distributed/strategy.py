@@ -1,0 +1,99 @@
+"""How several processes hold one network: a copy each (DDP), or a shard each (FSDP2)."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.distributed.world import World
+
+Network = Callable[[Tensor], Tensor]
+
+
+def replicate(model: nn.Module, backward: Callable[[], None], sync_batchnorm: bool) -> nn.Module:
+    """``model`` in a :class:`~torch.nn.parallel.DistributedDataParallel`, which averages gradients over processes.
+
+    ``backward`` computes the gradients of a sample or two, which shows whether every parameter takes part.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    device = next(model.parameters()).device
+    # torch 2.14 has given the option another name, and warns of the old one.
+    options = inspect.signature(DistributedDataParallel).parameters
+    sends_buffers = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        find_unused_parameters=_has_unused(model, backward),
+        gradient_as_bucket_view=True,
+        # Statistics over all rows are the same everywhere, and need not be sent before each step.
+        **{sends_buffers: not sync_batchnorm},  # type: ignore[arg-type]
+    )
+
+
+def shard(model: nn.Module, device: torch.device, size: int) -> nn.Module:
+    """Spread the parameters of each layer of ``model`` over all processes, in place, and return it.
+
+    Layers may still be in the CPU's memory: they come to the device one by one, and a shard of them stays.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (size,))
+    for layer in list(model.modules())[1:]:
+        if any(True for _ in layer.parameters(recurse=False)):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def is_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether any of these lies in shards."""
+    module = sys.modules.get("torch.distributed.tensor")  # which takes long to import, and is where they come from
+    return module is not None and any(isinstance(parameter, module.DTensor) for parameter in parameters)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What of ``tensor`` lies in this process, in the same memory."""
+    return cast(Any, tensor).to_local() if is_sharded([tensor]) else tensor
+
+
+def without_sum(network: Any) -> AbstractContextManager[object]:
+    """Within, gradients stay this process's own: more micro-batches of the same step are to come."""
+    if hasattr(network, "no_sync"):
+        return cast(AbstractContextManager[object], network.no_sync())
+    return _unsynchronised(network) if hasattr(network, "set_requires_gradient_sync") else nullcontext()
+
+
+@contextmanager
+def _unsynchronised(network: Any) -> Iterator[None]:
+    network.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        network.set_requires_gradient_sync(True)
+
+
+def norm_of_shards(gradients: Sequence[Tensor], world: World) -> Tensor:
+    """A figure () that is finite if all gradients are, the same in all processes; each has a shard of every one."""
+    return world.sum(torch.stack([local(gradient).abs().sum() for gradient in gradients]).sum())
+
+
+def _has_unused(model: nn.Module, backward: Callable[[], None]) -> bool:
+    """Whether a parameter has no part in the loss, for whose gradient DDP would wait in vain."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    device = next(model.parameters()).device
+    training = model.training
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model.train()
+        backward()
+        model.train(training)
+    unused = any(parameter.grad is None for parameter in model.parameters() if parameter.requires_grad)
+    model.zero_grad(set_to_none=True)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    return unused
