@@ -5,6 +5,7 @@ command line is in the same state when it forks the jobs of a sweep.
 """
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,10 +30,28 @@ class Zygote:
 
     def run(self, arguments: Sequence[str]) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of ``dltrain`` with ``arguments``, in the working directory of now."""
+        return self._run(arguments, [{}])[0]
+
+    def run_together(self, arguments: Sequence[str], processes: int) -> list[tuple[int, str, str]]:
+        """:meth:`run` in so many processes that share the run, with what ``torchrun`` would say in the environment."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        size = {"WORLD_SIZE": f"{processes}", "LOCAL_WORLD_SIZE": f"{processes}"}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+        return self._run(arguments, [{**size, **place, "RANK": f"{n}", "LOCAL_RANK": f"{n}"} for n in range(processes)])
+
+    def _run(self, arguments: Sequence[str], added: Sequence[dict[str, str]]) -> list[tuple[int, str, str]]:
         with tempfile.TemporaryDirectory() as folder:
-            self._ours.send((list(arguments), os.getcwd(), dict(os.environ), list(sys.path), folder))
-            code = self._ours.recv()
-            return code, Path(folder, "1").read_text(encoding="utf-8"), Path(folder, "2").read_text(encoding="utf-8")
+            starts = []
+            for number, environment in enumerate(added):
+                files = Path(folder, str(number))
+                files.mkdir()
+                starts.append((list(arguments), os.getcwd(), {**os.environ, **environment}, list(sys.path), str(files)))
+            self._ours.send(starts)
+            codes = self._ours.recv()
+            texts = [[Path(start[-1], name).read_text(encoding="utf-8") for name in ("1", "2")] for start in starts]
+            return [(code, *text) for code, text in zip(codes, texts, strict=True)]
 
     def close(self) -> None:
         self._ours.close()
@@ -44,14 +63,15 @@ def _serve(requests: Connection) -> None:
 
     while True:
         try:
-            arguments, directory, environment, path, folder = requests.recv()
+            starts = requests.recv()
         except EOFError:
             return
-        pid = os.fork()
-        if pid == 0:
-            _main(arguments, directory, environment, path, folder)
-        _, status = os.waitpid(pid, 0)
-        requests.send(os.waitstatus_to_exitcode(status))
+        pids = []
+        for start in starts:
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                _main(*start)
+        requests.send([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
 
 
 def _main(
