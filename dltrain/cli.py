@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from dltrain import __version__, distributed
 from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
+from dltrain.machine import die_with_parent
 from dltrain.verbs import VERBS
 
 _CTRL_C = 130
@@ -23,6 +25,8 @@ _CTRL_C = 130
 def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if distributed.is_launched_by_dltrain():
+        die_with_parent(signal.SIGTERM)
     if distributed.rank() > 0:
         return follow(arguments)
     try:

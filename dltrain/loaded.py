@@ -16,6 +16,7 @@ from dltrain.data.base import Data, Facts, Fitted
 from dltrain.data.loader import Loader
 from dltrain.data.transforms import transform_of
 from dltrain.device import Precision, pick_device, pick_precision
+from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, UserError, did_you_mean
 from dltrain.run import find_run, read_json
 
@@ -62,8 +63,10 @@ class Loaded:
         # The user's own data set says nothing of its preprocessing, and does it itself.
         return replace(data, transform=self.transform) if self.fitted.preprocessing else data
 
-    def loader(self, split: Split | None = None) -> tuple[Loader, Split]:
+    def loader(self, split: Split | None = None, world: World | None = None) -> tuple[Loader, Split]:
         """Batches of a part of the data, as the run evaluated them, and which part it is.
+
+        Of each batch a process of ``world`` gets its part.
 
         By default this is the test part; of another file, or of another folder without ``test/``, all samples.
 
@@ -81,7 +84,7 @@ class Loaded:
         samples = getattr(data, part)
         if samples is None:
             raise UserError(f"the run has no {name} part: dataset.{name}_fraction is 0; split=train|val|test|all")
-        return evaluation_loader(samples, data, self.cfg, self.precision.device), name
+        return evaluation_loader(samples, data, self.cfg, self.precision.device, world), name
 
     @property
     def _can_take_all(self) -> bool:

@@ -1,9 +1,12 @@
 """What this process may take of the machine: main memory and cores."""
 
 import contextlib
+import ctypes
 import os
 import sys
 from pathlib import Path
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def available_memory() -> int:
@@ -17,6 +20,15 @@ def available_memory() -> int:
         limit = int((group / "memory.max").read_text(encoding="ascii"))
         free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
     return free
+
+
+def die_with_parent(signal: int) -> None:
+    """Have the system send ``signal`` to this process when the one that started it ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal)
+        if os.getppid() != parent:  # it went before this
+            os.kill(os.getpid(), signal)
 
 
 def core_count() -> int:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dltrain import distributed
 from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.distributed.launch import launched
 from dltrain.errors import UserError
 
 _SPLITS = ("train", "val", "test", "all")
@@ -20,7 +22,11 @@ def evaluate(arguments: Sequence[str]) -> None:
     split = own.get("split")
     if split not in (None, *_SPLITS):
         raise UserError(f"split={split} is not allowed: it must be one of {', '.join(_SPLITS)}")
+    if launched("evaluate", arguments, overrides):
+        return
     answer = _evaluated(run, split, overrides)
+    if distributed.rank() > 0:
+        return
     if on_terminal():
         from dltrain.commands.tables import show_evaluation
 
@@ -31,18 +37,21 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
     from dltrain.device import process_state
+    from dltrain.distributed.world import joined
     from dltrain.inference import evaluate as evaluate_batches
     from dltrain.loaded import load_run
     from dltrain.log import log_to
     from dltrain.metrics import metrics_for
 
-    log_to(None)
+    log_to(None, speaks=distributed.rank() == 0)
     loaded = load_run(run, overrides)
     tf32 = loaded.cfg.trainer.precision == "auto"  # as in training
-    with process_state(loaded.cfg.seed, loaded.cfg.deterministic, tf32):
-        loader, split = loaded.loader(split)
-        metrics = metrics_for(loaded.facts, loaded.precision.device)
+    device = loaded.precision.device
+    with process_state(loaded.cfg.seed, loaded.cfg.deterministic, tf32), joined(device) as world:
+        loader, split = loaded.loader(split, world)
+        metrics = metrics_for(loaded.facts, device)
         evaluate_batches(loaded.model, loader, loaded.loss, metrics, loaded.precision)
+        metrics.merge(world)
     return {
         "status": "done",
         "run": str(loaded.folder),

@@ -37,6 +37,8 @@ def predict(arguments: Sequence[str]) -> None:
     out = Path(own["out"]).expanduser() if "out" in own else None
     if out:
         require_writable(out)
+    if launched("predict", arguments, overrides):
+        return
     _predict(run, inputs, overrides, out)
 
 
@@ -46,15 +48,24 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     from dltrain.log import log_to
     from dltrain.predictions import columns_of
 
-    log_to(None)
+    log_to(None, speaks=distributed.rank() == 0)
     loaded = load_run(run, overrides)
-    broken = Broken()
-    batches, files = read_inputs(inputs, loaded.fitted, loaded.batch_size, broken.report)
+    with joined(loaded.precision.device) as world:
+        predictions = Predictions(loaded, inputs, world)
+        if world.is_main:
+            _write(predictions, out)
+        else:
+            for _ in predictions.rows(lambda count: None):
+                pass
+
+
+def _write(predictions: "Predictions", out: Path | None) -> None:
+    loaded, broken = predictions.loaded, predictions.broken
     columns = columns_of(loaded.facts)
     shown: list[list[Any]] = []
     count = 0
-    with _progress(files if loaded.facts.kind == "image" else None) as advance:
-        rows = _rows(loaded, batches, advance)
+    with _progress(predictions.files if loaded.facts.kind == "image" else None) as advance:
+        rows = predictions.rows(advance)
         first = next(rows, None)
         if first is None:
             raise DataError(broken.summary())

@@ -1,14 +1,15 @@
 """``dltrain resume RUN [--force] [overrides]``: go on exactly where the run stopped."""
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
 from dltrain import config
 from dltrain.config.earlier import of_run, require_trusted
+from dltrain.distributed.launch import command_of, launched
 from dltrain.errors import UserError
 from dltrain.log import log_to
+from dltrain.record import read_config
 from dltrain.run import find_run
 
 
@@ -25,11 +26,15 @@ def resume(arguments: Sequence[str]) -> None:
         )
     run, *overrides = words
     path, checkpoint = find_run(run)
+    before = read_config(path)
+    own = [f"trainer.devices={before['trainer'].get('devices', 1)}", f"device={before['device']}"] if before else []
+    if launched("resume", arguments, [*own, *overrides], path):
+        return
     from dltrain import signals
     from dltrain.commands.train import go_on, own_folder
     from dltrain.resume import find_resumable
 
-    command = shlex.join(["dltrain", "resume", *arguments])
+    command = command_of(["resume", *arguments])
     with signals.handled() as stop, own_folder(path.resolve(), command) as folder:
         log_to(folder.path / "train.log")
         found = find_resumable(str(checkpoint or path), path)

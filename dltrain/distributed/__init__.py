@@ -10,10 +10,17 @@
 
 import os
 
+COMMAND = "DLTRAIN_COMMAND"  # what the user has typed, for the processes that are started for it
+
 
 def is_worker() -> bool:
     """Whether ``torchrun``, or dltrain itself, has started this process as one of a run's."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def is_launched_by_dltrain() -> bool:
+    """Whether dltrain itself has started this process."""
+    return is_worker() and COMMAND in os.environ
 
 
 def rank() -> int:

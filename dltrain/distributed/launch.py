@@ -11,18 +11,17 @@ from secrets import token_hex
 from typing import Any
 
 from dltrain import distributed
+from dltrain.distributed import COMMAND
 from dltrain.errors import ConfigError, Interrupted, TrainingError
 from dltrain.machine import core_count
 from dltrain.run import read_json, write_json
 
-_COMMAND = "DLTRAIN_COMMAND"  # what the user has typed, for the processes that are started for it
 _SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
 
 
 def command_of(arguments: Sequence[str]) -> str:
     """The command line that reproduces a run with ``arguments``."""
-    typed = os.environ.get(_COMMAND) if distributed.is_worker() else None
-    return typed or shlex.join(["dltrain", *arguments])
+    return os.environ[COMMAND] if distributed.is_launched_by_dltrain() else shlex.join(["dltrain", *arguments])
 
 
 def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
@@ -31,16 +30,33 @@ def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
     Returns the best value of the monitored metric.
 
     Raises:
-        Interrupted: a signal came; the state is saved.
-        SystemExit: a process has failed, with its exit code; it has said why.
+        SystemExit: with the exit code of a process that has failed, or was asked to stop; rank 0 has said why.
     """
-    launch([*arguments, f"hydra.run.dir={_quoted(path)}"], cfg, shlex.join(["dltrain", *arguments]), path)
+    command, places = shlex.join(["dltrain", *arguments]), [f"hydra.run.dir={_quoted(path)}"]
+    launch([*arguments, *places], cfg.trainer.devices, cfg.device, command, path)
     best = read_json(path / "result.json").get("best", {})
     return float(best.get("val", {}).get(str(best.get("monitor")).removeprefix("val/"), "nan"))
 
 
-def launch(arguments: Sequence[str], cfg: Any, command: str, path: Path | None = None) -> None:
-    """``python -m dltrain`` with ``arguments`` in each of ``cfg.trainer.devices`` processes; see :func:`run_together`."""
+def launched(verb: str, arguments: Sequence[str], overrides: Sequence[str], path: Path | None = None) -> bool:
+    """Whether ``dltrain verb`` with ``arguments`` was run in several processes, as ``trainer.devices`` among the
+    ``overrides`` asks for; see :func:`run_together`.
+    """
+    given = dict(word.split("=", 1) for word in overrides if "=" in word)
+    devices = given.get("trainer.devices", "1")
+    if devices == "1" or distributed.is_worker():
+        return False
+    if devices != "auto" and not (devices.isdecimal() and int(devices)):
+        raise ConfigError([f"trainer.devices={devices}: it must be a whole number of at least 1, or auto"])
+    count = devices if devices == "auto" else int(devices)
+    launch([verb, *arguments], count, given.get("device", "auto"), shlex.join(["dltrain", verb, *arguments]), path)
+    return True
+
+
+def launch(
+    arguments: Sequence[str], devices: int | str, device: str, command: str, path: Path | None = None
+) -> None:
+    """``python -m dltrain`` with ``arguments`` in each of so many processes; see :func:`run_together`."""
     # torch's launcher logs what the run itself reports, at length.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     import torch
@@ -50,9 +66,9 @@ def launch(arguments: Sequence[str], cfg: Any, command: str, path: Path | None =
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    count = _count(cfg, torch.cuda.device_count())
+    count = _count(devices, device, torch.cuda.device_count())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(core_count() // count, 1)))
-    os.environ[_COMMAND] = command
+    os.environ[COMMAND] = command
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,
@@ -69,7 +85,7 @@ def launch(arguments: Sequence[str], cfg: Any, command: str, path: Path | None =
         try:
             elastic_launch(config, sys.executable)("-m", "dltrain", *arguments)
         except SignalException as error:
-            raise Interrupted(error.sigval) from error
+            sys.exit(Interrupted(error.sigval).exit_code)  # which rank 0 has said
         except ChildFailedError as error:
             sys.exit(_exit_code(error.failures, path))
 
@@ -90,17 +106,16 @@ def _exit_code(failures: Any, path: Path | None) -> int:
     raise TrainingError(f"{cause}; to go on: dltrain resume RUN")
 
 
-def _count(cfg: Any, gpus: int) -> int:
+def _count(wanted: int | str, device: str, gpus: int) -> int:
     """How many processes: one a GPU unless a number is given."""
-    wanted, device = cfg.trainer.devices, str(cfg.device)
-    if wanted == "auto":
+    if isinstance(wanted, str):
         return max(gpus, 1) if device in ("auto", "cuda") else 1
     if device == "cuda" or (device == "auto" and gpus):
         if wanted > gpus:
             raise ConfigError([f"trainer.devices={wanted}: this machine has {gpus} GPUs; add device=cpu for its cores"])
     elif device != "cpu" and device != "auto":
         raise ConfigError([f"trainer.devices={wanted} and device={device}: use device=cuda, a GPU each, or device=cpu"])
-    return int(wanted)
+    return wanted
 
 
 def _quoted(path: Path) -> str:
