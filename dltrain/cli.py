@@ -14,6 +14,7 @@ from typing import Any
 
 from dltrain import __version__, distributed
 from dltrain.completion import asks_for_completion, complete
+from dltrain.distributed.launch import quoted
 from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
 from dltrain.machine import die_with_parent
@@ -81,7 +82,17 @@ def _dispatch(arguments: list[str]) -> None:
         verbs = f"Verbs: {', '.join(VERBS)}; training takes none, dltrain key=value ... (dltrain --help)"
         raise UserError(f"there is no verb '{arguments[0]}'{hint} {verbs}")
     else:
-        _hydra(arguments)
+        _hydra([*arguments, *_after_restart()])
+
+
+def _after_restart() -> list[str]:
+    """What has the run go on where it was when the launcher had to start all of its processes anew."""
+    if not distributed.restarts():
+        return []
+    from dltrain.distributed.world import earlier_folder
+
+    folder = earlier_folder()
+    return [f"hydra.run.dir={quoted(folder)}", "resume=auto"] if folder else []
 
 
 def check(arguments: Sequence[str]) -> None:

@@ -37,8 +37,8 @@ def test_of_a_linear_network_the_attributions_are_weight_times_input(dltrain, ve
     weight, bias = (part.detach().double() * loaded.facts.target_std for part in (layer.weight[0], layer.bias[0]))
     from dltrain.data.inputs import read_inputs
 
-    batches, _ = read_inputs(["new.csv"], loaded.fitted, 5, print)
-    ((_, inputs),) = batches
+    pieces, _ = read_inputs(["new.csv"], loaded.fitted, 5, print)
+    (((_, inputs),),) = pieces
     lines = lines_of(tmp_path / "why")
     assert list(lines[0]["attributions"]) == list(loaded.facts.feature_names)
     found = torch.tensor([list(line["attributions"].values()) for line in lines], dtype=torch.float64)

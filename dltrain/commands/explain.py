@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,11 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     loaded = load_run(run, overrides)
     out = out or loaded.folder / "explain"
     broken = Broken()
-    batches, _ = read_inputs(inputs, loaded.fitted, _BATCH, broken.report)
+    pieces, _ = read_inputs(inputs, loaded.fitted, _BATCH, broken.report)
     count, largest = 0, 0.0
     try:
         with _attributions(out) as file:
-            for count, explained in enumerate(explain_batches(loaded, batches, method), 1):
+            for count, explained in enumerate(explain_batches(loaded, chain.from_iterable(pieces), method), 1):
                 file.write(json.dumps(_told(loaded.facts, explained), ensure_ascii=False) + "\n")
                 largest = max(largest, abs(explained.error))
                 if count <= _PICTURES:

@@ -3,14 +3,16 @@
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from dltrain import distributed
 from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
+from dltrain.distributed.launch import launched
 from dltrain.errors import DataError, DltrainError, UserError
 
 log = logging.getLogger(__name__)
@@ -44,28 +46,31 @@ def predict(arguments: Sequence[str]) -> None:
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
     from dltrain.data.inputs import read_inputs
+    from dltrain.distributed.world import joined
     from dltrain.loaded import load_run
     from dltrain.log import log_to
-    from dltrain.predictions import columns_of
 
     log_to(None, speaks=distributed.rank() == 0)
     loaded = load_run(run, overrides)
+    broken = Broken()
     with joined(loaded.precision.device) as world:
-        predictions = Predictions(loaded, inputs, world)
+        pieces, files = read_inputs(inputs, loaded.fitted, loaded.batch_size, broken.report)
+        rows = _rows(loaded, pieces, broken, world)
         if world.is_main:
-            _write(predictions, out)
+            _write(loaded, rows, broken, files if loaded.facts.kind == "image" else None, out)
         else:
-            for _ in predictions.rows(lambda count: None):
+            for _ in rows:
                 pass
 
 
-def _write(predictions: "Predictions", out: Path | None) -> None:
-    loaded, broken = predictions.loaded, predictions.broken
+def _write(loaded: Any, rows: Iterator[list[Any]], broken: "Broken", total: int | None, out: Path | None) -> None:
+    """Write the rows as they come, a progress bar of ``total`` files beside them where it is known."""
+    from dltrain.predictions import columns_of
+
     columns = columns_of(loaded.facts)
     shown: list[list[Any]] = []
     count = 0
-    with _progress(predictions.files if loaded.facts.kind == "image" else None) as advance:
-        rows = predictions.rows(advance)
+    with _progress(total) as advance:
         first = next(rows, None)
         if first is None:
             raise DataError(broken.summary())
@@ -73,6 +78,7 @@ def _write(predictions: "Predictions", out: Path | None) -> None:
         with _output(out, columns) as write:
             for count, row in enumerate(chain([first], rows), 1):
                 write(row)
+                advance(1)
                 shown += [row] if count <= _SHOWN else []
     if on_terminal():
         from dltrain.commands.tables import show_predictions
@@ -91,6 +97,12 @@ class Broken:
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
         self._log = False
+        self._taken = 0
+
+    def take(self) -> list[tuple[str, str]]:
+        """Those that have been found since the call before."""
+        new, self._taken = self.found[self._taken :], len(self.found)
+        return new
 
     def report(self, name: str, cause: str) -> None:
         self.found.append((name, cause))
@@ -109,14 +121,25 @@ class Broken:
         return "\n".join(["nothing can be predicted:", *lines, *more]) if lines else "the inputs have no rows"
 
 
-def _rows(loaded: Any, batches: Iterator[Any], advance: Callable[[int], None]) -> Iterator[list[Any]]:
+def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", world: Any) -> Iterator[list[Any]]:
+    """The rows of all pieces in order, in rank 0; each process of ``world`` computes every ``world.size``-th one."""
+    for together in iter(lambda: list(islice(pieces, world.size)), []):
+        own = list(_computed(loaded, together[world.rank])) if world.rank < len(together) else []
+        for rank, (rows, found) in enumerate(world.gather((own, broken.take()))):
+            if rank > 0 and loaded.facts.kind == "image":  # of tables all processes have read all
+                for name, cause in found:
+                    broken.report(name, cause)
+            yield from rows
+        broken.take()
+
+
+def _computed(loaded: Any, batches: Iterable[Any]) -> Iterator[list[Any]]:
     from dltrain.inference import predict as predict_batches
     from dltrain.predictions import rows_of
 
     device = loaded.precision.device
     ready = ((names, loaded.transform(raw.to(device))) for names, raw in batches)
     for names, outputs in predict_batches(loaded.model, ready, loaded.precision):
-        advance(len(names))
         yield from rows_of(loaded.facts, loaded.loss, names, outputs)
 
 

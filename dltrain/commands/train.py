@@ -156,8 +156,9 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         _leave_result(parts, folder, failure)
         raise failure from error
     except BaseException as error:
-        explained = trainer.world.explained(error)
-        _leave_result(parts, folder, explained)
+        with trainer.stop.deferred():  # the launcher also tells this process to stop, which is not why the run ends
+            explained = trainer.world.explained(error)
+            _leave_result(parts, folder, explained)
         if explained is error:
             raise
         raise explained from error

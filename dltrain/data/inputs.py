@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,12 @@ Report = Callable[[str, str], None]  # takes the name of something broken, and i
 Batch = tuple[list[tuple[Any, ...]], Tensor]  # what names each sample, and the raw samples
 
 
-def read_inputs(words: Sequence[str], fitted: Fitted, batch_size: int, report: Report) -> tuple[Iterator[Batch], int]:
-    """Batches of all that ``words`` (files, folders, globs) name, and how many files these are.
+def read_inputs(
+    words: Sequence[str], fitted: Fitted, batch_size: int, report: Report
+) -> tuple[Iterator[Iterable[Batch]], int]:
+    """All that ``words`` (files, folders, globs) name, in pieces of a batch or none, and how many files these are.
+
+    Images of a piece are read when it is iterated over, so that whoever leaves it to another process reads nothing.
 
     Raises:
         DataError: a word names nothing.
@@ -39,12 +43,13 @@ def read_inputs(words: Sequence[str], fitted: Fitted, batch_size: int, report: R
         )
     files = find_files(words, IMAGES if kind == "image" else TABLES)
     if kind == "image":
-        return read_images(files, fitted, batch_size, report), len(files)
+        starts = range(0, len(files), batch_size)
+        return (read_images(files[start : start + batch_size], fitted, report) for start in starts), len(files)
     from dltrain.data.rows import read_last_windows, read_tables  # here, so that images need no table reader
 
     if kind == "table":
-        return read_tables(files, fitted, batch_size, report), len(files)
-    return read_last_windows(files, fitted, report), len(files)
+        return ([batch] for batch in read_tables(files, fitted, batch_size, report)), len(files)
+    return ([batch] for batch in read_last_windows(files, fitted, report)), len(files)
 
 
 def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
@@ -76,8 +81,8 @@ def _is_wanted(name: str, suffixes: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(suffixes)) and not os.path.basename(name).startswith(".")
 
 
-def read_images(files: Sequence[Path], fitted: Fitted, batch_size: int, report: Report) -> Iterator[Batch]:
-    """Images as (batch, channels, height, width) uint8, in the size, channels and range of values of the run."""
+def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[Batch]:
+    """A batch (batch, channels, height, width) uint8 of images, in the size, channels and range of values of the run."""
     decoding = Decoding(*fitted.facts.input_shape)
     levels = fitted.preprocessing.get("levels", 255)
 
@@ -88,15 +93,13 @@ def read_images(files: Sequence[Path], fitted: Fitted, batch_size: int, report: 
             return str(error)
 
     with ThreadPoolExecutor(core_count()) as pool:  # Pillow decodes without holding the interpreter's lock
-        for start in range(0, len(files), batch_size):
-            paths = files[start : start + batch_size]
-            images = list(pool.map(read, paths))
-            for path, image in zip(paths, images, strict=True):
-                if isinstance(image, str):
-                    report(str(path), image)
-            whole = [(path, image) for path, image in zip(paths, images, strict=True) if not isinstance(image, str)]
-            if whole:
-                yield [(str(path),) for path, _ in whole], torch.from_numpy(np.stack([image for _, image in whole]))
+        images = list(pool.map(read, paths))
+    for path, image in zip(paths, images, strict=True):
+        if isinstance(image, str):
+            report(str(path), image)
+    whole = [(path, image) for path, image in zip(paths, images, strict=True) if not isinstance(image, str)]
+    if whole:
+        yield [(str(path),) for path, _ in whole], torch.from_numpy(np.stack([image for _, image in whole]))
 
 
 def _in_range(pixels: np.ndarray, levels: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
     Raises:
         SystemExit: with the exit code of a process that has failed, or was asked to stop; rank 0 has said why.
     """
-    command, places = shlex.join(["dltrain", *arguments]), [f"hydra.run.dir={_quoted(path)}"]
+    command, places = shlex.join(["dltrain", *arguments]), [f"hydra.run.dir={quoted(path)}"]
     launch([*arguments, *places], cfg.trainer.devices, cfg.device, command, path)
     best = read_json(path / "result.json").get("best", {})
     return float(best.get("val", {}).get(str(best.get("monitor")).removeprefix("val/"), "nan"))
@@ -91,19 +91,22 @@ def launch(
 
 
 def _exit_code(failures: Any, path: Path | None) -> int:
-    """What rank 0 has said, or, where it has not come to that, what has happened to the first process that failed.
+    """Of the first process that failed; unless it is rank 0 that was killed, rank 0 has said what happened.
 
     Raises:
-        TrainingError: rank 0 was killed, and so could not say it.
+        TrainingError: rank 0 was killed.
     """
     rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
-    speaker = failures.get(0, first)
-    if speaker.exitcode >= 0:
-        return int(speaker.exitcode)
-    cause = f"rank {rank} was killed by signal {-first.exitcode}"
-    if path and (result := read_json(path / "result.json")).get("status") == "running":
+    if first.exitcode >= 0:
+        return int(first.exitcode)
+    if rank != 0:
+        return 1
+    cause = f"rank 0 was killed by signal {-first.exitcode}"
+    if path is None:
+        raise TrainingError(cause)
+    if (result := read_json(path / "result.json")).get("status") == "running":
         write_json(path / "result.json", {**result, "status": "failed", "error": cause})
-    raise TrainingError(f"{cause}; to go on: dltrain resume RUN")
+    raise TrainingError(f"{cause}; to go on: dltrain resume {shlex.quote(str(path))}")
 
 
 def _count(wanted: int | str, device: str, gpus: int) -> int:
@@ -118,7 +121,7 @@ def _count(wanted: int | str, device: str, gpus: int) -> int:
     return wanted
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """A path as a value of Hydra's grammar."""
     escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -168,5 +168,5 @@ def _mask(rows: Tensor, p: float, piece: Piece, dim: int, drop: Callable[..., Te
 def _become(module: nn.Module, kind: type[_Global], world: World) -> None:
     """Give ``module`` the ``forward`` of ``kind``, with its own as what is there besides."""
     own = type(module)
-    module.__class__ = type(f"Global{own.__name__}", (kind, own), {})
+    module.__class__ = type(own.__name__, (kind, own), {})
     module.world = world  # type: ignore[assignment]

@@ -25,6 +25,7 @@ Agreed = tuple[int, ...]
 _PATIENCE = 5.0  # seconds in which rank 0 may say what has ended the run, before the others leave without it
 _SIGNAL = 128  # exit codes from here on are a signal's
 _PLAN, _FOLDER = "plan", "dltrain run folder"  # keys of the stores
+_SECONDS_TO_SAY = 1.0  # in which a process that ends says why
 _POLL = 0.5  # seconds between two looks at whether another process has failed
 
 
@@ -178,14 +179,15 @@ class Group(World):
     def explained(self, error: BaseException) -> BaseException:
         if isinstance(error, DltrainError):
             return error
-        until = time.monotonic() + (_PATIENCE / 5)
-        while not (failed := self._failure()) and time.monotonic() < until and not isinstance(error, Interrupted):
+        failed, until = None, time.monotonic() + _SECONDS_TO_SAY
+        while not failed and time.monotonic() < until:
+            failed = self._failure()
+            if not failed and (lost := self._lost()):
+                return TrainingError(f"{lost} has ended without a word: it was killed, or there was no memory left")
             time.sleep(_POLL / 10)
         if failed and failed[0] != self.rank:
             signal = failed[1] - _SIGNAL
             return Interrupted(signal) if signal > 0 else _ElsewhereError(*failed)
-        if not failed and isinstance(error, dist.DistError | RuntimeError) and (lost := self._lost()):
-            return TrainingError(f"{lost} of this run has died without a word; it was killed, or ran out of memory")
         return error
 
     def _failure(self) -> tuple[int, int, str] | None:
@@ -297,7 +299,7 @@ def joined(device: torch.device, plan: Plan | None = None) -> Iterator[World]:
     try:
         yield world
     except BaseException as error:
-        explained = world.explained(error)
+        explained = _explained(world, error)
         world.fail(explained)
         if explained is error:
             raise
@@ -306,11 +308,18 @@ def joined(device: torch.device, plan: Plan | None = None) -> Iterator[World]:
         world.close()
 
 
+def _explained(world: Group, error: BaseException) -> BaseException:
+    try:
+        return world.explained(error)
+    except Interrupted as also:  # the launcher tells the others to stop once one has failed
+        return world.explained(also)
+
+
 @functools.cache
 def _meeting() -> tuple[Any, int, int]:
     """Where the processes find each other, this one's rank, and how many there are."""
     store, rank, size = next(iter(dist.rendezvous("env://")))
-    return dist.PrefixStore("dltrain", store), rank, size
+    return dist.PrefixStore(f"dltrain/{distributed.restarts()}", store), rank, size
 
 
 def _launchers_store() -> Any:
