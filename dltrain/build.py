@@ -129,7 +129,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
         precision=precision,
         epochs=cfg.trainer.epochs,
         best=Best(monitor),
-        checkpoints=Checkpoints(folder / "checkpoints", header, cfg.trainer.checkpoint.keep, writes=world.is_main),
+        checkpoints=_checkpoints(cfg, folder / "checkpoints", header, world),
         due=_due(cfg),
         view=_view(cfg, train, world),
         schedule=schedule,
@@ -264,8 +264,8 @@ def _placed_network(
     """``model`` on its device, in one piece or in shards, and a copy of it for the average of the weights."""
     if cfg.trainer.strategy != "fsdp":
         model = model.to(device)
-    if device.type == "cuda" and images:
-        model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
+        if device.type == "cuda" and images:
+            model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
     average = copy.deepcopy(model) if cfg.trainer.ema_decay is not None else None
     if world.size > 1:
         share_layers(model, world, cfg.trainer.sync_batchnorm)
@@ -290,6 +290,15 @@ def _wrapped(cfg: DictConfig, model: nn.Module, loss: nn.Module, train: Loader, 
 def _gradients_of_two(model: nn.Module, loss: nn.Module, train: Loader) -> None:
     inputs, targets = train.first(2)
     loss(model(inputs), targets).backward()
+
+
+def _checkpoints(cfg: DictConfig, folder: Path, header: dict[str, Any], world: World) -> Checkpoints:
+    keep = cfg.trainer.checkpoint.keep
+    if cfg.trainer.strategy != "fsdp":
+        return Checkpoints(folder, header, keep, writes=world.is_main)
+    from dltrain.distributed.sharded import ShardedCheckpoints  # its torch modules take long to import
+
+    return ShardedCheckpoints(folder, header, keep, world)
 
 
 def _without_fused_kernel(optimizer: torch.optim.Optimizer) -> None:
@@ -371,6 +380,8 @@ def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, 
         raise ConfigError([f"dataset.batch_size={size} in {world.size} processes: {problem}"])
     if cfg.trainer.strategy == "fsdp" and not isinstance(world, Group):
         raise ConfigError(["trainer.strategy=fsdp: there is one process; add trainer.devices=N, or use torchrun"])
+    if cfg.trainer.strategy == "fsdp" and cfg.trainer.on_nonfinite == "rollback":
+        raise ConfigError(["trainer.on_nonfinite=rollback: not with trainer.strategy=fsdp; use stop or skip"])
     on_cpu_in_half = precision.dtype is torch.float16 and precision.device.type == "cpu"
     if on_cpu_in_half and any(isinstance(module, nn.RNNBase) for module in modules):
         raise ConfigError(["trainer.precision=fp16: the CPU has no recurrent layers in float16; use bf16 or fp32"])

@@ -201,6 +201,10 @@ class Checkpoints:
         if saved is not None:
             self._submit("best.pt", saved)
 
+    def tensors_of(self, content: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
+        """The ``content`` of a checkpoint with the tensors that a network such as ``model`` can take."""
+        return content
+
     def wait(self) -> None:
         """Come back once all is on the disk.
 
@@ -281,6 +285,12 @@ def _seal(file: BinaryIO) -> None:
     comment = _COMMENT + _digest(file, size - 2)
     file.seek(size - 2)
     file.write(_LENGTH.pack(len(comment)) + comment)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return _digest(file, path.stat().st_size).decode()
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

@@ -119,6 +119,10 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     if not path.exists():
         raise CheckpointError(f"'{name}' has no checkpoints/best.pt yet: it is written behind the first epoch")
     content = checkpoint.load(path)
+    if "shards" in content:
+        from dltrain.distributed.sharded import joined  # its torch modules take long to import
+
+        content = joined(content, path.parent)
     if not {"config", "facts", "preprocessing", "model"} <= content.keys():
         raise CheckpointError(f"'{path}' holds no network of dltrain's")
     own = of_run(content["config"], ())

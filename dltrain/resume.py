@@ -107,7 +107,8 @@ def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: boo
     try:
         changed = require_same(resumable.state["config"], config_text, force)
         fresh = [dict(group) for group in trainer.optimizer.param_groups]
-        trainer.load_state_dict(resumable.state["trainer"], without=_anew(changed))
+        state = trainer.checkpoints.tensors_of(resumable.state, trainer.model)
+        trainer.load_state_dict(state["trainer"], without=_anew(changed))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise CheckpointError(f"the state in '{resumable.path}' does not fit this run: {error}") from error
     _take_up_options(trainer, fresh, changed)

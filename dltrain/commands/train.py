@@ -205,6 +205,7 @@ def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of the test part with the best weights, and the confusion matrix of a classification."""
     trainer = parts.trainer
     best = trainer.world.share(lambda: checkpoint.load(trainer.checkpoints.best))
+    best = trainer.checkpoints.tensors_of(best, trainer.model)
     trainer.evaluated.load_state_dict(best["model"])
     if parts.test is None:
         return {}, {}

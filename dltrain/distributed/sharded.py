@@ -1,0 +1,170 @@
+"""Checkpoints of a network that lies in shards: each process writes its own, through ``torch.distributed.checkpoint``.
+
+``last.pt`` and ``best.pt`` hold all but the shards, in whose place they name a folder beside them and what is in it.
+Reading runs no code of the files, as elsewhere: torch's own reader would unpickle anything.
+"""
+
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, zeros
+
+from dltrain import checkpoint
+from dltrain.checkpoint import Checkpoints
+from dltrain.distributed.world import World
+from dltrain.errors import CheckpointError
+
+_SHARD = "shard of"  # the key of what stands for a tensor that lies in shards
+_METADATA = "torch.distributed.checkpoint.metadata"
+_SAFE = {
+    "torch": None,
+    "pathlib": {"Path", "PosixPath", "PurePosixPath", "WindowsPath"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+}
+
+
+class ShardedCheckpoints(Checkpoints):
+    """:class:`Checkpoints` of a run whose processes hold a shard each; every method is called by all of them."""
+
+    def __init__(self, folder: Path, header: dict[str, Any], keep: int, world: World):
+        super().__init__(folder, header, keep, writes=world.is_main)
+        self.world = world
+
+    def save_best(self, content: dict[str, Any]) -> None:
+        super().save_best(self._without_shards(content, f"best-{content['epoch']}"))
+        self._settle_shards()
+
+    def save_last(self, content: dict[str, Any]) -> dict[str, Any]:
+        saved = super().save_last(self._without_shards(content, f"last-{content['trainer']['step']}"))
+        self._settle_shards()
+        return saved
+
+    def tensors_of(self, content: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
+        parameter = next(model.parameters())
+        assert isinstance(parameter, DTensor)
+        return joined(content, self.folder, parameter.device_mesh)
+
+    def _without_shards(self, content: dict[str, Any], name: str) -> dict[str, Any]:
+        """``content`` with its shards written to the folder ``name``, which it names."""
+        shards: dict[str, DTensor] = {}
+        plain = _split(content, "", shards)
+        self.world.share(lambda: _emptied(self.folder / name))
+        dcp.save(shards, checkpoint_id=self.folder / name)
+        own = {path.name: checkpoint.digest_of(path) for path in (self.folder / name).glob(f"__{self.world.rank}_*")}
+        files = {file: digest for found in self.world.gather(own) for file, digest in found.items()}
+        return {**plain, "shards": {"folder": name, "files": files}}
+
+    def _settle_shards(self) -> None:
+        """Have all on the disk, and remove the shards that no checkpoint names any more."""
+        self.wait()
+        if self.writes:
+            named = {name for path in self.folder.glob("*.pt") for name in _folders(checkpoint.load(path))}
+            for folder in self.folder.iterdir():
+                if folder.is_dir() and folder.name not in named:
+                    shutil.rmtree(folder)
+        self.world.share(lambda: None)
+
+
+def joined(content: dict[str, Any], folder: Path, mesh: DeviceMesh | None = None) -> dict[str, Any]:
+    """``content`` of a checkpoint in ``folder`` with its tensors: each process's shards of them on ``mesh``, or whole.
+
+    Raises:
+        CheckpointError: shards are missing or damaged.
+    """
+    if "shards" not in content:
+        return content
+    place = folder / content["shards"]["folder"]
+    try:
+        _verify(place, content["shards"]["files"], mesh)
+        names: dict[str, Tensor] = {}
+        plain = _prepared(content, names, mesh)
+        with torch.no_grad():
+            dcp.load(names, storage_reader=_Reader(place), no_dist=mesh is None)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a hostile file can make the reader raise anything
+        raise CheckpointError(f"the shards in '{place}' cannot be read: {error}") from error
+    return plain
+
+
+def _verify(place: Path, files: Mapping[str, str], mesh: DeviceMesh | None) -> None:
+    """Compare checksums: all of them, or each process some."""
+    first, step = (mesh.get_local_rank(), mesh.size()) if mesh else (0, 1)
+    for name in sorted(files)[first::step]:
+        path = place / name
+        if not path.is_file():
+            raise CheckpointError(f"'{path}' is missing: it holds a part of the network's weights")
+        if checkpoint.digest_of(path) != files[name]:
+            raise CheckpointError(f"'{path}' is damaged: it does not match its checksum")
+
+
+def _split(content: Any, name: str, shards: dict[str, DTensor]) -> Any:
+    """``content`` with descriptions in place of tensors that lie in shards, which are added to ``shards`` by name."""
+    if isinstance(content, DTensor):
+        shards[name] = content.detach()
+        return {_SHARD: name, "shape": list(content.shape), "dtype": content.dtype}
+    if isinstance(content, Mapping):
+        return {key: _split(value, f"{name}/{key}", shards) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_split(value, f"{name}/{key}", shards) for key, value in enumerate(content)]
+    return content
+
+
+def _prepared(content: Any, tensors: dict[str, Tensor], mesh: DeviceMesh | None) -> Any:
+    """``content`` with empty tensors in place of descriptions; they are added to ``tensors`` by name."""
+    if isinstance(content, Mapping) and _SHARD in content:
+        shape, dtype = content["shape"], content["dtype"]
+        if mesh is None:
+            tensor = torch.zeros(shape, dtype=dtype)
+        else:
+            tensor = zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
+        return tensors.setdefault(content[_SHARD], tensor)
+    if isinstance(content, Mapping):
+        return {key: _prepared(value, tensors, mesh) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_prepared(value, tensors, mesh) for value in content]
+    return content
+
+
+def _folders(content: Mapping[str, Any]) -> list[str]:
+    """Folders with shards that a checkpoint names."""
+    best = content.get("best") or {}
+    return [part["shards"]["folder"] for part in (content, best) if "shards" in part]
+
+
+def _emptied(folder: Path) -> None:
+    """A folder of that name that an earlier process did not get to name in a checkpoint is of no use."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+class _Reader(dcp.FileSystemReader):
+    """torch's reader, with a list of the classes that its table of contents may hold."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+        with open(Path(self.path) / ".metadata", "rb") as file:
+            metadata = _Unpickler(file).load()
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = dcp.metadata.StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name) if module in (*_SAFE, _METADATA) and "." not in name else None
+        is_data = module == _METADATA and isinstance(found, type) and found.__module__ == _METADATA
+        is_plain = module == "torch" and (isinstance(found, torch.dtype) or found is torch.Size)
+        if is_data or is_plain or name in (_SAFE.get(module) or ()):
+            return found
+        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
