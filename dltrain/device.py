@@ -40,7 +40,7 @@ def pick_device(name: str) -> torch.device:
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= available.get(device.type, 0):
         if together:
-            raise ConfigError([f"'{name}': this machine has {available['cuda']} GPUs; start at most a process for each"])
+            raise ConfigError([f"'{name}': there are {available['cuda']} GPUs here; start at most a process for each"])
         raise ConfigError([f"device='{name}': this machine has no such device; device=auto takes what there is"])
     return device
 
@@ -95,6 +95,11 @@ def process_state(seed: int, deterministic: bool, tf32: bool = False) -> Iterato
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def seed_apart(seed: int, step: int, rank: int) -> None:
+    """Let torch draw other numbers in each process, from optimizer step ``step`` on."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
 def random_state() -> dict[str, Any]:

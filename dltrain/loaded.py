@@ -10,7 +10,8 @@ from typing import Any, Literal
 from torch import nn
 
 from dltrain import checkpoint, config
-from dltrain.build import evaluation_batch_size, evaluation_loader, make, read_data
+from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
+from dltrain.build.make import make
 from dltrain.config.earlier import of_run, require_trusted
 from dltrain.data.base import Data, Facts, Fitted
 from dltrain.data.loader import Loader

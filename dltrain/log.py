@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import logging.config
+import os
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +34,15 @@ class StderrHandler(logging.Handler):
             return
         prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         print(f"{prefix}{self.format(record)}", file=sys.stderr)
+
+
+def write_to(path: Path) -> None:
+    """Have all that this process and what it calls write to stdout and stderr appended to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def log_to(path: Path | None, speaks: bool = True) -> None:

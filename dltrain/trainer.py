@@ -231,7 +231,8 @@ class Trainer:
         pieces = self.world.pieces(samples, self.micro_batches(samples))
         rows = [len(piece) for piece in pieces]
         total = torch.zeros_like(self.total.total)
-        for piece, *part in zip(pieces, inputs.split(rows), targets.split(rows), strict=True):
+        parts = torch.split(inputs, rows), torch.split(targets, rows)
+        for piece, *part in zip(pieces, *parts, strict=True):
             with self.world.at(piece), nullcontext() if piece is pieces[-1] else without_sum(self.network):
                 # The processes' gradients are averaged, so these shares of them add up to the whole batch's.
                 loss = self.backward(*stand_in(*part), share=len(piece) * self.world.size / samples)

@@ -13,7 +13,7 @@ from hydra.utils import get_class, get_method
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from dltrain.build import make
+from dltrain.build.make import make
 from dltrain.errors import ConfigError, DataError, MismatchError
 from dltrain.losses import require_fitting
 from dltrain.models import CNN, GRU, LSTM, MLP, RNN, LeNet, resnet18

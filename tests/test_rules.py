@@ -13,7 +13,7 @@ import dltrain
 ROOT = Path(dltrain.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LEAVES = ("data", "models", "losses", "schedulers", "loggers", "report")
-WITH_HYDRA = ("cli.py", "config", "build.py", "sweep")
+WITH_HYDRA = ("cli.py", "config", "build", "sweep")
 HEAVY = ("torch", "torchvision", "polars", "matplotlib", "numpy", "PIL")
 
 

@@ -15,10 +15,11 @@ from typing import Any
 from dltrain import checkpoint, distributed, signals
 from dltrain.build import Parts, build, start_loggers
 from dltrain.config.earlier import as_text, of_text
-from dltrain.device import pick_device, process_state
+from dltrain.device import pick_device, process_state, seed_apart
+from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.world import Plan, World, await_plan, joined
 from dltrain.errors import DltrainError, Interrupted, TrainingError
-from dltrain.log import log_to
+from dltrain.log import log_to, write_to
 from dltrain.metrics import ClassificationMetrics
 from dltrain.resume import Resumable, candidates, find_resumable, restore
 from dltrain.run import RunFolder, finite
@@ -75,7 +76,9 @@ def follow(stop: signals.StopRequest) -> None:
     defer_compiler()
     plan = await_plan()
     cfg, path = of_text(plan.config), Path(plan.path)
-    log_to(path / "logs" / f"rank-{distributed.rank()}.log", speaks=False)
+    file = path / "logs" / f"rank-{distributed.rank()}.log"
+    log_to(file, speaks=False)
+    write_to(file)
     with _process_state(cfg), joined(pick_device(cfg.device)) as world:
         folder = RunFolder(path, plan.command, writes=False)
         _go_on(cfg, folder, None, stop, plan.force, world)
@@ -99,6 +102,8 @@ def _go_on(
         if trainer.finished and world.share(resumable.result).get("status") == "done":
             return _already_done(parts, folder, resumable)
         log.info("going on from %s, behind step %d", resumable.path, trainer.step)
+    if has_own_draws(world):
+        seed_apart(cfg.seed, trainer.step, world.rank)
     if world.is_main:
         trainer.loggers = start_loggers(cfg, folder.path, trainer.history)
         trainer.loggers.watch(trainer.evaluated, parts.images)
@@ -173,7 +178,7 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
 
 
 def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, float]]:
-    if not parts.profile:
+    if not parts.profile or not parts.trainer.world.is_main:
         return nullcontext({})
     from dltrain.profiling import profiling  # torch's profiler takes a moment to import
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dltrain import distributed
 from dltrain.config.rules import LATER, Problem
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.expression import Expression
@@ -35,6 +36,7 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
     parts, size = trainer.get("accumulate"), dataset.get("batch_size")
     if isinstance(parts, int) and isinstance(size, int) and parts > size > 0:
         yield Problem("trainer.accumulate", f"cannot cut dataset.batch_size={size} into so many parts", parts)
+    yield from _check_processes(trainer, dataset.get("batch_size"))
     yield from _check_stopping(_mapping(trainer.get("early_stopping")))
     yield from _check_files(dataset)
     yield from _check_monitors(cfg)
@@ -42,6 +44,23 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _mapping(node: Any) -> Mapping[str, Any]:
     return node if isinstance(node, dict) else {}
+
+
+def _check_processes(trainer: Mapping[str, Any], batch_size: Any) -> Iterator[Problem]:
+    """What several processes that share a run need."""
+    devices, started = trainer.get("devices"), distributed.local_size() if distributed.is_worker() else None
+    count = distributed.size() if started else devices
+    if started and devices not in (1, "auto", started):
+        text = f"{started} processes were started on this machine already: leave it out"
+        yield Problem("trainer.devices", text, devices)
+    if isinstance(count, int) and isinstance(batch_size, int) and count > batch_size > 0:
+        yield Problem("dataset.batch_size", f"is the batch of all {count} processes, and must have a sample for each")
+    if trainer.get("strategy") != "fsdp":
+        return
+    if devices == 1 and not started:
+        yield Problem("trainer.strategy", "there is one process: add trainer.devices=N, or start with torchrun", "fsdp")
+    if trainer.get("on_nonfinite") == "rollback":
+        yield Problem("trainer.on_nonfinite", "excludes trainer.strategy=fsdp: use stop or skip", "rollback")
 
 
 def _check_stopping(options: Mapping[str, Any]) -> Iterator[Problem]:

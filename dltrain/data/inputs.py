@@ -82,7 +82,7 @@ def _is_wanted(name: str, suffixes: Sequence[str]) -> bool:
 
 
 def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[Batch]:
-    """A batch (batch, channels, height, width) uint8 of images, in the size, channels and range of values of the run."""
+    """A batch (batch, channels, height, width) uint8 of images, in the size, channels and range of the run's own."""
     decoding = Decoding(*fitted.facts.input_shape)
     levels = fitted.preprocessing.get("levels", 255)
 

@@ -1,11 +1,11 @@
 """Training in several processes: one a GPU, on one machine or many, under PyTorch's elastic launcher.
 
-    __init__    what the launcher says in the environment; imports no torch
-    launch      starts the processes of a run on this machine
-    world       the processes of a run and what they say to each other
-    layers      batch norm and dropout over the batch of all processes
-    strategy    copies of the network that agree on gradients (DDP), or shards of it (FSDP2)
-    sharded     checkpoints of shards
+__init__    what the launcher says in the environment; imports no torch
+launch      starts the processes of a run on this machine
+world       the processes of a run and what they say to each other
+layers      batch norm and dropout over the batch of all processes
+strategy    copies of the network that agree on gradients (DDP), or shards of it (FSDP2)
+sharded     checkpoints of shards
 """
 
 import os
@@ -26,6 +26,11 @@ def is_launched_by_dltrain() -> bool:
 def rank() -> int:
     """Which of the processes this is, from 0; 0 where it is the only one."""
     return int(os.environ["RANK"]) if is_worker() else 0
+
+
+def size() -> int:
+    """Processes of the run, on all machines."""
+    return int(os.environ["WORLD_SIZE"]) if is_worker() else 1
 
 
 def local_rank() -> int:

@@ -53,9 +53,7 @@ def launched(verb: str, arguments: Sequence[str], overrides: Sequence[str], path
     return True
 
 
-def launch(
-    arguments: Sequence[str], devices: int | str, device: str, command: str, path: Path | None = None
-) -> None:
+def launch(arguments: Sequence[str], devices: int | str, device: str, command: str, path: Path | None = None) -> None:
     """``python -m dltrain`` with ``arguments`` in each of so many processes; see :func:`run_together`."""
     # torch's launcher logs what the run itself reports, at length.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, _VF, nn
+from torch import _VF, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dltrain.distributed.world import Piece, World
@@ -75,8 +75,8 @@ class _GlobalBatchNorm(_Global, _BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         piece = self.piece_of(len(input))
         if not self.training or piece is None:
-            return cast(Tensor, super().forward(input))
-        self._check_input_dim(input)
+            return super().forward(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         rows = input.float()
         others = [dim for dim in range(input.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
@@ -88,7 +88,8 @@ class _GlobalBatchNorm(_Global, _BatchNorm):
         normalised = (rows - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised.to(input.dtype)
+        outputs: Tensor = normalised.to(input.dtype)
+        return outputs
 
     @torch.no_grad()
     def _note(self, mean: Tensor, variance: Tensor) -> None:

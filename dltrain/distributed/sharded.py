@@ -6,14 +6,17 @@ Reading runs no code of the files, as elsewhere: torch's own reader would unpick
 
 import pickle
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, zeros
 
@@ -58,7 +61,7 @@ class ShardedCheckpoints(Checkpoints):
         shards: dict[str, DTensor] = {}
         plain = _split(content, "", shards)
         self.world.share(lambda: _emptied(self.folder / name))
-        dcp.save(shards, checkpoint_id=self.folder / name)
+        save(shards, checkpoint_id=self.folder / name)
         own = {path.name: checkpoint.digest_of(path) for path in (self.folder / name).glob(f"__{self.world.rank}_*")}
         files = {file: digest for found in self.world.gather(own) for file, digest in found.items()}
         return {**plain, "shards": {"folder": name, "files": files}}
@@ -87,13 +90,15 @@ def joined(content: dict[str, Any], folder: Path, mesh: DeviceMesh | None = None
         _verify(place, content["shards"]["files"], mesh)
         names: dict[str, Tensor] = {}
         plain = _prepared(content, names, mesh)
-        with torch.no_grad():
-            dcp.load(names, storage_reader=_Reader(place), no_dist=mesh is None)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is meant
+            load(names, storage_reader=_Reader(place), no_dist=mesh is None)
     except CheckpointError:
         raise
     except Exception as error:  # a hostile file can make the reader raise anything
         raise CheckpointError(f"the shards in '{place}' cannot be read: {error}") from error
-    return plain
+    filled: dict[str, Any] = plain
+    return filled
 
 
 def _verify(place: Path, files: Mapping[str, str], mesh: DeviceMesh | None) -> None:
@@ -123,11 +128,8 @@ def _prepared(content: Any, tensors: dict[str, Tensor], mesh: DeviceMesh | None)
     """``content`` with empty tensors in place of descriptions; they are added to ``tensors`` by name."""
     if isinstance(content, Mapping) and _SHARD in content:
         shape, dtype = content["shape"], content["dtype"]
-        if mesh is None:
-            tensor = torch.zeros(shape, dtype=dtype)
-        else:
-            tensor = zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
-        return tensors.setdefault(content[_SHARD], tensor)
+        own = zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)]) if mesh else None
+        return tensors.setdefault(content[_SHARD], torch.zeros(shape, dtype=dtype) if own is None else own)
     if isinstance(content, Mapping):
         return {key: _prepared(value, tensors, mesh) for key, value in content.items()}
     if isinstance(content, list):
@@ -148,14 +150,14 @@ def _emptied(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """torch's reader, with a list of the classes that its table of contents may hold."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
         with open(Path(self.path) / ".metadata", "rb") as file:
             metadata = _Unpickler(file).load()
         if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = dcp.metadata.StorageMeta()
+            metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 

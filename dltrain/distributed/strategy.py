@@ -44,7 +44,7 @@ def shard(model: nn.Module, device: torch.device, size: int) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (size,))
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # others cannot be cut into shards
+    model.to(memory_format=torch.contiguous_format)  # others cannot be cut into shards
     for layer in list(model.modules())[1:]:
         if any(True for _ in layer.parameters(recurse=False)):
             fully_shard(layer, mesh=mesh)

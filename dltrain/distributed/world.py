@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed.rendezvous import rendezvous
 
 from dltrain import distributed
 from dltrain.errors import DltrainError, Interrupted, TrainingError
@@ -121,7 +123,7 @@ class Group(World):
         self._store = store
         self._store.set(f"process {rank}", f"{os.uname().nodename} {os.getpid()}")
         # Flags and small objects travel between CPUs, so that no GPU is waited for.
-        self._cpu = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
+        self._cpu: Any = dist.new_group(backend="gloo") if device.type == "cuda" else None
         self._asked: tuple[Tensor, Any] | None = None
         self._ended = threading.Event()
         threading.Thread(target=self._watch, name="other processes", daemon=True).start()
@@ -318,11 +320,11 @@ def _explained(world: Group, error: BaseException) -> BaseException:
 @functools.cache
 def _meeting() -> tuple[Any, int, int]:
     """Where the processes find each other, this one's rank, and how many there are."""
-    store, rank, size = next(iter(dist.rendezvous("env://")))
-    return dist.PrefixStore(f"dltrain/{distributed.restarts()}", store), rank, size
+    store, rank, size = next(iter(rendezvous("env://")))
+    return PrefixStore(f"dltrain/{distributed.restarts()}", store), rank, size
 
 
 def _launchers_store() -> Any:
     """The launcher's own store, which stays when all processes are started anew."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(host, port, is_master=False, wait_for_workers=False)
+    return TCPStore(host, port, is_master=False, wait_for_workers=False)

@@ -18,6 +18,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dltrain.averaging import ExponentialMovingAverage
+from dltrain.build.data import evaluation_loader, read_data, training_loader
+from dltrain.build.make import make, module
+from dltrain.build.network import is_sharded, placed_network, without_fused_kernel, wrapped
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.config.nodes import require_harmless
 from dltrain.data.adapted import adapted
@@ -30,8 +33,8 @@ from dltrain.distributed.world import Group, World
 from dltrain.errors import ConfigError, DltrainError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
-from dltrain.metric_names import lower_is_better
 from dltrain.machine import core_count
+from dltrain.metric_names import lower_is_better
 from dltrain.metrics import metrics_for
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View, make_view
@@ -41,13 +44,7 @@ from dltrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-# Keys of a dataset node that say how its samples are served; the others are arguments of its function.
-_LOADER_KEYS = ("batch_size",)
-_PART_KEYS = ("val_fraction", "test_fraction", "limit", "split_seed")
 _SCHEDULE_KEYS = ("interval", "monitor")
-# An evaluation batch has at most so many samples, and so many values, unless the training batch has more.
-_EVALUATION_BATCH = 256
-_EVALUATION_VALUES = 1_000_000
 
 
 @dataclass
@@ -91,7 +88,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
     # Data first: their facts size the model and the schedule.
     data = read_data(cfg)
     log.info("%s", data)
-    train = _training_loader(data, cfg, device, world)
+    train = training_loader(data, cfg, device, world)
     parts = (data.val, data.test)
     val, test = (evaluation_loader(part, data, cfg, device, world) if part else None for part in parts)
     _fill_facts(cfg, data, steps_per_epoch=len(train))
@@ -101,13 +98,13 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
     loss = module(cfg, "loss").to(device)
     require_fitting(loss, data.facts.task)
     _require_trainable(cfg, model, precision, world)
-    model, average = _placed_network(cfg, model, device, world, data.facts.kind == "image")
+    model, average = placed_network(cfg, model, device, world, data.facts.kind == "image")
     require_shapes(model, loss, train, data.facts, precision)
 
     # The optimizer keeps references to the parameters, so the model is on its device by now.
     optimizer = make(cfg, "optim", model.parameters())
-    if cfg.trainer.strategy == "fsdp":
-        _without_fused_kernel(optimizer)
+    if is_sharded(cfg, world):
+        without_fused_kernel(optimizer)
     metric_names = _metric_names(data, device)
     schedule = _schedule(cfg, optimizer, metric_names)
 
@@ -139,7 +136,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
         clip_value=cfg.trainer.clip_value,
         ema=ExponentialMovingAverage(model, cfg.trainer.ema_decay, average) if average is not None else None,
         early_stopping=_early_stopping(cfg, metric_names),
-        wrapped=_wrapped(cfg, model, loss, train, world),
+        wrapped=wrapped(cfg, model, loss, train, world),
         world=world,
         on_nonfinite=cfg.trainer.on_nonfinite,
         on_oom=cfg.trainer.on_oom,
@@ -155,156 +152,13 @@ def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]
     return Loggers({name: partial(make, cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()}, history)
 
 
-def make(cfg: DictConfig, key: str, *args: Any, without: Sequence[str] = (), partial: bool = False) -> Any:
-    """Call the ``_target_`` of the node ``key`` with its keys, but for those in ``without``, and with the arguments.
-
-    With ``partial`` it is not called: what comes back takes further arguments, which no configuration could hold.
-
-    Raises:
-        DltrainError: as the target itself raised it.
-        ConfigError: there is no such target, or one of torch's or dltrain's own refuses the keys.
-    """
-    node = OmegaConf.select(cfg, key)
-    node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
-    node._set_parent(cfg)  # so that interpolations still find the rest
-    resolved: Any = OmegaConf.to_container(node, resolve=True)
-    require_harmless(key, resolved)
-    try:
-        return instantiate(node, *args, _convert_="all", _partial_=partial)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if cause is None:
-            raise ConfigError([f"{key}: {str(error).splitlines()[0]}"]) from error
-        if isinstance(cause, DltrainError):
-            raise cause from cause.__cause__
-        ours = str(node._target_).partition(".")[0] in ("torch", "torchvision", "dltrain")
-        if ours and isinstance(cause, ValueError | TypeError | ArithmeticError):
-            raise ConfigError([f"{key}: {cause}"]) from error
-        raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
-
-
-def module(cfg: DictConfig, key: str) -> nn.Module:
-    """Make the node ``key``, a model or a loss; see :func:`make`."""
-    made = make(cfg, key)
-    if not isinstance(made, nn.Module):  # what a class makes was checked before, not what a function returns
-        target = f"{key}._target_={cfg[key]._target_}"
-        raise ConfigError([f"{target}: it returned {made!r:.60}, but must return a torch.nn.Module"])
-    return made
-
-
-def read_data(cfg: DictConfig, fitted: Fitted | None = None) -> Data:
-    """The data set; keys about its parts that a target of the user's own does not take are dltrain's to follow.
-
-    With ``fitted``, what an earlier run measured, it is prepared as that run's own was, where its target can do that.
-    """
-    node = cfg.dataset
-    if "batch_size" not in node:
-        raise ConfigError(["dataset.batch_size is missing: add batch_size: 32 to the YAML file of the data set"])
-    parts = {key: node[key] for key in _PART_KEYS if key in node}
-    withheld = [key for key in parts if not _takes(node._target_, key)]
-    without = (*_LOADER_KEYS, *withheld)
-    if fitted and _takes(node._target_, "fitted"):  # which a configuration could not hold
-        made = make(cfg, "dataset", without=without, partial=True)(fitted=fitted)
-    else:
-        made = make(cfg, "dataset", without=without)
-    return adapted(made, str(node._target_).rpartition(".")[2], **parts)
-
-
-def _takes(target: str, key: str) -> bool:
-    """Whether a target has a parameter of that name; of one that cannot be found, :func:`make` says why."""
-    try:
-        parameters = inspect.signature(get_object(target)).parameters
-    except (HydraException, ImportError, ValueError, TypeError):
-        return True
-    return key in parameters or any(found.kind is found.VAR_KEYWORD for found in parameters.values())
-
-
-def _training_loader(data: Data, cfg: DictConfig, device: torch.device, world: World) -> Loader:
-    samples, resident = _placed(data.train, device)
-    batch_size, smallest = cfg.dataset.batch_size, 2 if cfg.trainer.sync_batchnorm else 2 * world.size
-    transform, augment, workers = data.transform, data.augment, _workers(world)
-    return Loader(samples, batch_size, transform, device, cfg.seed, augment, resident, workers, smallest)
-
-
-def evaluation_loader(
-    part: Samples, data: Data, cfg: DictConfig, device: torch.device, world: World | None = None
-) -> Loader:
-    """Batches of ``part`` as it lies; their size, which decides how sums are rounded, follows from ``cfg``.
-
-    Where several processes share them, each gets its part of larger ones.
-    """
-    world = world or World()
-    samples, resident = _placed(part, device)
-    batch_size = evaluation_batch_size(cfg, data.facts) * world.size
-    loader = Loader(samples, batch_size, data.transform, device, resident=resident, workers=_workers(world))
-    loader.cut = world.cut if world.size > 1 else None
-    return loader
-
-
-def _workers(world: World) -> int:
-    """Processes that read files: all of a machine's cores, shared among the run's processes there."""
-    return max(core_count() // world.local_size, 1)
-
-
-def evaluation_batch_size(cfg: DictConfig, facts: Facts) -> int:
-    """Without gradients there is room for more: enough that small networks do not wait for Python."""
-    room = _EVALUATION_VALUES // math.prod(facts.input_shape)
-    return int(max(cfg.dataset.batch_size, min(_EVALUATION_BATCH, room)))
-
-
-def _placed(samples: Samples, device: torch.device) -> tuple[Samples, bool]:
-    """The samples on the device where they fit there, else as they are, and whether they fit."""
-    resident = not samples.streamed and fits(samples.nbytes, device)
-    return (samples.to(device) if resident else samples), resident
-
-
-def _placed_network(
-    cfg: DictConfig, model: nn.Module, device: torch.device, world: World, images: bool
-) -> tuple[nn.Module, nn.Module | None]:
-    """``model`` on its device, in one piece or in shards, and a copy of it for the average of the weights."""
-    if cfg.trainer.strategy != "fsdp":
-        model = model.to(device)
-        if device.type == "cuda" and images:
-            model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
-    average = copy.deepcopy(model) if cfg.trainer.ema_decay is not None else None
-    if world.size > 1:
-        share_layers(model, world, cfg.trainer.sync_batchnorm)
-    if cfg.trainer.strategy == "fsdp":
-        shard(model, device, world.size)
-        if average is not None:
-            shard(average, device, world.size)
-    return model, average
-
-
-def _wrapped(cfg: DictConfig, model: nn.Module, loss: nn.Module, train: Loader, world: World) -> Any:
-    """What the training steps call: ``model`` itself, or wrapped for several processes, for the compiler, or both."""
-    network = model
-    if cfg.trainer.strategy == "ddp" and isinstance(world, Group):
-        network = replicate(model, lambda: _gradients_of_two(model, loss, train), cfg.trainer.sync_batchnorm)
-    if cfg.trainer.compile:
-        # CUDA graphs, which pay most where a network is so small that the GPU waits for Python.
-        return torch.compile(network, mode="reduce-overhead" if train.device.type == "cuda" else "default")
-    return None if network is model else network
-
-
-def _gradients_of_two(model: nn.Module, loss: nn.Module, train: Loader) -> None:
-    inputs, targets = train.first(2)
-    loss(model(inputs), targets).backward()
-
-
 def _checkpoints(cfg: DictConfig, folder: Path, header: dict[str, Any], world: World) -> Checkpoints:
     keep = cfg.trainer.checkpoint.keep
-    if cfg.trainer.strategy != "fsdp":
+    if not is_sharded(cfg, world):
         return Checkpoints(folder, header, keep, writes=world.is_main)
     from dltrain.distributed.sharded import ShardedCheckpoints  # its torch modules take long to import
 
     return ShardedCheckpoints(folder, header, keep, world)
-
-
-def _without_fused_kernel(optimizer: torch.optim.Optimizer) -> None:
-    """Shards have no fused kernels; the others compute the same but for rounding."""
-    for group in optimizer.param_groups:
-        group.update({"fused": None} if group.get("fused") else {})
 
 
 def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
@@ -371,17 +225,11 @@ def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, 
     """Refuse what layers of the network cannot do, before it fails in the middle of a step."""
     modules = list(model.modules())
     size, batch_norm = cfg.dataset.batch_size, any(isinstance(module, _BatchNorm) for module in modules)
-    if size < world.size:
-        raise ConfigError([f"dataset.batch_size={size}: the batch of all {world.size} processes must be larger"])
     if size == 1 and batch_norm:
         raise ConfigError(["dataset.batch_size=1: batch norm cannot train on single samples; use larger batches"])
     if size < 2 * world.size and batch_norm and not cfg.trainer.sync_batchnorm:
         problem = "batch norm cannot train on single samples; use larger batches, or trainer.sync_batchnorm=true"
         raise ConfigError([f"dataset.batch_size={size} in {world.size} processes: {problem}"])
-    if cfg.trainer.strategy == "fsdp" and not isinstance(world, Group):
-        raise ConfigError(["trainer.strategy=fsdp: there is one process; add trainer.devices=N, or use torchrun"])
-    if cfg.trainer.strategy == "fsdp" and cfg.trainer.on_nonfinite == "rollback":
-        raise ConfigError(["trainer.on_nonfinite=rollback: not with trainer.strategy=fsdp; use stop or skip"])
     on_cpu_in_half = precision.dtype is torch.float16 and precision.device.type == "cpu"
     if on_cpu_in_half and any(isinstance(module, nn.RNNBase) for module in modules):
         raise ConfigError(["trainer.precision=fp16: the CPU has no recurrent layers in float16; use bf16 or fp32"])

@@ -1,0 +1,91 @@
+"""From a configuration to the data and the loaders that serve them."""
+
+import inspect
+import math
+
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig
+
+from dltrain.build.make import make
+from dltrain.data.adapted import adapted
+from dltrain.data.base import Data, Facts, Fitted, Samples
+from dltrain.data.loader import Loader
+from dltrain.device import fits
+from dltrain.distributed.world import World
+from dltrain.errors import ConfigError
+from dltrain.machine import core_count
+
+# Keys of a dataset node that say how its samples are served; the others are arguments of its function.
+_LOADER_KEYS = ("batch_size",)
+_PART_KEYS = ("val_fraction", "test_fraction", "limit", "split_seed")
+# An evaluation batch has at most so many samples, and so many values, unless the training batch has more.
+_EVALUATION_BATCH = 256
+_EVALUATION_VALUES = 1_000_000
+
+
+def read_data(cfg: DictConfig, fitted: Fitted | None = None) -> Data:
+    """The data set; keys about its parts that a target of the user's own does not take are dltrain's to follow.
+
+    With ``fitted``, what an earlier run measured, it is prepared as that run's own was, where its target can do that.
+    """
+    node = cfg.dataset
+    if "batch_size" not in node:
+        raise ConfigError(["dataset.batch_size is missing: add batch_size: 32 to the YAML file of the data set"])
+    parts = {key: node[key] for key in _PART_KEYS if key in node}
+    withheld = [key for key in parts if not _takes(node._target_, key)]
+    without = (*_LOADER_KEYS, *withheld)
+    if fitted and _takes(node._target_, "fitted"):  # which a configuration could not hold
+        made = make(cfg, "dataset", without=without, partial=True)(fitted=fitted)
+    else:
+        made = make(cfg, "dataset", without=without)
+    return adapted(made, str(node._target_).rpartition(".")[2], **parts)
+
+
+def _takes(target: str, key: str) -> bool:
+    """Whether a target has a parameter of that name; of one that cannot be found, :func:`make` says why."""
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except (HydraException, ImportError, ValueError, TypeError):
+        return True
+    return key in parameters or any(found.kind is found.VAR_KEYWORD for found in parameters.values())
+
+
+def training_loader(data: Data, cfg: DictConfig, device: torch.device, world: World) -> Loader:
+    samples, resident = _placed(data.train, device)
+    batch_size, smallest = cfg.dataset.batch_size, 2 if cfg.trainer.sync_batchnorm else 2 * world.size
+    transform, augment, workers = data.transform, data.augment, _workers(world)
+    return Loader(samples, batch_size, transform, device, cfg.seed, augment, resident, workers, smallest)
+
+
+def evaluation_loader(
+    part: Samples, data: Data, cfg: DictConfig, device: torch.device, world: World | None = None
+) -> Loader:
+    """Batches of ``part`` as it lies; their size, which decides how sums are rounded, follows from ``cfg``.
+
+    Where several processes share them, each gets its part of larger ones.
+    """
+    world = world or World()
+    samples, resident = _placed(part, device)
+    batch_size = evaluation_batch_size(cfg, data.facts) * world.size
+    loader = Loader(samples, batch_size, data.transform, device, resident=resident, workers=_workers(world))
+    loader.cut = world.cut if world.size > 1 else None
+    return loader
+
+
+def _workers(world: World) -> int:
+    """Processes that read files: all of a machine's cores, shared among the run's processes there."""
+    return max(core_count() // world.local_size, 1)
+
+
+def evaluation_batch_size(cfg: DictConfig, facts: Facts) -> int:
+    """Without gradients there is room for more: enough that small networks do not wait for Python."""
+    room = _EVALUATION_VALUES // math.prod(facts.input_shape)
+    return int(max(cfg.dataset.batch_size, min(_EVALUATION_BATCH, room)))
+
+
+def _placed(samples: Samples, device: torch.device) -> tuple[Samples, bool]:
+    """The samples on the device where they fit there, else as they are, and whether they fit."""
+    resident = not samples.streamed and fits(samples.nbytes, device)
+    return (samples.to(device) if resident else samples), resident
