@@ -11,13 +11,27 @@ import torch
 _NAME = "torch._dynamo"
 
 
-class _Deferred(ModuleType):
-    """Stands for ``torch._dynamo`` until more is asked of it than what every optimizer asks.
+class _Part:
+    """Stands for a submodule of ``torch._dynamo`` with the ``functions`` that are asked for outside of a compilation."""
 
-    torch imports its compiler, which takes as long as torch itself, when the first optimizer is made, only to call
-    two functions that do nothing outside of a compilation. Anything else that is asked for, a submodule included,
-    imports the real module and puts it in this one's place.
+    def __init__(self, name: str, **functions: Callable[[], Any]):
+        self.__name__ = name
+        vars(self).update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(_imported(), self.__name__), name)
+
+
+class _Deferred(ModuleType):
+    """Stands for ``torch._dynamo`` until more is asked of it than what optimizers and process groups ask.
+
+    torch imports its compiler, which takes longer than torch itself, when the first optimizer is made, only to call
+    functions that do nothing outside of a compilation. Anything else that is asked for, a submodule included, imports
+    the real module and puts it in this one's place.
     """
+
+    utils = _Part("utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")  # torch's default
+    trace_rules = _Part("trace_rules", clear_lru_cache=lambda: None)  # there is nothing in it yet
 
     def graph_break(self, msg: str = "") -> None:
         """Nothing is being compiled, so there is no graph to break."""
@@ -29,10 +43,15 @@ class _Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__path__":  # `inspect` looks at every module's __file__, at any moment
             raise AttributeError(name)
-        if sys.modules.get(_NAME) is self:
-            del sys.modules[_NAME]
-            torch._dynamo = importlib.import_module(_NAME)
-        return getattr(sys.modules[_NAME], name)
+        return getattr(_imported(), name)
+
+
+def _imported() -> Any:
+    """The real module, in the place of the one that stands for it."""
+    if isinstance(sys.modules.get(_NAME), _Deferred):
+        del sys.modules[_NAME]
+        torch._dynamo = importlib.import_module(_NAME)
+    return sys.modules[_NAME]
 
 
 def defer_compiler() -> None:

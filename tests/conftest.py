@@ -111,6 +111,16 @@ def dltrain(
 
 
 @pytest.fixture
+def together(dltrain, tmp_path) -> Callable[..., list[Outcome]]:
+    """Runs the command line in several processes that share the run, each with an outcome of its own, by rank."""
+
+    def run(processes: int, *arguments: str) -> list[Outcome]:
+        return [Outcome(*ended) for ended in _zygote().run_together(arguments, processes)]
+
+    return run
+
+
+@pytest.fixture
 def verb(dltrain):
     """Runs a verb, without the ``report=false`` that training runs get."""
     return lambda *arguments: dltrain(*arguments, report=True)

@@ -432,11 +432,11 @@ def test_a_checkpoint_is_due_by_epochs_steps_or_minutes_each_of_which_may_be_off
     timed = Due(every_n_epochs=None, every_n_minutes=2, _time=0.0)
     assert not timed.after_epoch(1)
     now[0] = 119.0
-    assert not timed.after_step(1)
+    assert not timed.time_is_up
     now[0] = 120.0
-    assert timed.after_step(1)
+    assert timed.time_is_up
     timed.saved(0, 1)
-    assert not timed.after_step(2)
+    assert not timed.time_is_up and not due.time_is_up
 
 
 def test_the_writer_leaves_no_thread_behind(tmp_path):

@@ -4,14 +4,20 @@ That one is forked before the first test, while no library has started threads y
 command line is in the same state when it forks the jobs of a sweep.
 """
 
+import math
 import os
+import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+
+_SECONDS_TO_END = 20
 
 
 class Zygote:
@@ -71,7 +77,26 @@ def _serve(requests: Connection) -> None:
             pids.append(os.fork())
             if pids[-1] == 0:
                 _main(*start)
-        requests.send([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
+        requests.send(_ended(pids))
+
+
+def _ended(pids: list[int]) -> list[int]:
+    """The exit codes of processes; once one has failed, the others that share its run have some seconds to end."""
+    codes: dict[int, int] = {}
+    until = math.inf
+    while len(codes) < len(pids):
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            codes[pid] = os.waitstatus_to_exitcode(status)
+            if codes[pid]:
+                until = min(until, time.monotonic() + _SECONDS_TO_END)
+        elif time.monotonic() > until:
+            for left in set(pids) - codes.keys():
+                os.kill(left, signal.SIGKILL)
+            until = math.inf
+        else:
+            time.sleep(0.01)
+    return [codes[pid] for pid in pids]
 
 
 def _main(

@@ -1,18 +1,12 @@
 """From a configuration to the objects of a run, in one ordered function."""
 
-import copy
-import inspect
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,18 +16,13 @@ from dltrain.build.data import evaluation_loader, read_data, training_loader
 from dltrain.build.make import make, module
 from dltrain.build.network import is_sharded, placed_network, without_fused_kernel, wrapped
 from dltrain.checkpoint import Checkpoints, Due
-from dltrain.config.nodes import require_harmless
-from dltrain.data.adapted import adapted
-from dltrain.data.base import Data, Facts, Fitted, Samples
+from dltrain.data.base import Data
 from dltrain.data.loader import Loader
-from dltrain.device import Precision, fits, pick_device, pick_precision
-from dltrain.distributed.layers import share_layers
-from dltrain.distributed.strategy import replicate, shard
-from dltrain.distributed.world import Group, World
-from dltrain.errors import ConfigError, DltrainError, did_you_mean
+from dltrain.device import Precision, pick_device, pick_precision
+from dltrain.distributed.world import World
+from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
-from dltrain.machine import core_count
 from dltrain.metric_names import lower_is_better
 from dltrain.metrics import metrics_for
 from dltrain.monitor import Best, EarlyStopping

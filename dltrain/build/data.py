@@ -74,9 +74,9 @@ def evaluation_loader(
     return loader
 
 
-def _workers(world: World) -> int:
-    """Processes that read files: all of a machine's cores, shared among the run's processes there."""
-    return max(core_count() // world.local_size, 1)
+def _workers(world: World) -> int | None:
+    """Processes that read files, where the run's processes on a machine share its cores; ``None`` for all of them."""
+    return max(core_count() // world.local_size, 1) if world.local_size > 1 else None
 
 
 def evaluation_batch_size(cfg: DictConfig, facts: Facts) -> int:

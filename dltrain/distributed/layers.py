@@ -77,7 +77,7 @@ class _GlobalBatchNorm(_Global, _BatchNorm):
         if not self.training or piece is None:
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        rows = input.float()
+        rows = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision would not do for sums
         others = [dim for dim in range(input.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
         own = rows[: len(piece)]  # a process without rows computes one that does not count

@@ -7,7 +7,7 @@ Reading runs no code of the files, as elsewhere: torch's own reader would unpick
 import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,18 @@ def _prepared(content: Any, tensors: dict[str, Tensor], mesh: DeviceMesh | None)
     """``content`` with empty tensors in place of descriptions; they are added to ``tensors`` by name."""
     if isinstance(content, Mapping) and _SHARD in content:
         shape, dtype = content["shape"], content["dtype"]
-        own = zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)]) if mesh else None
-        return tensors.setdefault(content[_SHARD], torch.zeros(shape, dtype=dtype) if own is None else own)
+        return tensors.setdefault(content[_SHARD], _empty(shape, dtype, mesh))
     if isinstance(content, Mapping):
         return {key: _prepared(value, tensors, mesh) for key, value in content.items()}
     if isinstance(content, list):
         return [_prepared(value, tensors, mesh) for value in content]
     return content
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype, mesh: DeviceMesh | None) -> Tensor:
+    if mesh is None:
+        return torch.zeros(*shape, dtype=dtype)
+    return zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
 
 
 def _folders(content: Mapping[str, Any]) -> list[str]:

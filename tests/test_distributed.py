@@ -1,0 +1,387 @@
+"""Several processes that share a run: the same mathematics, one voice, and an end for all when one fails."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from dltrain import checkpoint
+from dltrain.distributed import launch
+from dltrain.distributed.sharded import joined
+from dltrain.distributed.world import World, _span
+from dltrain.errors import CheckpointError, ConfigError
+from dltrain.metrics import RegressionMetrics
+
+# 63 training samples: batches of 16, 16, 16 and 15, which no number of processes above 1 divides.
+SMALL = ["dataset.limit=70", "dataset.batch_size=16", "optim.lr=0.01", "trainer.epochs=2", "device=cpu"]
+CASES = {
+    "batch norm": ["model.batch_norm=true"],
+    "dropout": ["model.dropout=0.4", "trainer.accumulate=3"],
+    "clipping, EMA and penalty": ["trainer.clip_norm=0.3", "trainer.ema_decay=0.9", "penalty.l2=0.001"],
+    "a last batch with fewer samples than processes": ["dataset.batch_size=61"],
+    "dropout between recurrent layers": [
+        *("dataset=sunspots", "dataset.limit=null", "dataset.batch_size=500", "model=gru", "model.num_layers=2"),
+        *("model.dropout=0.3", "model.hidden_size=8", "model.bidirectional=true"),
+    ],
+    "lstm": ["dataset=sunspots", "dataset.limit=100", "model.num_layers=2", "model.dropout=0.3", "model.hidden_size=8"],
+    "regression": ["dataset=diabetes", "model=mlp", "trainer.clip_value=0.1", "scheduler=plateau"],
+}
+
+
+def history(folder: Path) -> pl.DataFrame:
+    return pl.read_csv(folder / "metrics.csv", infer_schema_length=None)
+
+
+def assert_same(one: Path, other: Path, rtol: float = 1e-4) -> None:
+    """The same metrics in every epoch, but for the rounding of sums in another order."""
+    a, b = history(one), history(other)
+    assert a.columns == b.columns
+    for name in a.columns:
+        assert b[name].to_list() == pytest.approx(a[name].to_list(), rel=rtol, abs=1e-6), name
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_several_processes_compute_what_one_does(dltrain, together, tmp_path, options):
+    alone = dltrain(*SMALL, *options, "hydra.run.dir=1").result
+    for processes in (2, 3):
+        ended = together(processes, *SMALL, *options, f"hydra.run.dir={processes}", "report=false")
+        assert [one.code for one in ended] == [0] * processes, ended[0].stderr
+        assert_same(tmp_path / "1", tmp_path / str(processes))
+        assert ended[0].result["test"] == pytest.approx(alone["test"], rel=1e-4)
+
+
+def test_one_process_under_a_launcher_is_bitwise_one_alone(dltrain, together, tmp_path):
+    dltrain(*SMALL, "model.dropout=0.3", "hydra.run.dir=alone")
+    (ended,) = together(1, *SMALL, "model.dropout=0.3", "hydra.run.dir=ddp", "report=false")
+    assert ended.code == 0
+    assert history(tmp_path / "alone").equals(history(tmp_path / "ddp"))
+
+
+def test_batch_norm_of_each_process_alone_is_another_run(together, tmp_path):
+    for name, sync in (("own", "false"), ("all", "true")):
+        options = ["model.batch_norm=true", f"trainer.sync_batchnorm={sync}", f"hydra.run.dir={name}", "report=false"]
+        assert together(2, *SMALL, *options)[0].code == 0
+    own, together_ = history(tmp_path / "own"), history(tmp_path / "all")
+    assert own["train/loss"][0] != pytest.approx(together_["train/loss"][0], rel=1e-4)
+
+
+def test_a_parameter_that_has_no_part_in_the_loss_is_no_obstacle(together, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, outputs):\n"
+        "        super().__init__()\n"
+        "        self.used, self.unused = nn.Linear(64, outputs), nn.Linear(3, 3)\n"
+        "    def forward(self, inputs):\n"
+        "        return self.used(inputs.flatten(1))\n"
+    )
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: mine.Net\noutputs: ${data.num_outputs}\n")
+    ended = together(2, *SMALL, "--config-dir=conf", "model=mine", "report=false", "hydra.run.dir=run")
+    assert ended[0].code == 0, ended[0].stderr
+    assert history(tmp_path / "run").height == 2
+
+
+def test_one_process_writes_and_speaks_for_all(together, tmp_path):
+    first, *others = together(3, *SMALL)
+    assert first.result["status"] == "done"
+    assert [(other.code, other.stdout, other.stderr) for other in others] == [(0, "", "")] * 2
+    (run,) = tmp_path.glob("outputs/*/*")  # named by one, before any other wrote
+    assert run == Path(first.result["run"])
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        [".hydra", "config.yaml", "environment.json", "metrics.csv", "result.json", "checkpoints"]
+        + ["train.log", "report.html", "curves.png", "logs"]
+    )
+    for rank in (1, 2):
+        assert (run / "logs" / f"rank-{rank}.log").read_text().count("epoch ") == 2
+    assert json.loads((run / "environment.json").read_text())["processes"] == 3
+    assert "confusion_matrix" in json.loads((run / "result.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_goes_on_in_another_number_of_processes(dltrain, together, tmp_path, strategy):
+    # An epoch costs so little that the time for checkpoints would skip the one in the middle of the second.
+    options = [*SMALL, "model.dropout=0.3", "trainer.ema_decay=0.9", "optim=adamw", "report=false"]
+    dltrain(*options, "trainer.epochs=4", "hydra.run.dir=whole")
+    shards = [f"trainer.strategy={strategy}", "hydra.run.dir=broken"]
+    assert together(3, *options, *shards, "trainer.epochs=2")[0].code == 0
+    ended = together(2, "resume", "broken", "trainer.epochs=4")
+    assert ended[0].code == 0, ended[0].stderr
+    assert_same(tmp_path / "whole", tmp_path / "broken", rtol=1e-3)
+    if strategy == "ddp":
+        assert dltrain("resume", "broken", "trainer.epochs=5", "trainer.devices=1").code == 0
+
+
+def test_shards_are_written_by_each_process_and_read_as_one_network(together, verb, tmp_path):
+    options = [*SMALL, "trainer.strategy=fsdp", "trainer.ema_decay=0.9", "report=false"]
+    first = together(2, *options, "hydra.run.dir=run")[0]
+    assert first.code == 0, first.stderr
+    folder = tmp_path / "run" / "checkpoints"
+    content = checkpoint.load(folder / "best.pt")
+    own = folder / content["shards"]["folder"]
+    assert sorted(path.name for path in own.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    named = {name for path in folder.glob("*.pt") for name in _folders_of(path)}
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == named
+
+    assert verb("evaluate", "run").result["metrics"] == pytest.approx(first.result["test"], rel=1e-5)
+    assert verb("export", "run", "format=safetensors").code == 0
+    weights = joined(content, folder)["model"]
+    from safetensors.torch import load_file
+
+    exported = load_file(tmp_path / "run" / "model.safetensors")
+    assert exported.keys() == weights.keys()
+    assert all(torch.equal(exported[name], weights[name]) for name in weights)
+
+
+def _folders_of(path: Path) -> list[str]:
+    content = checkpoint.load(path)
+    return [part["shards"]["folder"] for part in (content, content.get("best")) if part and "shards" in part]
+
+
+def test_damaged_missing_and_hostile_shards_are_refused(together, verb, tmp_path):
+    together(2, *SMALL, "trainer.strategy=fsdp", "report=false", "hydra.run.dir=run")
+    folder = tmp_path / "run" / "checkpoints"
+    content = checkpoint.load(folder / "best.pt")
+    shard = folder / content["shards"]["folder"] / "__1_0.distcp"
+    whole, table = shard.read_bytes(), shard.with_name(".metadata")
+
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/was-here",)
+
+    table_before = table.read_bytes()
+    table.write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        joined(content, folder)
+    assert not (tmp_path / "was-here").exists()
+    table.write_bytes(table_before)
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused = verb("evaluate", "run")
+    assert refused.code == 2 and "__1_0.distcp' is damaged" in refused.stderr
+    shard.unlink()
+    refused = verb("evaluate", "run")
+    assert refused.code == 2 and "__1_0.distcp' is missing" in refused.stderr
+
+
+def test_evaluate_and_predict_are_shared(dltrain, together, verb, tmp_path):
+    from PIL import Image
+
+    dltrain(*SMALL, "dataset.limit=40", "dataset.batch_size=4", "hydra.run.dir=run")
+    images = tmp_path / "new"
+    images.mkdir()
+    draw = torch.Generator().manual_seed(1)
+    for index in range(600):  # more than two batches
+        Image.fromarray((torch.rand(8, 8, generator=draw) * 255).byte().numpy()).save(images / f"{index:03}.png")
+    (images / "100.png").write_bytes(b"none")
+    alone = verb("evaluate", "run")
+    for processes in (2, 3):
+        ended = together(processes, "evaluate", "run")
+        assert ended[0].code == 0 and not any(other.stdout for other in ended[1:])
+        assert ended[0].result["confusion_matrix"] == alone.result["confusion_matrix"]
+        assert ended[0].result["metrics"] == pytest.approx(alone.result["metrics"], rel=1e-6)
+    alone = verb("predict", "run", "new")
+    shared = together(3, "predict", "run", "new")
+    assert (shared[0].code, alone.code) == (1, 1)  # of the broken one, which is named
+    assert shared[0].stderr == alone.stderr and "100.png" in alone.stderr
+    assert [line.split(",")[:2] for line in shared[0].stdout.splitlines()] == [
+        line.split(",")[:2] for line in alone.stdout.splitlines()
+    ]
+    assert not any(other.stdout for other in shared[1:])
+
+
+def test_an_error_of_one_process_is_told_once_with_its_rank(together, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import os, torch\n"
+        "class Data:\n"
+        "    def __init__(self):\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            raise ValueError('this machine has no such file')\n"
+        "        self.train = [(torch.zeros(3), 0)] * 20\n"
+    )
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    (tmp_path / "conf" / "dataset" / "mine.yaml").write_text("_target_: mine.Data\nbatch_size: 4\n")
+    options = ["--config-dir=conf", "dataset=mine", "model=mlp", "trainer.epochs=1", "device=cpu"]
+    ended = together(3, *options, "hydra.run.dir=run")
+    assert [one.code for one in ended] == [1, 1, 1]
+    assert [one.stderr.count("dltrain: ") for one in ended] == [1, 0, 0]
+    assert "dltrain: rank 1: a bug: this machine has no such file" in ended[0].stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_all_processes_stop_behind_the_same_bad_step(together, tmp_path):
+    ended = together(2, *SMALL, "optim.lr=1e20", "hydra.run.dir=run")
+    assert [one.code for one in ended] == [1, 1]
+    assert ended[0].stderr.count("training diverged") == 1 and ended[1].stderr == ""
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+
+
+def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """``dltrain`` in processes of its own, once its second epoch is over."""
+    command = [sys.executable, "-m", "dltrain", *SMALL, "trainer.epochs=100000", "report=false", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    table = cwd / "run" / "metrics.csv"
+    until = time.monotonic() + 60
+    while not (table.exists() and len(table.read_text().splitlines()) > 2):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
+def worker(rank: int) -> int:
+    """The process with that rank that any test here has started."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if f"RANK={rank}".encode() in environment and b"PYTEST_WORKER_DIST=1" in environment:
+                return int(entry.name)
+    raise AssertionError(f"no process has rank {rank}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_run_which_can_go_on(together, tmp_path, monkeypatch, victim):
+    monkeypatch.setenv("PYTEST_WORKER_DIST", "1")
+    process = started("trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
+    os.kill(worker(victim), signal.SIGKILL)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors.count("dltrain: ") == 1 and f"rank {victim}" in errors
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "failed" and f"rank {victim}" in result["error"]
+    done = len(history(tmp_path / "run"))
+    ended = together(3, "resume", "run", f"trainer.epochs={done + 1}")
+    assert ended[0].code == 0 and len(history(tmp_path / "run")) == done + 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path, number, code):
+    process = started("trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert json.loads(out)["status"] == "interrupted"
+    assert errors.count("dltrain: interrupted") == 1 and "to go on: dltrain resume" in errors
+    assert checkpoint.find_fault(tmp_path / "run" / "checkpoints" / "last.pt") == ""
+
+
+def test_torchrun_starts_all_anew_and_the_run_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import os, torch\n"
+        "from dltrain.models import MLP\n"
+        "class Net(MLP):\n"
+        "    steps = 0\n"
+        "    def forward(self, inputs):\n"
+        "        Net.steps += self.training\n"
+        "        if Net.steps == 30 and os.environ['RANK'] + os.environ['TORCHELASTIC_RESTART_COUNT'] == '10':\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "        return super().forward(inputs)\n"
+    )
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "dltrain"]
+    run = subprocess.run(
+        [sys.executable, "-m", *command, *SMALL, "trainer.epochs=20", "report=false", "model=mlp"]
+        + ["model._target_=mine.Net", "trainer.checkpoint.every_n_steps=10"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert "going on from" in run.stderr
+    assert history(folder)["epoch"].to_list() == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trainer.devices=0"], "must be a whole number of at least 1, or auto"),
+        (["trainer.devices=two"], "must be a whole number of at least 1, or auto"),
+        (["trainer.strategy=fspd"], "did you mean 'fsdp'?"),
+        (["trainer.strategy=fsdp"], "add trainer.devices=N, or start with torchrun"),
+        (["trainer.devices=2", "trainer.strategy=fsdp", "trainer.on_nonfinite=rollback"], "use stop or skip"),
+        (["trainer.devices=8", "dataset.batch_size=4"], "is the batch of all 8 processes"),
+        (["trainer.devices=2", "device=mps"], "use device=cuda, a GPU each, or device=cpu"),
+        (["trainer.devices=2", "device=cuda"], "this machine has 0 GPUs"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(dltrain, monkeypatch, arguments, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    refused = dltrain(*arguments)
+    assert refused.code == 2
+    assert message in refused.stderr and refused.stderr.count("dltrain: ") == 1
+
+
+def test_as_many_processes_as_gpus_unless_a_number_is_given():
+    assert launch._count("auto", "auto", 4) == 4
+    assert launch._count("auto", "cpu", 4) == 1
+    assert launch._count(2, "auto", 4) == 2
+    assert launch._count(6, "cpu", 4) == 6
+    with pytest.raises(ConfigError, match="this machine has 4 GPUs"):
+        launch._count(6, "auto", 4)
+
+
+@pytest.mark.parametrize("total", [0, 1, 2, 5, 16, 17])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_a_batch_is_cut_as_tensor_split_cuts(total, size):
+    parts = torch.arange(total).tensor_split(size)
+    assert [range(*_span(total, size, rank)) for rank in range(size)] == [
+        range(part[0], part[-1] + 1) if len(part) else range(_span(total, size, rank)[0], _span(total, size, rank)[0])
+        for rank, part in enumerate(parts)
+    ]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_pieces_and_cuts_are_of_the_same_rows(size, micro_batches):
+    indices = torch.randperm(11)
+    seen = []
+    for rank in range(size):
+        world = World()
+        world.size, world.rank = size, rank
+        own, pieces = world.cut(indices, micro_batches), world.pieces(11, micro_batches)
+        rows = [
+            micro[piece.start : piece.stop]
+            for micro, piece in zip(indices.tensor_split(micro_batches), pieces, strict=True)
+        ]
+        assert torch.equal(own, torch.cat(rows))
+        seen.append(own)
+    assert sorted(torch.cat(seen).tolist()) == list(range(11))
+
+
+def test_metrics_counted_from_other_origins_add_up():
+    class Two(World):
+        size = 2
+
+        def __init__(self, other):
+            self.other = other
+
+        def gather(self, value):
+            return [self.other.origin if isinstance(value, torch.Tensor) else self.other.loss.count, value]
+
+        def sum(self, tensor):
+            return tensor.add_(self.other.sums if tensor.dim() else self.other.loss.total)
+
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(9, 2, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64) + 1000
+    whole, first, second = (RegressionMetrics(2, 3.0, torch.device("cpu")) for _ in range(3))
+    loss = nn.MSELoss()
+    for metrics, rows in ((whole, slice(0, 9)), (first, slice(0, 4)), (second, slice(4, 9))):
+        metrics.update(outputs[rows], targets[rows], loss(outputs[rows], targets[rows]))
+    second.merge(Two(first))
+    assert second.compute() == pytest.approx(whole.compute(), rel=1e-9)
