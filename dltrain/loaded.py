@@ -164,6 +164,7 @@ def _configuration(own: Any, overrides: Sequence[str]) -> Any:
     require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
     if cfg.trust:  # classes of the working directory can be named without installing them, as in training
         sys.path.insert(0, os.getcwd())
+    cfg.trainer.strategy = "ddp"  # how processes shared the network in training is of no matter any more
     config.check(cfg)
     # Pre-trained weights are not to be downloaded again, but they have decided the architecture.
     if cfg.model.get("weights") and "small_images" in cfg.model:

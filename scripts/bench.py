@@ -33,6 +33,10 @@ COMPARISONS = [
     Comparison("d", "`dltrain` on digits", "seconds", "commands.dltrain", "commands.script", 1.1),
     Comparison("d", "`dltrain --help`", "seconds", "commands.dltrain_help", "commands.import_torch", 0.5),
     Comparison("d", "`dltrain trainer.epoch=3`", "seconds", "commands.dltrain_error", "commands.import_torch", 0.5),
+    Comparison("f", "(b) through DDP, one process", "fit", "processes.one", "digits.dltrain", 1.1),
+    Comparison("f", "(b) in two processes", "fit", "processes.two", "digits.dltrain"),
+    Comparison("f", "larger network in two processes", "fit", "processes.large_two", "processes.large_alone"),
+    Comparison("f", "the same, batch norm apart", "fit", "processes.large_two_own_norms", "processes.large_alone"),
     Comparison("e", "memory of (a)", "peak_mb", "images.dltrain", "images.usual", 1.1),
     Comparison("e", "memory of (a), first run", "peak_mb", "images.dltrain_first", "images.usual", 1.1),
     Comparison("e", "memory of (b)", "peak_mb", "digits.dltrain", "digits.plain", 1.1),
@@ -81,14 +85,14 @@ def _options() -> argparse.Namespace:
         "folder", metavar="FOLDER", nargs="?", help="train/<class>/*.jpg and test/; made where none is given"
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each measurement (default: 3)")
-    parser.add_argument("--only", default="a,b,c,d,e", metavar="a,b,c,d,e", help="the workloads to measure")
+    parser.add_argument("--only", default="a,b,c,d,e,f", metavar="a,b,c,d,e,f", help="the workloads to measure")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own choice)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--given", default="{}", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.letters = options.only.split(",")
-    if not set(options.letters) <= set("abcde"):
-        parser.error(f"--only takes letters from a to e with commas between them, not '{options.only}'")
+    if not set(options.letters) <= set("abcdef"):
+        parser.error(f"--only takes letters from a to f with commas between them, not '{options.only}'")
     if options.rounds < 1 or (options.threads or 1) < 1:
         parser.error("--rounds and --threads must be at least 1")
     if options.folder and not Path(options.folder, "train").is_dir():

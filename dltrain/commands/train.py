@@ -66,7 +66,7 @@ def go_on(
     With ``force`` a run goes on although its configuration has changed in what decides its course.
     """
     defer_compiler()
-    plan = Plan(as_text(cfg), str(folder.path), folder.command, force)
+    plan = Plan(as_text(cfg), str(folder.path), folder.command, force, os.getcwd() in sys.path)
     with _process_state(cfg), joined(pick_device(cfg.device), plan) as world:
         return _go_on(cfg, folder, resumable, stop, force, world)
 
@@ -76,6 +76,8 @@ def follow(stop: signals.StopRequest) -> None:
     defer_compiler()
     plan = await_plan()
     cfg, path = of_text(plan.config), Path(plan.path)
+    if plan.imports_from_here:
+        sys.path.insert(0, os.getcwd())
     file = path / "logs" / f"rank-{distributed.rank()}.log"
     log_to(file, speaks=False)
     write_to(file)

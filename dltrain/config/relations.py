@@ -48,16 +48,13 @@ def _mapping(node: Any) -> Mapping[str, Any]:
 
 def _check_processes(trainer: Mapping[str, Any], batch_size: Any) -> Iterator[Problem]:
     """What several processes that share a run need."""
-    devices, started = trainer.get("devices"), distributed.local_size() if distributed.is_worker() else None
-    count = distributed.size() if started else devices
-    if started and devices not in (1, "auto", started):
-        text = f"{started} processes were started on this machine already: leave it out"
-        yield Problem("trainer.devices", text, devices)
+    devices = trainer.get("devices")
+    count = distributed.size() if distributed.is_worker() else devices
     if isinstance(count, int) and isinstance(batch_size, int) and count > batch_size > 0:
         yield Problem("dataset.batch_size", f"is the batch of all {count} processes, and must have a sample for each")
     if trainer.get("strategy") != "fsdp":
         return
-    if devices == 1 and not started:
+    if count == 1 and not distributed.is_worker():
         yield Problem("trainer.strategy", "there is one process: add trainer.devices=N, or start with torchrun", "fsdp")
     if trainer.get("on_nonfinite") == "rollback":
         yield Problem("trainer.on_nonfinite", "excludes trainer.strategy=fsdp: use stop or skip", "rollback")

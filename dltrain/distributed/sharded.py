@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -95,7 +96,7 @@ def joined(content: dict[str, Any], folder: Path, mesh: DeviceMesh | None = None
             load(names, storage_reader=_Reader(place), no_dist=mesh is None)
     except CheckpointError:
         raise
-    except Exception as error:  # a hostile file can make the reader raise anything
+    except (Exception, CheckpointException) as error:  # a hostile file can make the reader raise anything
         raise CheckpointError(f"the shards in '{place}' cannot be read: {error}") from error
     filled: dict[str, Any] = plain
     return filled

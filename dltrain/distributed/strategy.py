@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
@@ -22,6 +23,8 @@ def replicate(model: nn.Module, backward: Callable[[], None], sync_batchnorm: bo
     from torch.nn.parallel import DistributedDataParallel
 
     device = next(model.parameters()).device
+    # Weights of convolutions that read one channel have two layouts at once, which is no loss.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # torch 2.14 has given the option another name, and warns of the old one.
     options = inspect.signature(DistributedDataParallel).parameters
     sends_buffers = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"

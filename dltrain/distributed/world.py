@@ -263,6 +263,7 @@ class Plan:
     path: str
     command: str
     force: bool
+    imports_from_here: bool  # whether classes of the working directory may be named
 
 
 def await_plan() -> Plan:
