@@ -12,7 +12,7 @@ _NAME = "torch._dynamo"
 
 
 class _Part:
-    """Stands for a submodule of ``torch._dynamo`` with the ``functions`` that are asked for outside of a compilation."""
+    """Stands for a submodule of ``torch._dynamo`` with the ``functions`` that are called outside of a compilation."""
 
     def __init__(self, name: str, **functions: Callable[[], Any]):
         self.__name__ = name

@@ -116,6 +116,13 @@ def test_a_run_imports_only_what_it_uses(tmp_path):
     assert "sympy" not in loaded  # torch's compiler brings it
 
 
+def test_several_processes_start_without_the_compiler(tmp_path):
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    arguments = ["trainer.epochs=1", "dataset.limit=8", "report=false", "device=cpu"]
+    run = f"import os\nos.environ.update({place})\nfrom dltrain.cli import main\nassert main({arguments!r}) == 0"
+    assert "sympy" not in loaded_after(run, tmp_path)
+
+
 def test_looking_through_all_modules_does_not_bring_the_compiler(tmp_path):
     code = "import inspect\nfrom dltrain.startup import defer_compiler\ndefer_compiler()\n"
     look = "inspect.getmodule(inspect.currentframe(), 'nowhere.py')"

@@ -59,7 +59,7 @@ class ShardedCheckpoints(Checkpoints):
 
     def _without_shards(self, content: dict[str, Any], name: str) -> dict[str, Any]:
         """``content`` with its shards written to the folder ``name``, which it names."""
-        shards: dict[str, DTensor] = {}
+        shards: dict[str, Tensor] = {}
         plain = _split(content, "", shards)
         self.world.share(lambda: _emptied(self.folder / name))
         save(shards, checkpoint_id=self.folder / name)
@@ -113,7 +113,7 @@ def _verify(place: Path, files: Mapping[str, str], mesh: DeviceMesh | None) -> N
             raise CheckpointError(f"'{path}' is damaged: it does not match its checksum")
 
 
-def _split(content: Any, name: str, shards: dict[str, DTensor]) -> Any:
+def _split(content: Any, name: str, shards: dict[str, Tensor]) -> Any:
     """``content`` with descriptions in place of tensors that lie in shards, which are added to ``shards`` by name."""
     if isinstance(content, DTensor):
         shards[name] = content.detach()
