@@ -289,10 +289,11 @@ def test_torchrun_starts_all_anew_and_the_run_goes_on(tmp_path, monkeypatch):
         "            os.kill(os.getpid(), 9)\n"
         "        return super().forward(inputs)\n"
     )
+    mine = ["model=mlp", "model._target_=mine.Net", "trainer.checkpoint.every_n_steps=10"]
+    mine += ["trainer.epochs=20", "report=false"]
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "dltrain"]
     run = subprocess.run(
-        [sys.executable, "-m", *command, *SMALL, "trainer.epochs=20", "report=false", "model=mlp"]
-        + ["model._target_=mine.Net", "trainer.checkpoint.every_n_steps=10"],
+        [sys.executable, "-m", *command, *SMALL, *mine],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
