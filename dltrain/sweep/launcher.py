@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -96,9 +97,9 @@ class Jobs(Launcher):
             lock.release()
         return [_answer(one) for one in planned]
 
-    def _engine(self, at_once: int) -> Engine:
+    def _engine(self, at_once: int, stack: ExitStack) -> Engine:
         if self.engine == "ray":
-            return OnRay(self.context, self.task, self.options)
+            return OnRay(stack, self.context, self.task, self.options)
         if self.engine == "fork":
             return Forked(self.context, self.task, at_once)
         return Submitted(self.engine, self.context, self.task, at_once, self.options)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ class _Remote:
 class OnRay:
     """``options``: ``ray.init`` and ``ray.remote``, the arguments of Ray's functions of these names.
 
+    Connected until ``stack`` is closed.
+
     Raises:
         UserError: there is no cluster at that address.
         ConfigError: an argument that Ray does not take.
@@ -52,15 +55,16 @@ class OnRay:
 
     shows = False
 
-    def __init__(self, context: HydraContext, task: TaskFunction, options: Mapping[str, Any]):
+    def __init__(self, stack: ExitStack, context: HydraContext, task: TaskFunction, options: Mapping[str, Any]):
         import ray
 
+        stack.enter_context(redirect_stdout(sys.stderr))  # where a thread of Ray's would write
+        stack.callback(ray.shutdown)
         self.context = context
         self.task = task
         settings = options["ray"]
         try:
-            if not ray.is_initialized():  # a search launches several times
-                ray.init(**settings["init"])
+            ray.init(**settings["init"])
             self.remote = ray.remote(**settings["remote"])(_perform)
         except (ConnectionError, RuntimeError) as error:
             raise UserError(f"hydra/launcher=ray: {error}") from error

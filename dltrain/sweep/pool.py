@@ -3,10 +3,10 @@
 Imports no torch.
 """
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,7 +45,7 @@ class Answer:
 def perform(context: HydraContext, task: TaskFunction, config: DictConfig) -> Answer:
     """Run one job in this process, which is its own: its result goes into its folder, and not to stdout."""
     answer = Answer()
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
             done = run_job(
                 hydra_context=context,
@@ -91,9 +91,12 @@ class Engine(Protocol):
 
 
 class Pool:
-    """Runs ``missing``, ``at_once`` at a time, and keeps the ledger of them; ``engine`` is made if there is a job."""
+    """Runs ``missing``, ``at_once`` at a time, and keeps the ledger of them.
 
-    def __init__(self, engine: Callable[[], Engine], at_once: int, ledger: Ledger, missing: Sequence[Planned]):
+    ``engine`` is made if there is a job; what it leaves on the stack is undone at the end.
+    """
+
+    def __init__(self, engine: Callable[[ExitStack], Engine], at_once: int, ledger: Ledger, missing: Sequence[Planned]):
         self.make_engine = engine
         self.ledger = ledger
         self.waiting = deque(missing)
@@ -106,7 +109,11 @@ class Pool:
         if not self.waiting:
             self.ledger.write()
             return
-        self.engine = self.make_engine()
+        with ExitStack() as stack:
+            self.engine = self.make_engine(stack)
+            self._run_all()
+
+    def _run_all(self) -> None:
         self.board = Board(len(self.waiting), live=not self.engine.shows)
         with signals.handled() as stop, stop.deferred(), self.board:
             try:

@@ -88,6 +88,9 @@ class _InQueue:
         state = "" if self.is_local else f" (state: {self.job.state})"
         return self._lost(f"job {self.job.job_id} left no result{state}")
 
+    def _lost(self, cause: str) -> Answer:
+        return Answer(1, f"{cause}; its output is in {self.job.paths.stderr}", is_lost=True)
+
     def has_ended(self) -> bool:
         forced = self.is_cancelled and time.monotonic() > self.asked + _STATE_SECONDS
         if forced:
