@@ -55,6 +55,12 @@ def test_a_grid_is_every_combination_once(dltrain):
     ]
 
 
+def test_a_list_is_a_choice(dltrain, tmp_path):
+    space = ("model.hidden_sizes=[8],[8,16]", "hydra.sweeper.sampler=grid")
+    assert dltrain(*SEARCH, *space, SWEEP).code == 0
+    assert sorted(row["model.hidden_sizes"] for row in ledger()) == ["[8,16]", "[8]"]
+
+
 @pytest.mark.parametrize("sampler", ["random", "cmaes"])
 def test_other_samplers_repeat_with_their_seed(dltrain, sampler):
     for folder in ("one", "other"):

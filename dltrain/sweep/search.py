@@ -225,6 +225,8 @@ def _plain(value: Any) -> Any:
 
 def _typed(value: Any) -> str:
     """A value as it is written on the command line."""
+    if isinstance(value, str) and value.startswith(("[", "{")):  # a list or dict, which Optuna has as its text
+        return value
     return "null" if value is None else Override._get_value_element_as_str(value)
 
 
