@@ -55,50 +55,54 @@ def metrics(run: Path) -> list[dict[str, str]]:
 def test_the_ledger_is_that_of_our_own_processes(dltrain, fragile, tmp_path, launcher, lost):  # noqa: F811
     if launcher == "ray":
         pytest.importorskip("ray")
-    command = ("-m", *fragile, "model.how=well,killed,wrong", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2")
+    command = ("-m", *fragile, "model.how=well,killed", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2")
     first = dltrain(*command)
     assert first.code == 1, first.stderr
-    assert (first.result["done"], first.result["failed"]) == (1, 2)
+    assert (first.result["done"], first.result["failed"]) == (1, 1)
     assert (tmp_path / "sweep" / "sweep.html").exists()
-    rows = ledger()
-    assert [row["status"] for row in rows] == ["done", "failed", "failed"]
-    assert lost in rows[1]["cause"] and rows[2]["cause"] == "no such width"
+    assert [row["status"] for row in ledger()] == ["done", "failed"]
+    assert lost in ledger()[1]["cause"]
     (tmp_path / "mended").touch()
     second = dltrain(*command)
-    assert second.code == 1
-    assert "1 of 3 jobs are done already" in second.stderr
-    assert [row["status"] for row in ledger()] == ["done", "done", "failed"]
+    assert second.code == 0
+    assert "1 of 2 jobs are done already" in second.stderr
     alone = dltrain("-m", *fragile, "model.how=well,killed", "hydra.sweep.dir=forked")
     assert alone.code == 0
-    assert timeless(ledger())[:2] == timeless(ledger(Path("forked")))
+    assert timeless(ledger()) == timeless(ledger(Path("forked")))
 
 
 def test_optuna_proposes_jobs_for_any_of_them(dltrain):
-    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optim.lr=interval(0.01, 0.1)")
+    search = (
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+        "optim.lr=choice(0.01, 1e38)",
+        "hydra.sweeper.sampler=grid",
+    )
     found = dltrain("-m", *SHORT, *search, SWEEP, "hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2")
-    assert (found.code, found.result["done"]) == (0, 2), found.stderr
+    assert (found.code, found.result["done"], found.result["failed"]) == (1, 1, 1), found.stderr
+    assert "not finite" in ledger()[1]["cause"]
 
 
 def test_a_job_whose_time_is_up_goes_on_in_the_queue(slurm, dltrain, tmp_path):
-    process = sweep_of(*LONG, "seed=1,2", "hydra/launcher=submitit_slurm")
+    process = sweep_of(*LONG, "seed=1", "hydra/launcher=submitit_slurm")
     wait_for(lambda: (tmp_path / "sweep" / "0" / "checkpoints" / "last.pt").exists(), process)
     os.kill(int((slurm / "1" / "task").read_text()), signal.SIGUSR2)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert [(slurm / number / "was_requeued").exists() for number in "12"] == [True, False]
+    assert (slurm / "1" / "was_requeued").exists()
     alone = dltrain(*LONG)
     assert metrics(tmp_path / "sweep" / "0") == metrics(alone.folder)
 
 
-def test_a_sweep_that_is_interrupted_cancels_its_jobs_which_save_their_state(slurm, tmp_path):
-    process = sweep_of(*LONG, "trainer.epochs=200000", "seed=1,2", "hydra/launcher=submitit_slurm")
-    runs = [tmp_path / "sweep" / name for name in "01"]
-    wait_for(lambda: all((run / "checkpoints" / "last.pt").exists() for run in runs), process)
+def test_a_sweep_that_is_interrupted_cancels_its_job_which_saves_its_state(slurm, tmp_path):
+    long = (*LONG, "trainer.epochs=200000", "seed=1,2", "hydra/launcher=submitit_slurm", "hydra.launcher.n_jobs=1")
+    process = sweep_of(*long)
+    wait_for((tmp_path / "sweep" / "0" / "checkpoints" / "last.pt").exists, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert [row["status"] for row in ledger()] == ["interrupted", "interrupted"]
-    wait_for(lambda: all((slurm / number / "state").read_text() == "CANCELLED\n" for number in "12"))
+    assert [row["status"] for row in ledger()] == ["interrupted"]
+    wait_for(lambda: (slurm / "1" / "state").read_text() == "CANCELLED\n")
 
 
 def test_the_batch_script_requeues_a_run_that_has_saved_its_state(slurm, dltrain, tmp_path, monkeypatch):
@@ -140,6 +144,25 @@ def test_a_package_that_is_missing_is_named_with_its_extra(shell, launcher, modu
     assert outcome.returncode == 2
     assert f'hydra/launcher={launcher} needs the package {module}: pip install "dltrain[{extra}]"' in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_our_launchers_stand_beside_plugins_of_the_same_names(shell):
+    code = """
+import sys
+from dataclasses import dataclass
+from hydra.core.config_store import ConfigStore
+from dltrain.cli import main
+
+@dataclass
+class Other:
+    _target_: str = "plugin.Launcher"
+
+ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=Other())
+sys.exit(main())
+"""
+    outcome = shell("--cfg", "hydra", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", code=code)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "engine: slurm" in outcome.stdout and "partition: gpu" in outcome.stdout
 
 
 @pytest.mark.parametrize(
