@@ -78,9 +78,9 @@ def test_optuna_proposes_jobs_for_any_of_them(dltrain):
         "optim.lr=choice(0.01, 1e38)",
         "hydra.sweeper.sampler=grid",
     )
-    found = dltrain("-m", *SHORT, *search, SWEEP, "hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2")
+    found = dltrain("-m", *SHORT, *search, "hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2")
     assert (found.code, found.result["done"], found.result["failed"]) == (1, 1, 1), found.stderr
-    assert "not finite" in ledger()[1]["cause"]
+    assert "not finite" in ledger(Path(found.result["sweep"]))[1]["cause"]
 
 
 def test_a_job_whose_time_is_up_goes_on_in_the_queue(slurm, dltrain, tmp_path):

@@ -17,7 +17,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dltrain.config.rules import shown
 from dltrain.errors import ConfigError, UserError
@@ -63,6 +63,8 @@ class Jobs(Launcher):
         if not is_number and not (auto and self.n_jobs == "auto"):
             problem = f"hydra.launcher.n_jobs must be {auto}a whole number from 1 on, not {shown(self.n_jobs)}"
             raise ConfigError([problem])
+        if self.engine not in ("fork", *_NEEDED):
+            raise ConfigError([f"hydra.launcher.engine must be fork, local, slurm or ray, not {shown(self.engine)}"])
         if self.engine in _NEEDED:
             require_extras(*_NEEDED[self.engine])
         if self.engine == "slurm" and shutil.which("srun") is None:
@@ -121,6 +123,9 @@ class Jobs(Launcher):
             job = known or ledger.plan(number, named, _folder_of(config))
             if known:
                 problems += [f"job {number}: {one}" for one in _changes(job, config)]
+            with read_write(config.hydra):  # of now, wherever and whenever the job will run
+                config.hydra.sweep.dir = str(ledger.folder)
+                config.hydra.sweep.subdir = str(job.folder.relative_to(ledger.folder))
             found.append(Planned(named, config, job))
         if problems:
             raise ConfigError(

@@ -26,8 +26,9 @@ class _Remote:
 
         try:
             found: Answer = ray.get(self.reference)
-        except ray.exceptions.RayError as error:  # the worker was killed, or its node went away
-            return Answer(1, str(error).strip().splitlines()[0], is_lost=True)
+        except ray.exceptions.RayError as error:  # the worker was killed, its node went away, or the task has a bug
+            cause = str(getattr(error, "cause", error)).strip()
+            return Answer(1, cause.splitlines()[0], is_lost=True)
         return found
 
     def end(self) -> None:

@@ -84,7 +84,8 @@ class _InQueue:
                 found: Answer = self.job.result()
                 return found
             if isinstance(error, FailedJobError):  # its traceback stands between two rules
-                return self._lost(str(error).split("-" * 22)[1].strip().splitlines()[-1])
+                trace = str(error).split("-" * 22)[1].strip().splitlines()
+                return self._lost([line for line in trace if not line.startswith(" ")][-1])
         state = "" if self.is_local else f" (state: {self.job.state})"
         return self._lost(f"job {self.job.job_id} left no result{state}")
 
