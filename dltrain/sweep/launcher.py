@@ -26,10 +26,8 @@ from dltrain.record import flat
 from dltrain.run import RunFolder
 from dltrain.sweep.forked import Forked, jobs_at_once
 from dltrain.sweep.ledger import Job, Ledger
-from dltrain.sweep.on_ray import OnRay
 from dltrain.sweep.pool import Engine, Planned, Pool
 from dltrain.sweep.search import Search
-from dltrain.sweep.submitted import Submitted
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +99,13 @@ class Jobs(Launcher):
 
     def _engine(self, at_once: int, stack: ExitStack) -> Engine:
         if self.engine == "ray":
+            from dltrain.sweep.on_ray import OnRay
+
             return OnRay(stack, self.context, self.task, self.options)
         if self.engine == "fork":
             return Forked(self.context, self.task, at_once)
+        from dltrain.sweep.submitted import Submitted  # of systems with signals for users alone
+
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
 
     def _planned(self, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]]) -> list[Planned]:
