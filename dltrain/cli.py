@@ -127,6 +127,7 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
     from dltrain.config.command import check_command
     from dltrain.config.command_line import for_hydra
     from dltrain.config.flags import parse_flags
+    from dltrain.config.plugins import prefer_ours
 
     # Two runs never share a folder, however close they start. Cached: one value for a whole sweep.
     OmegaConf.register_new_resolver("dltrain_unique", lambda: token_hex(4), use_cache=True, replace=True)
@@ -135,6 +136,7 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
     # Classes of the working directory can be named as a _target_ without installing them.
     sys.path.insert(0, os.getcwd())
     flags = parse_flags(for_hydra(arguments))
+    prefer_ours()
     shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not shows:
         check_command(for_hydra(arguments))

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import optuna
 import pytest
 
+from dltrain.sweep.storage import storage_of
 from tests.test_cli import SHORT
 from tests.test_sweep import SWEEP, ledger
 
@@ -13,8 +15,8 @@ SEARCH = ("-m", "hydra/sweeper=optuna", "model=mlp", *SHORT)
 LR = "optim.lr=tag(log, interval(0.001, 0.3))"
 
 
-def study(url: str = "sqlite:///sweep/study.db") -> optuna.Study:
-    return optuna.load_study(study_name="dltrain", storage=url)
+def study(storage: str = "sqlite:///sweep/study.db") -> optuna.Study:
+    return optuna.load_study(study_name="dltrain", storage=storage_of(storage, Path()))
 
 
 def test_trials_are_drawn_from_the_space_and_told_what_their_jobs_reached(dltrain):
@@ -53,6 +55,12 @@ def test_a_grid_is_every_combination_once(dltrain):
     ]
 
 
+def test_a_list_is_a_choice(dltrain, tmp_path):
+    space = ("model.hidden_sizes=[8],[8,16]", "hydra.sweeper.sampler=grid")
+    assert dltrain(*SEARCH, *space, SWEEP).code == 0
+    assert sorted(row["model.hidden_sizes"] for row in ledger()) == ["[8,16]", "[8]"]
+
+
 @pytest.mark.parametrize("sampler", ["random", "cmaes"])
 def test_other_samplers_repeat_with_their_seed(dltrain, sampler):
     for folder in ("one", "other"):
@@ -86,6 +94,9 @@ def test_several_objectives(dltrain):
         ([LR, "hydra.sweeper.n_trials=0"], "n_trials must be a whole number from 1 on"),
         ([LR, "hydra.sweeper.direction=up"], "direction must be auto, or minimize or maximize"),
         ([LR, "hydra.sweeper.sampler=grid"], "optim.lr has an interval"),
+        ([LR, "hydra.sweeper.storage=nowhere/study.log"], "there is no folder"),
+        ([LR, "hydra.sweeper.storage=sqlite:////nowhere/study.db"], "unable to open database file"),
+        ([LR, "hydra.sweeper.storage=postgresql://host/study"], "install the database's driver"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_2(dltrain, arguments, fragment):
@@ -94,19 +105,20 @@ def test_a_mistake_is_one_message_and_exit_2(dltrain, arguments, fragment):
     assert fragment in outcome.stderr and "Traceback" not in outcome.stderr
 
 
-def test_two_processes_share_a_study(tmp_path):
-    storage = f"sqlite:///{tmp_path}/shared.db"
-    optuna.create_study(study_name="dltrain", storage=storage, direction="minimize")
+@pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", "{}/shared.log"], ids=["database", "journal"])
+def test_two_processes_share_a_study(tmp_path, storage):
+    storage = storage.format(tmp_path)
+    optuna.create_study(study_name="dltrain", storage=storage_of(storage, tmp_path), direction="minimize")
     common = [*SEARCH, LR, f"hydra.sweeper.storage={storage}", "hydra.sweeper.n_trials=6", "report=false"]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "dltrain", *common, f"hydra.sweep.dir={name}", f"hydra.sweeper.seed={seed}"],
+            [sys.executable, "-m", "dltrain", *common, f"hydra.sweep.dir={name}"],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for seed, name in enumerate(("here", "there"))
+        for name in ("here", "there")
     ]
     for process in processes:
         _, errors = process.communicate(timeout=120)
@@ -114,5 +126,5 @@ def test_two_processes_share_a_study(tmp_path):
     trials = study(storage).trials
     assert len(trials) in (6, 7)  # both may ask for the last one
     runs = {trial.user_attrs["run"] for trial in trials}
-    assert len(runs) == len(trials)
+    assert len(runs) == len({trial.params["optim.lr"] for trial in trials}) == len(trials)
     assert len(ledger(tmp_path / "here")) + len(ledger(tmp_path / "there")) == len(trials)

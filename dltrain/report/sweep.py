@@ -175,7 +175,8 @@ def _importance(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> list[
     found = {key: importance([row.settings.get(key, "") for row in rows], results) for key in keys}
     order = sorted(found, key=lambda key: -found[key])
     bars = {"name": "share of variance explained", "values": [round(found[key], 4) for key in order]}
-    return [{"kind": "bar", "title": f"Importance for {monitor}", "axis": "key", "x": order, "series": [bars]}]
+    title = f"Importance for {monitor}"
+    return [{"kind": "bar", "title": title, "axis": "", "words": True, "x": order, "series": [bars]}]
 
 
 def _slice(rows: Sequence[Row], key: str, monitor: str) -> Chart:

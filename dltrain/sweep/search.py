@@ -140,19 +140,22 @@ class Search(Sweeper):
         return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, constant_liar=True)
 
     def _study(self, optuna: Any, folder: Path, space: Mapping[str, Any], fixed: list[str]) -> Any:
+        from dltrain.sweep.storage import own_seed, storage_of
+
         metrics = self.metrics or [_monitor(self.context.config_loader.load_sweep_config(self.config, fixed))]
         directions = self.directions
         if directions == ["auto"]:
             directions = ["minimize" if lower_is_better(name) else "maximize" for name in metrics]
         try:
             study = optuna.create_study(
-                storage=self.storage or f"sqlite:///{folder / 'study.db'}",
+                storage=storage_of(self.storage, folder),
                 study_name=self.study_name,
                 directions=directions,
                 load_if_exists=True,
             )
             # A sampler that began anew with its seed would propose the same again.
-            study.sampler = self._sampler(optuna, self.seed + len(study.get_trials(deepcopy=False)))
+            others = own_seed(folder) if self.storage else 0
+            study.sampler = self._sampler(optuna, self.seed + others + len(study.get_trials(deepcopy=False)))
         except ImportError as error:
             raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
         if [direction.name.lower() for direction in study.directions] != directions:
@@ -222,6 +225,8 @@ def _plain(value: Any) -> Any:
 
 def _typed(value: Any) -> str:
     """A value as it is written on the command line."""
+    if isinstance(value, str) and value.startswith(("[", "{")):  # a list or dict, which Optuna has as its text
+        return value
     return "null" if value is None else Override._get_value_element_as_str(value)
 
 

@@ -1,5 +1,7 @@
 """The outcome of a sweep on a terminal."""
 
+import re
+
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +21,7 @@ def print_outcome(found: Outcome) -> None:
     for name in (*keys, *metrics, "seeds"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, choice in enumerate(found.choices[:_SHOWN]):
-        cells = [choice.settings.get(key, "") for key in keys]
+        cells = [_rounded(choice.settings.get(key, "")) for key in keys]
         cells += [_shown(choice, name) for name in metrics]
         table.add_row(*cells, str(len(choice.jobs)), style="bold" if number == 0 else None)
     console.print(table)
@@ -39,3 +41,8 @@ def _shown(choice: Choice, name: str) -> str:
         return "–"
     spread = f" ± {choice.deviations[name]:.2g}" if name in choice.deviations else ""
     return f"{choice.means[name]:.4g}{spread}"
+
+
+def _rounded(setting: str) -> str:
+    """A number that a search has drawn, with the digits that tell; the command of the best job has all of them."""
+    return f"{float(setting):.4g}" if re.fullmatch(r"-?\d*\.\d{5,}(e-?\d+)?", setting) else setting

@@ -85,7 +85,7 @@
           ? { formatter: (dot) => slice ? `${chart.axis} ${figure(dot.value[0])}<br>${chart.y} ${figure(dot.value[1])}` : `true ${figure(dot.value[0])}<br>predicted ${figure(dot.value[1])}` }
           : { valueFormatter: figure }) },
       xAxis: { ...(scatter ? narrow : axis), type: slice ? chart.type : scatter ? "value" : "category", scale: true,
-        data: chart.x,
+        data: chart.x, ...(chart.words ? { axisLabel: { color: c.soft, interval: 0, rotate: 20 } } : {}),
         boundaryGap: scatter ? ["2%", "2%"] : chart.kind === "bar", name: chart.axis, nameLocation: "middle",
         nameGap: 26, nameTextStyle: { color: c.soft }, splitLine: { show: false } },
       yAxis: { ...narrow, type: "value", scale: chart.kind !== "bar",

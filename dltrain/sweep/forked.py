@@ -1,0 +1,142 @@
+"""Jobs as processes of this machine, each forked from one that has imported everything already.
+
+A forked job starts within milliseconds, shares no state with the jobs before it, and takes nothing with it when it
+is killed. Imports no torch before the first job.
+"""
+
+import contextlib
+import ctypes
+import glob
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from hydra.types import HydraContext, TaskFunction
+
+from dltrain.errors import UserError
+from dltrain.machine import available_memory, core_count
+from dltrain.sweep.pool import Answer, Planned, perform
+
+_JOB_MEMORY = 1.5 * 2**30  # bytes that a job with torch and a small data set takes
+_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+
+
+@dataclass
+class _Process:
+    planned: Planned
+    slot: int
+    process: BaseProcess
+    pipe: Connection
+
+    def answer(self) -> Answer:
+        found = None
+        with contextlib.suppress(EOFError):  # it was killed
+            found = self.pipe.recv()
+        self.pipe.close()
+        self.process.join()
+        code = self.process.exitcode or 0
+        if code < 0:
+            return Answer(code, f"killed by signal {-code} ({signal.Signals(-code).name})", is_lost=True)
+        return found or Answer(code)
+
+    def end(self) -> None:
+        self.process.terminate()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+class Forked:
+    """``at_once`` jobs share the threads and the GPUs of this machine.
+
+    Raises:
+        UserError: this system has no fork.
+    """
+
+    def __init__(self, context: HydraContext, task: TaskFunction, at_once: int):
+        if not hasattr(os, "fork"):
+            raise UserError("this system cannot fork processes: use hydra/launcher=basic")
+        self.context = context
+        self.task = task
+        self.at_once = at_once
+        self.shows = at_once == 1
+        _import_once()
+
+    def start(self, planned: Planned, slot: int) -> _Process:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(
+            target=self._child, args=(planned, theirs, slot), name=f"job {planned.job.number}"
+        )
+        process.start()
+        theirs.close()
+        return _Process(planned, slot, process, ours)
+
+    def ended(self, running: Sequence[_Process], seconds: float) -> list[_Process]:
+        ready = wait([one.process.sentinel for one in running], seconds)
+        return [one for one in running if one.process.sentinel in ready]
+
+    def _child(self, planned: Planned, pipe: Connection, slot: int) -> None:
+        """One job, in the process that is its own."""
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        _die_with_parent()
+        with contextlib.ExitStack() as stack:
+            if not self.shows:  # train.log has it
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+                take_share(slot, self.at_once)
+            answer = perform(self.context, self.task, planned.config)
+        pipe.send(answer)
+        pipe.close()
+        os._exit(answer.code)  # what the parent has opened is the parent's to close
+
+
+def _die_with_parent() -> None:
+    """A job must not go on alone: started again, the sweep would find its folder taken. Linux can see to that."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:  # it went before this
+            os._exit(1)
+
+
+def take_share(slot: int, slots: int) -> None:
+    """The threads and the GPU of one of ``slots`` jobs that run at once."""
+    import torch
+
+    if gpus := _gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    if "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, core_count() // slots)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
+def _import_once() -> None:
+    """Import what every job needs, before the first of them is forked; nothing here starts a thread."""
+    from dltrain.startup import defer_compiler
+
+    defer_compiler()
+    import dltrain.commands.train  # noqa: F401
+
+
+def jobs_at_once(n_jobs: int | str, jobs: int) -> int:
+    """``n_jobs``, or for ``auto`` as many as cores, memory and GPUs allow; at most as many as there are ``jobs``."""
+    if isinstance(n_jobs, int):
+        return min(n_jobs, max(jobs, 1))
+    room = max(1, int(available_memory() // _JOB_MEMORY))
+    return max(1, min(len(_gpus()) or core_count(), room, jobs))
+
+
+def _gpus() -> list[str]:
+    """The GPUs that CUDA may use, by number, without starting CUDA, which no fork survives."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one for one in visible.split(",") if one.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(glob.glob("/dev/nvidia[0-9]*")))]

@@ -1,0 +1,167 @@
+"""The jobs that are to run, from the first to the last, whatever runs them: processes here, a cluster's queue, Ray.
+
+Imports no torch.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hydra.core.utils import run_job
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from dltrain import signals
+from dltrain.sweep.board import Board
+from dltrain.sweep.ledger import Job, Ledger
+
+_POLL = 0.5  # seconds between two looks at the running jobs
+
+
+@dataclass
+class Planned:
+    """A job that is to run, with its configuration."""
+
+    overrides: tuple[str, ...]
+    config: DictConfig
+    job: Job
+    tries: int = 0
+    value: float | None = None  # what training returned
+
+
+@dataclass
+class Answer:
+    """How the process of a job ended: the exit code of the same run alone, and why."""
+
+    code: int = 0
+    cause: str = ""
+    value: float | None = None
+    is_lost: bool = False  # it was killed, or never came to answer: ``cause`` says what is known
+
+
+def perform(context: HydraContext, task: TaskFunction, config: DictConfig) -> Answer:
+    """Run one job in this process, which is its own: its result goes into its folder, and not to stdout."""
+    answer = Answer()
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        try:
+            done = run_job(
+                hydra_context=context,
+                task_function=task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            answer.value = done.return_value
+        except SystemExit as leave:
+            answer.code = leave.code if isinstance(leave.code, int) else 1
+            error = leave.__context__
+            answer.cause = " ".join(str(error or "").split()) or type(error).__name__
+    return answer
+
+
+class Started(Protocol):
+    """A job that has been handed to its engine."""
+
+    planned: Planned
+    slot: int
+
+    def answer(self) -> Answer:
+        """Of a job that has ended."""
+
+    def end(self) -> None:
+        """Have it save its state and leave."""
+
+    def kill(self) -> None:
+        """Do not wait for it."""
+
+
+class Engine(Protocol):
+    """How jobs are run."""
+
+    shows: bool  # whether what a job writes is seen on this terminal
+
+    def start(self, planned: Planned, slot: int) -> Started:
+        """``slot``: a number below the jobs that run at once, that no other running job has."""
+
+    def ended(self, running: Sequence[Any], seconds: float) -> Sequence[Any]:
+        """Those of the ``running`` jobs that have ended; waits for the first of them for so many ``seconds``."""
+
+
+class Pool:
+    """Runs ``missing``, ``at_once`` at a time, and keeps the ledger of them.
+
+    ``engine`` is made if there is a job; what it leaves on the stack is undone at the end.
+    """
+
+    def __init__(self, engine: Callable[[ExitStack], Engine], at_once: int, ledger: Ledger, missing: Sequence[Planned]):
+        self.make_engine = engine
+        self.ledger = ledger
+        self.waiting = deque(missing)
+        self.slots = list(range(at_once))
+        self.running: list[Started] = []
+        self.stops_at_failure = any(one.config.sweep.on_failure == "stop" for one in missing)
+        self.retries = max((int(one.config.sweep.retries) for one in missing), default=0)
+
+    def run(self) -> None:
+        if not self.waiting:
+            self.ledger.write()
+            return
+        with ExitStack() as stack:
+            self.engine = self.make_engine(stack)
+            self._run_all()
+
+    def _run_all(self) -> None:
+        self.board = Board(len(self.waiting), live=not self.engine.shows)
+        with signals.handled() as stop, stop.deferred(), self.board:
+            try:
+                while (self.waiting and not stop.requested) or self.running:
+                    while self.waiting and self.slots and not stop.requested:
+                        self._start(self.waiting.popleft())
+                    if stop.requested:  # where Ctrl-C has told the jobs so already, this is nothing
+                        for started in self.running:
+                            started.end()
+                    for started in self.engine.ended(self.running, _POLL):
+                        self.running.remove(started)
+                        self._finish(started, is_stopping=stop.requested)
+                    self.board.show([one.planned.job for one in self.running])
+                stop.check()
+            finally:
+                for started in self.running:
+                    started.kill()
+                    started.planned.job.refresh()
+                self.ledger.write()
+
+    def _start(self, planned: Planned) -> None:
+        job = planned.job
+        planned.tries += 1
+        job.begun, job.cause, job.result = True, "", {}
+        resumes = (job.folder / "checkpoints").is_dir()
+        if resumes and planned.config.resume == "off":
+            planned.config.resume = "auto"
+        self.ledger.write()
+        self.board.begins(job, again=resumes or planned.tries > 1)
+        self.running.append(self.engine.start(planned, self.slots.pop(0)))
+
+    def _finish(self, started: Started, is_stopping: bool) -> None:
+        planned, job = started.planned, started.planned.job
+        answer = started.answer()
+        self.slots.append(started.slot)
+        job.refresh()
+        if answer.is_lost and is_stopping and job.result.get("status") != "running":
+            job.begun = bool(job.result)  # else it still waited in a queue, and this was no try
+        elif answer.is_lost:
+            job.cause = answer.cause
+        elif answer.code and job.status != "interrupted":
+            job.cause = answer.cause or str(job.result.get("error") or f"exit code {answer.code}")
+        self.ledger.write()
+        again = answer.code not in (0, 2) and job.status == "failed" and planned.tries <= self.retries
+        if job.begun:
+            self.board.ends(job, again)
+        planned.value = answer.value
+        if again:
+            self.waiting.appendleft(planned)
+        elif job.status == "failed" and self.stops_at_failure:
+            self.waiting.clear()

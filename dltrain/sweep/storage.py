@@ -1,0 +1,40 @@
+"""Where a study is kept. Imports Optuna."""
+
+import platform
+import zlib
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+
+from dltrain.errors import UserError
+
+
+def storage_of(named: str | None, folder: Path) -> Any:
+    """Optuna's storage for ``hydra.sweeper.storage``: a database by its URL, or a journal by its path.
+
+    Without a name it is ``study.db`` in the sweep's ``folder``. Processes on several machines may share a database, or
+    a journal on a file system that all of them see, NFS included.
+
+    Raises:
+        UserError: the database's driver is not installed, or the database cannot be used.
+    """
+    if named is not None and "://" not in named:
+        path = Path(named).expanduser().absolute()
+        if not path.parent.is_dir():
+            raise UserError(f"hydra.sweeper.storage={named}: there is no folder {path.parent}")
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    try:
+        return optuna.storages.get_storage(named or f"sqlite:///{folder / 'study.db'}")
+    except ImportError as error:
+        if named is None:
+            raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
+        raise UserError(f"hydra.sweeper.storage={named}: {error}; install the database's driver") from error
+    except Exception as error:  # SQLAlchemy's own, and those of each driver
+        raise UserError(f"hydra.sweeper.storage={named}: {str(error).splitlines()[0]}") from error
+
+
+def own_seed(folder: Path) -> int:
+    """What a sampler's seed is increased by, so that no two of the machines on one study propose the same."""
+    return zlib.crc32(f"{platform.node()}:{folder}".encode()) >> 2
