@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _dispatch(arguments)
         sys.stdout.flush()
+        _release_others(arguments)
     except SystemExit as leave:  # argparse, Hydra's own flags, or a job that has reported its error
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except BrokenPipeError:  # `dltrain list | head`: nobody reads on, and flushing at exit must not complain either
@@ -43,28 +44,46 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _release_others(arguments: Sequence[str]) -> None:
+    """Let the other processes go where they wait for a run, and there was but help to be shown, for example."""
+    if distributed.size() > 1 and _verb(arguments) in (None, "resume"):
+        from dltrain.distributed.meeting import meeting
+
+        meeting().announce_nothing()
+
+
 def follow(arguments: Sequence[str]) -> int:
     """Do what rank 0 of the same run does with ``arguments``, silently; returns the exit code.
 
     What goes wrong is told to rank 0, and stands in this process's log.
     """
-    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    verb = _verb(arguments)
     if verb not in (None, "resume", "evaluate", "predict"):
         return 0
     from dltrain import signals
 
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         with signals.handled() as stop:
-            if verb in ("evaluate", "predict"):
-                VERBS[verb](arguments[1:])
-            else:
-                from dltrain.commands.train import follow as follow_training
+            from dltrain.distributed.meeting import meeting, reporting
 
-                follow_training(stop)
+            with reporting(meeting()):
+                if verb in ("evaluate", "predict"):
+                    VERBS[verb](arguments[1:])
+                else:
+                    from dltrain.commands.train import follow as follow_training
+
+                    follow_training(stop)
+            meeting().leave()
     except BaseException as error:
         logging.getLogger(__name__).error("this process has ended", exc_info=error)
         return error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
     return 0
+
+
+def _verb(arguments: Sequence[str]) -> str | None:
+    """``None`` for training, which has none."""
+    return arguments[0] if arguments and arguments[0] in VERBS else None
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -89,7 +108,7 @@ def _after_restart() -> list[str]:
     """What has the run go on where it was when the launcher had to start all of its processes anew."""
     if not distributed.restarts():
         return []
-    from dltrain.distributed.world import earlier_folder
+    from dltrain.distributed.meeting import earlier_folder
 
     folder = earlier_folder()
     return [f"hydra.run.dir={quoted(folder)}", "resume=auto"] if folder else []
@@ -141,6 +160,8 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
     if not shows:
         check_command(for_hydra(arguments))
     if flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides:
+        if distributed.is_worker():
+            raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
         from dltrain.sweep.launcher import register
 
         register(shlex.join(["dltrain", *arguments]))

@@ -62,6 +62,5 @@ def log_to(path: Path | None, speaks: bool = True) -> None:
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
     if not speaks:
-        del settings["handlers"]["stderr"]
-        settings["root"]["handlers"].remove("stderr")
+        settings["handlers"]["stderr"] = {"class": "logging.NullHandler"}  # without any, Python has one that speaks
     logging.config.dictConfig(settings)

@@ -215,6 +215,23 @@ def test_an_error_of_one_process_is_told_once_with_its_rank(together, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["list", "optim"], 0),
+        (["--cfg", "job"], 0),
+        (["evaluate", "nowhere"], 2),
+        (["-m", "seed=1,2"], 2),
+    ],
+    ids=["help", "list", "cfg", "evaluate", "sweep"],
+)
+def test_what_is_no_run_is_said_once_and_keeps_nobody_waiting(together, arguments, code):
+    first, *others = together(2, *arguments)
+    assert first.code == code and (first.stdout if code == 0 else first.stderr.startswith("dltrain: "))
+    assert not any(other.stdout or "dltrain" in other.stderr for other in others)
+
+
 def test_all_processes_stop_behind_the_same_bad_step(together, tmp_path):
     ended = together(2, *SMALL, "optim.lr=1e20", "hydra.run.dir=run")
     assert [one.code for one in ended] == [1, 1]

@@ -37,7 +37,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
     from dltrain.device import process_state
-    from dltrain.distributed.world import joined
+    from dltrain.distributed.meeting import joined
     from dltrain.inference import evaluate as evaluate_batches
     from dltrain.loaded import load_run
     from dltrain.log import log_to

@@ -46,7 +46,7 @@ def predict(arguments: Sequence[str]) -> None:
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
     from dltrain.data.inputs import read_inputs
-    from dltrain.distributed.world import joined
+    from dltrain.distributed.meeting import joined
     from dltrain.loaded import load_run
     from dltrain.log import log_to
 

@@ -17,7 +17,8 @@ from dltrain.build import Parts, build, start_loggers
 from dltrain.config.earlier import as_text, of_text
 from dltrain.device import pick_device, process_state, seed_apart
 from dltrain.distributed.layers import has_own_draws
-from dltrain.distributed.world import Plan, World, await_plan, joined
+from dltrain.distributed.meeting import Plan, joined, meeting
+from dltrain.distributed.world import World
 from dltrain.errors import DltrainError, Interrupted, TrainingError
 from dltrain.log import log_to, write_to
 from dltrain.metrics import ClassificationMetrics
@@ -74,7 +75,9 @@ def go_on(
 def follow(stop: signals.StopRequest) -> None:
     """Take part in a run that another process, rank 0, has planned, and writes and speaks for."""
     defer_compiler()
-    plan = await_plan()
+    plan = meeting().plan()
+    if plan is None:
+        return
     cfg, path = of_text(plan.config), Path(plan.path)
     if plan.imports_from_here:
         sys.path.insert(0, os.getcwd())

@@ -1,11 +1,12 @@
 """Training in several processes: one a GPU, on one machine or many, under PyTorch's elastic launcher.
 
-__init__    what the launcher says in the environment; imports no torch
-launch      starts the processes of a run on this machine
-world       the processes of a run and what they say to each other
-layers      batch norm and dropout over the batch of all processes
-strategy    copies of the network that agree on gradients (DDP), or shards of it (FSDP2)
-sharded     checkpoints of shards
+- Here: what a launcher says in the environment; without torch.
+- ``launch`` starts the processes of a run on this machine.
+- ``meeting``: where they find each other, what rank 0 has planned, and what has ended one of them.
+- ``world``: how they divide a batch, and what they compute together.
+- ``layers``: batch norm and dropout over the batch of all.
+- ``strategy``: copies of the network that agree on gradients (DDP), or shards of it (FSDP2).
+- ``sharded``: checkpoints of shards.
 """
 
 import os

@@ -1,0 +1,204 @@
+"""Where the processes of a run find each other, what rank 0 has planned, and what has ended one of them."""
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed.rendezvous import rendezvous
+
+from dltrain import distributed
+from dltrain.distributed.world import Group, World
+from dltrain.errors import DltrainError, Interrupted, TrainingError
+
+_SIGNAL = 128  # exit codes from here on are a signal's
+_PLAN, _ERROR, _FOLDER = "plan", "error", "dltrain run folder"  # keys of the stores
+_NO_PLAN = "null"
+_POLL = 0.5  # seconds between two looks at whether another process has failed
+_PATIENCE = 5.0  # seconds in which this process may notice by itself that another has failed
+_SECONDS_TO_SAY = 1.0  # in which a process that ends says why
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What rank 0 has made of the command line: the composed configuration, the run folder, and what is to be said."""
+
+    config: str
+    path: str
+    command: str
+    force: bool
+    imports_from_here: bool  # whether classes of the working directory may be named
+
+
+class Meeting:
+    """The launcher's store, in which each process can leave a word for the others."""
+
+    def __init__(self) -> None:
+        store, self.rank, self.size = next(iter(rendezvous("env://")))
+        self.store = PrefixStore(f"dltrain/{distributed.restarts()}", store)
+        self.store.set(f"process {self.rank}", f"{os.uname().nodename} {os.getpid()}")
+        self._left = threading.Event()
+        threading.Thread(target=self._watch, name="other processes", daemon=True).start()
+
+    def announce(self, plan: Plan) -> None:
+        """Tell the others what is to be done, and where, should the launcher have to start all anew."""
+        self.store.set(_PLAN, json.dumps(astuple(plan)))
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _launchers_store().set(_FOLDER, plan.path)
+
+    def announce_nothing(self) -> None:
+        """Tell the others, unless they have a plan, that there is nothing to be done."""
+        self.store.compare_set(_PLAN, "", _NO_PLAN)
+
+    def plan(self) -> Plan | None:
+        """What rank 0 has planned, once it has."""
+        told = json.loads(self.store.get(_PLAN).decode())
+        return None if told is None else Plan(*told)
+
+    def tell(self, error: BaseException) -> None:
+        """Tell the others what has ended this process, unless another has failed before."""
+        self._left.set()
+        code = error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
+        text = str(error) or type(error).__name__
+        told = text if isinstance(error, DltrainError) else f"a bug: {text}"
+        with contextlib.suppress(dist.DistError):  # the store has gone with the process that kept it
+            self.store.compare_set(_ERROR, "", f"{self.rank} {code} {told}")
+
+    def explained(self, error: BaseException) -> BaseException:
+        """``error``, or what happened in another process and has led to it."""
+        if isinstance(error, DltrainError):
+            return error
+        failed, until = None, time.monotonic() + _SECONDS_TO_SAY
+        while not failed and time.monotonic() < until:
+            lost = self._lost()
+            failed = self._failure()  # behind the look at who is left: who ends says why before
+            if lost and not failed:
+                return TrainingError(f"{lost} has ended without a word: it was killed, or there was no memory left")
+            time.sleep(_POLL / 10)
+        if failed and failed[0] != self.rank:
+            signal = failed[1] - _SIGNAL
+            return Interrupted(signal) if signal > 0 else _ElsewhereError(*failed)
+        return error
+
+    def leave(self) -> None:
+        """Look no longer at what becomes of the others."""
+        self._left.set()
+
+    def _failure(self) -> tuple[int, int, str] | None:
+        """Rank, exit code and message of the first process that has failed."""
+        with contextlib.suppress(dist.DistError):
+            if self.store.check([_ERROR]):
+                rank, code, text = self.store.get(_ERROR).decode().split(" ", 2)
+                return int(rank), int(code), text
+        return None
+
+    def _lost(self) -> str:
+        """The processes on this machine that are there no more."""
+        here = os.uname().nodename
+        lost = []
+        with contextlib.suppress(dist.DistError):
+            for rank in range(self.size):
+                if self.store.check([f"process {rank}"]):
+                    host, pid = self.store.get(f"process {rank}").decode().split()
+                    lost += [f"rank {rank}"] if host == here and not _is_alive(int(pid)) else []
+        return ", ".join(lost)
+
+    def _watch(self) -> None:
+        """End this process where it waits for one that has failed: some collectives wait for half an hour."""
+        while not self._left.wait(_POLL):
+            if (failed := self._failure()) and failed[0] != self.rank and not self._left.wait(_PATIENCE):
+                if self.rank == 0:
+                    print(f"dltrain: {_ElsewhereError(*failed)}", file=sys.stderr, flush=True)
+                os._exit(failed[1])
+
+
+class _ElsewhereError(TrainingError):
+    """What has ended another process, and with it the run."""
+
+    def __init__(self, rank: int, code: int, text: str):
+        super().__init__(f"rank {rank}: {text}")
+        self.exit_code = code
+
+
+@functools.cache
+def meeting() -> Meeting:
+    """The meeting of the processes that a launcher has started with this one."""
+    return Meeting()
+
+
+@contextmanager
+def joined(device: torch.device, plan: Plan | None = None) -> Iterator[World]:
+    """The processes of this run, this one computing on ``device``; it alone where nobody has started more.
+
+    Rank 0 tells the others its ``plan``. An exception that leaves the block is told to the other processes.
+    """
+    if not distributed.is_worker():
+        yield World()
+        return
+    others = meeting()
+    with reporting(others):
+        if plan:
+            others.announce(plan)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=others.store, rank=others.rank, world_size=others.size)
+        world = Group(device, others.explained)
+        try:
+            yield world
+        finally:
+            world.close()
+        others.leave()
+
+
+@contextmanager
+def reporting(others: Meeting) -> Iterator[None]:
+    """Within, an exception becomes what has led to it, and is told to the other processes."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            explained = others.explained(error)
+        except Interrupted as also:  # the launcher tells the others to stop once one has failed
+            explained = others.explained(also)
+        others.tell(explained)
+        if explained is error:
+            raise
+        raise explained from error
+
+
+def earlier_folder() -> Path | None:
+    """The run folder from before the launcher has started all processes anew."""
+    if not distributed.restarts():
+        return None
+    store = _launchers_store()
+    return Path(store.get(_FOLDER).decode()) if store.check([_FOLDER]) else None
+
+
+def _launchers_store() -> Any:
+    """The launcher's own store, which stays when all processes are started anew."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, wait_for_workers=False)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+    return True
