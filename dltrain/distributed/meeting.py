@@ -77,7 +77,7 @@ class Meeting:
 
     def explained(self, error: BaseException) -> BaseException:
         """``error``, or what happened in another process and has led to it."""
-        if isinstance(error, DltrainError):
+        if not isinstance(error, Interrupted | RuntimeError):  # what a broken connection, or the launcher, makes
             return error
         failed, until = None, time.monotonic() + _SECONDS_TO_SAY
         while not failed and time.monotonic() < until:
@@ -154,12 +154,13 @@ def joined(device: torch.device, plan: Plan | None = None) -> Iterator[World]:
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=others.store, rank=others.rank, world_size=others.size)
-        world = Group(device, others.explained)
-        try:
+    world = Group(device, others.explained)
+    try:
+        with reporting(others):  # said before the others notice that this one is gone
             yield world
-        finally:
-            world.close()
         others.leave()
+    finally:
+        world.close()
 
 
 @contextmanager
