@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -30,6 +30,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # all that Pillow raises
 _CHUNK = 64  # files a task of the pool decodes
 _POOL_PAYS_FROM = 512  # files: starting processes takes as long as decoding so many small ones
 _SECONDS_BETWEEN_REPORTS = 10
@@ -43,9 +44,9 @@ class Decoding(NamedTuple):
     width: int
 
 
-def decode(path: Path, to: Decoding) -> np.ndarray:
+def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:
     """One image as (channels, height, width) uint8, upright as its EXIF data say."""
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         upright = _upright(image)
         if upright.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them, where convert() would clip
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
@@ -112,7 +113,7 @@ def _decode_chunk(start: int) -> list[str]:
     for row, path in enumerate(paths[start : start + _CHUNK], start):
         try:
             pixels[row] = decode(path, to)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
+        except UNREADABLE as error:
             broken.append(f"'{path}': {error}")
     return broken
 
