@@ -61,7 +61,7 @@ class Ordered(Protocol):
     def order(self, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
         """The indices of an epoch from place ``first`` on, a stretch (m,) int64 at a time; each comes once.
 
-        ``draw(*numbers)`` is a generator of the epoch's own for these numbers; without ``draw`` samples come as they lie.
+        ``draw(*numbers)`` is a generator of the epoch's own for these numbers; without it samples come as they lie.
         """
         ...
 

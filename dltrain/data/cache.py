@@ -75,7 +75,6 @@ def cached(key: str, shape: tuple[int, ...], source: str, fill: Callable[[np.nda
         OSError: the cache cannot be written, or the disk is full; ``fill``'s own errors pass through.
     """
 
-
     def write(temporary: Path) -> dict[str, Any]:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         with open(temporary, "r+b") as file:

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from dltrain.errors import DataError, TrainingError
+from dltrain.errors import ConfigError, DataError, TrainingError
 from dltrain.machine import core_count
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,20 @@ class Decoding(NamedTuple):
     channels: int
     height: int
     width: int
+
+
+def decoding_of(image_size: int | Sequence[int], channels: int) -> Decoding:
+    """The decoding that ``dataset.image_size``, one side of a square or ``[height, width]``, and ``channels`` ask for.
+
+    Raises:
+        ConfigError: no image can have them.
+    """
+    if channels not in (1, 3):
+        raise ConfigError([f"dataset.channels must be 1 (grey) or 3 (RGB), not {channels}"])
+    sides = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ConfigError([f"dataset.image_size must be a whole number of pixels or [height, width], not {image_size}"])
+    return Decoding(channels, *sides)
 
 
 def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:

@@ -34,7 +34,7 @@ def transform_of(kind: str, preprocessing: Mapping[str, Any]) -> nn.Module:
 
 def channel_statistics(images: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel of ``images`` (n, channels, height, width) uint8, exact, as float64."""
-    return statistics_of(images.split(chunk), images.shape[1])
+    return statistics_of(torch.split(images, chunk), images.shape[1])
 
 
 def statistics_of(parts: Iterable[Tensor], channels: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,217 @@
+"""Parquet files with a sample a row: a column of encoded images, or columns of numbers and categories.
+
+``pyarrow`` reads them a row group at a time, which is the least that can be read of such a file. The row groups of a
+window stay in memory until it is through, so that a process reads each once a window.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from dltrain.data.base import Task
+from dltrain.data.contents import Decode, decoded
+from dltrain.data.encoder import TableEncoder
+from dltrain.data.frames import require_columns
+from dltrain.data.shard_index import Index, Labels
+from dltrain.errors import DataError
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png")  # which of several columns of bytes is meant
+_LABEL_COLUMNS = ("label", "cls", "class", "target")
+
+Selected = tuple[np.ndarray, np.ndarray, Any]  # places in a batch, their rows in a row group, and the row group
+
+
+class RowGroups:
+    """Some columns of the row groups of Parquet files; the last ones used stay in memory, about ``window`` rows."""
+
+    def __init__(self, columns: Sequence[str], window: int):
+        self.columns = list(columns)
+        self.window = window
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": OrderedDict()}
+
+    def select(self, index: Index, numbers: np.ndarray) -> Iterator[Selected]:
+        """The row groups of the samples ``numbers`` (batch,), in the order in which they are wanted."""
+        groups = index.group_of(numbers)
+        for group in dict.fromkeys(groups.tolist()):
+            places = np.flatnonzero(groups == group)
+            yield places, numbers[places] - index.group_starts[group], self._get(index, group)
+
+    def _get(self, index: Index, group: int) -> Any:
+        if group in self._kept:
+            self._kept.move_to_end(group)
+            return self._kept[group]
+        file = int(np.searchsorted(index.first_groups, group, side="right")) - 1
+        with opened(index.files[file]) as parquet:
+            found = parquet.read_row_group(group - int(index.first_groups[file]), self.columns, use_threads=False)
+        sizes = np.diff(index.group_starts)
+        room = self.window + 2 * int(sizes.max()) - int(sizes[group])
+        while self._kept and sum(int(sizes[kept]) for kept in self._kept) > room:
+            self._kept.popitem(last=False)
+        self._kept[group] = found
+        return found
+
+
+@dataclass(frozen=True)
+class _LabelColumn:
+    """What both kinds of Parquet shards have: the label of a sample is its row's ``target``."""
+
+    target: str
+    task: Task
+    groups: RowGroups
+
+    columns = 0
+
+    @property
+    def reads(self) -> tuple[object, ...]:
+        return "parquet", self.target
+
+    def scan(self, path: Path) -> Iterator[tuple[np.ndarray, Labels]]:
+        with opened(path) as parquet:
+            wanted = [*self.groups.columns, self.target]
+            require_columns(pl.DataFrame(schema=parquet.schema_arrow.names), wanted, str(path), "columns of the shards")
+            first = 0
+            for group in range(parquet.num_row_groups):
+                column = parquet.read_row_group(group, [self.target]).column(0).combine_chunks()
+                yield np.empty((len(column), 0), np.int64), self._labels(path, column, first)
+                first += len(column)
+
+    def name(self, path: Path, row: int, place: np.ndarray) -> str:
+        return f"row {row + 1}"
+
+    def _labels(self, path: Path, column: Any, first: int) -> Labels:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if column.null_count:
+            row = first + column.is_null().to_numpy(zero_copy_only=False).argmax()
+            raise DataError(f"'{path}', {self.name(path, row, np.empty(0))} has no '{self.target}'")
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if self.task == "regression":
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+                raise DataError(f"'{path}': column '{self.target}' is of type {kind}, where a regression needs numbers")
+            values: np.ndarray = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            return values
+        if pa.types.is_floating(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            raise DataError(
+                f"'{path}': column '{self.target}' is of type {kind}, which names no classes; dataset.target names"
+                " another column, dataset.task=regression takes numbers"
+            )
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        names = pc.cast(encoded.dictionary, pa.string()).to_pylist()
+        return names, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ParquetImages(_LabelColumn):
+    """Rows with an encoded image, as bytes or as Hugging Face's ``{bytes, path}``."""
+
+    decode: Decode
+
+    def read(self, index: Index, numbers: np.ndarray, places: np.ndarray) -> Tensor:
+        contents: list[bytes] = [b""] * len(numbers)
+        for rows, within, table in self.groups.select(index, numbers):
+            cells = table.column(0).take(within).combine_chunks()
+            if hasattr(cells, "field"):
+                cells = cells.field("bytes")
+            for row, content in zip(rows, cells.to_pylist(), strict=True):
+                if content is None:
+                    raise DataError(f"{index.name(self, int(numbers[row]))} has no image")
+                contents[row] = content
+        return decoded(contents, self.decode, lambda row: index.name(self, int(numbers[row])))
+
+
+@dataclass(frozen=True)
+class ParquetRows(_LabelColumn):
+    """Rows of features."""
+
+    encoder: TableEncoder
+
+    def read(self, index: Index, numbers: np.ndarray, places: np.ndarray) -> Tensor:
+        inputs = torch.empty(len(numbers), len(self.encoder.feature_names))
+        for rows, within, table in self.groups.select(index, numbers):
+            frame = frame_of(table)[within]
+            typed = self.encoder.cast(frame)
+            for name in self.encoder.numeric:
+                bad = (frame[name].is_not_null() & typed[name].is_null()).arg_true()
+                if len(bad):
+                    where = index.name(self, int(numbers[rows[bad[0]]]))
+                    raise DataError(f"{where}, column '{name}': '{frame[name][bad[0]]}' is not a finite number")
+            inputs[torch.from_numpy(rows)] = self.encoder.encode(typed)
+        return inputs
+
+
+def frame_of(table: Any) -> pl.DataFrame:
+    """Rows as polars has them; what is no number counts as missing, as everywhere."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame.fill_nan(None)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A Parquet file as pyarrow reads it.
+
+    Raises:
+        DataError: it is no such file, or it turns out to be damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"'{path}' is no whole Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def columns_of(path: Path, image: str | None, target: str | None) -> tuple[str | None, str, list[str]]:
+    """The column of images, ``None`` where there is none; that of labels; and all other columns.
+
+    Raises:
+        DataError: a named column is not there, or none looks like labels.
+    """
+    import pyarrow as pa
+
+    with opened(path) as parquet:
+        schema = parquet.schema_arrow
+    frame = pl.DataFrame(schema=schema.names)
+    for key, name in (("dataset.input", image), ("dataset.target", target)):
+        if name is not None:
+            require_columns(frame, [name], str(path), key)
+    target = target or next((name for name in _LABEL_COLUMNS if name in schema.names), None)
+    if target is None:
+        raise DataError(f"'{path}' has no column 'label'; dataset.target names one of {', '.join(schema.names)}")
+
+    def holds_bytes(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return any(field.name == "bytes" for field in kind)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    with_bytes = [field.name for field in schema if holds_bytes(field.type) and field.name != target]
+    if image is None:
+        image = next((name for name in _IMAGE_COLUMNS if name in with_bytes), (with_bytes or [None])[0])
+    elif image not in with_bytes:
+        raise DataError(f"dataset.input={image}: this column of '{path}' holds {schema.field(image).type}, no bytes")
+    return image, target, [name for name in schema.names if name not in (image, target)]
+
+
+def class_names_in(path: Path, target: str) -> tuple[str, ...]:
+    """The names that Hugging Face's ``datasets`` stores in a file for a column of class numbers; else none."""
+    with opened(path) as parquet:
+        stored = (parquet.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        return tuple(json.loads(stored)["info"]["features"][target]["names"]) if stored else ()
+    except (ValueError, KeyError, TypeError):  # other features have no names
+        return ()

@@ -1,0 +1,242 @@
+"""Data sets in shards, of any size: WebDataset's tar files, or Parquet files."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.adapted import ToFloat
+from dltrain.data.augment import make_augment, require_augment
+from dltrain.data.base import Data, Facts, Fitted, Task
+from dltrain.data.decode import decoding_of
+from dltrain.data.runs import Runs
+from dltrain.data.shard_files import shard_files
+from dltrain.data.shard_formats import Layout, layout_of, measured
+from dltrain.data.shard_index import Index, class_lookup, indexed
+from dltrain.data.source import describe_folder
+from dltrain.data.splits import held_size
+from dltrain.data.transforms import Normalize, statistics_of
+from dltrain.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+_MEASURED = 1024  # images whose channels are measured: those of a set are never all seen before training
+_BLOCK = 1 << 20  # labels that are looked at at a time
+
+
+def shards(
+    root: str,
+    input: str | None = None,
+    target: str | None = None,
+    task: Task = "classification",
+    class_names: Sequence[str] | None = None,
+    image_size: int | Sequence[int] = 32,
+    channels: int = 3,
+    ignore: Sequence[str] = (),
+    shuffle_window: int = 4096,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    limit: int | None = None,
+    split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
+    fitted: Fitted | None = None,
+) -> Data:
+    """Shards in ``root/train/``, or ``root/train-*``, with ``val`` and ``test`` where they exist.
+
+    A tar file holds samples as WebDataset has them: ``000.jpg`` and ``000.cls``, or ``000.json`` with a key ``label``.
+    A Parquet file holds one a row: a column of encoded images and one of labels, or columns of a table. Samples are
+    read when they are wanted and never kept; memory does not depend on how many there are.
+
+    A part without shards is held out of the training shards: exactly its share, in runs of up to 128 neighbouring
+    samples (of Parquet: row groups) that ``split_seed`` draws. ``limit`` draws such runs as well.
+
+    Args:
+        input: suffix of the member, or name of the column, that the network reads; found where it is ``None``.
+        target: suffix, key of the JSON member, or column of the label; by default ``cls`` or ``label``.
+        class_names: names of the classes, in the order of their numbers; else of a file ``classes.txt`` in ``root``,
+            else what is found in the shards.
+        ignore: columns of a table that are not read.
+        shuffle_window: so many samples, from runs all over the shards, are shuffled with one another.
+        fitted: what an earlier run measured: its classes, scales and columns are kept.
+
+    Raises:
+        DataError: there are no shards, one is damaged, or a sample lacks its input or its label.
+    """
+    if task not in ("classification", "regression"):
+        raise ConfigError([f"dataset.task must be classification or regression, not '{task}'"])
+    if shuffle_window < 1:
+        raise ConfigError([f"dataset.shuffle_window must be at least 1, not {shuffle_window}"])
+    decoding = decoding_of(image_size, channels)
+    require_augment(augment, decoding)
+    files = shard_files(root)
+    top = Path(root).expanduser().resolve()
+    layout = layout_of(files["train"], decoding, input, target, task, shuffle_window)
+    indices = {part: indexed(found, layout.shards, task, f"{top} ({part})") for part, found in files.items()}
+    parts = _parts(indices, {"test": test_fraction, "val": val_fraction}, limit, split_seed)
+    layout = measured(layout, *parts["train"], ignore, split_seed, fitted)
+    names: tuple[str, ...] = ()
+    mean, std = (fitted.facts.target_mean, fitted.facts.target_std) if fitted else (0.0, 1.0)
+    if task == "classification":
+        names = fitted.facts.class_names if fitted else _class_names(top, class_names, layout, indices["train"])
+    elif not fitted:
+        mean, std = _mean_and_std(*parts["train"])
+    samples = {
+        part: ShardSamples(index, layout, runs, _targets(index, layout, names, mean, std), shuffle_window)
+        for part, (index, runs) in parts.items()
+    }
+    if names and not fitted:
+        _warn_of_absent(samples, names)
+    facts = Facts(
+        name=top.name,
+        task=task,
+        kind=layout.kind,
+        input_shape=layout.shape,
+        num_outputs=len(names) or 1,
+        class_names=names,
+        feature_names=layout.feature_names,
+        target_name="" if layout.kind == "image" and names else layout.target,
+        target_mean=mean,
+        target_std=std,
+    )
+    described = "; ".join(f"{part} {describe_folder(top, found)}" for part, found in files.items())
+    data = Data(facts, samples["train"], samples.get("val"), samples.get("test"), files=described)
+    return _prepared(data, layout, augment, split_seed, fitted)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The labels of an index as targets: the class of each of its labels, or values standardised."""
+
+    classes: Tensor | None
+    mean: float
+    std: float
+
+    def __call__(self, labels: np.ndarray) -> Tensor:
+        if self.classes is not None:
+            return self.classes[torch.from_numpy(labels)]
+        return torch.from_numpy((labels.view(np.float64) - self.mean) / self.std).float().unsqueeze(1)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardSamples:
+    """Samples that are read from shards each time they are taken, near one another within a ``window``."""
+
+    index: Index
+    layout: Layout
+    runs: Runs
+    targets: Targets
+    window: int
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        numbers = self.runs.numbers(indices).numpy()
+        rows = np.array(self.index.rows[numbers])
+        inputs = self.layout.shards.read(self.index, numbers, rows[:, :-1])
+        return inputs, self.targets(np.ascontiguousarray(rows[:, -1]))
+
+    def order(self, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
+        return self.runs.stretches(self.window, draw, first)
+
+    def to(self, device: torch.device) -> "ShardSamples":
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * math.prod(self.layout.shape) * (1 if self.layout.has_pixels else 4)
+
+    @property
+    def streamed(self) -> bool:
+        return True
+
+
+def _parts(
+    indices: Mapping[str, Index], fractions: Mapping[str, float], limit: int | None, seed: int
+) -> dict[str, tuple[Index, Runs]]:
+    """The runs of each part, held out of the training runs where it has no shards of its own."""
+    runs = {part: (index, index.runs()) for part, index in indices.items()}
+    for part, fraction in fractions.items():
+        index, rest = runs["train"]
+        size = held_size(len(rest), fraction)
+        if part not in runs and size:
+            held, kept = rest.drawn(size, seed)
+            runs |= {"train": (index, kept), part: (index, held)}
+    if limit is None:
+        return runs
+    return {part: (index, found.drawn(min(limit, len(found)), seed)[0]) for part, (index, found) in runs.items()}
+
+
+def _class_names(top: Path, named: Sequence[str] | None, layout: Layout, train: Index) -> tuple[str, ...]:
+    """The classes in the order of their numbers, from the first place that tells them."""
+    listed = top / "classes.txt"
+    if named is not None:
+        names = tuple(map(str, named))
+    elif listed.is_file():
+        names = tuple(filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())))
+    elif layout.class_names:
+        names = layout.class_names
+    else:
+        numbers = all(name.isdecimal() for name in train.classes)
+        names = tuple(sorted(train.classes, key=(lambda name: (int(name), name)) if numbers else None))
+    if len(names) < 2 or len(set(names)) < len(names):
+        found = f"found {', '.join(names) or 'none'}"
+        raise DataError(f"'{top}': a classification needs at least two classes with different names; {found}")
+    return names
+
+
+def _targets(index: Index, layout: Layout, names: Sequence[str], mean: float, std: float) -> Targets:
+    return Targets(class_lookup(index, layout.shards, names) if names else None, mean, std)
+
+
+def _labels(index: Index, runs: Runs) -> Iterator[np.ndarray]:
+    """The label column of some samples, a block at a time."""
+    for start in range(0, len(runs), _BLOCK):
+        numbers = runs.numbers(torch.arange(start, min(start + _BLOCK, len(runs))))
+        yield np.ascontiguousarray(index.rows[numbers.numpy(), -1])
+
+
+def _mean_and_std(index: Index, train: Runs) -> tuple[float, float]:
+    """What standardises the values of the training part; those that are all alike are only shifted."""
+    mean = sum(float(block.view(np.float64).sum()) for block in _labels(index, train)) / len(train)
+    variance = sum(float(((block.view(np.float64) - mean) ** 2).sum()) for block in _labels(index, train)) / len(train)
+    return mean, math.sqrt(variance) or 1.0
+
+
+def _warn_of_absent(samples: Mapping[str, ShardSamples], names: Sequence[str]) -> None:
+    train = samples["train"]
+    counts = torch.zeros(len(names), dtype=torch.int64)
+    for block in _labels(train.index, train.runs):
+        counts += torch.bincount(train.targets(block), minlength=len(names))
+    absent = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
+    if absent:
+        listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+        log.warning("no sample of these classes is left to train on: %s", listed)
+
+
+def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, seed: int, fitted: Fitted | None) -> Data:
+    """``data`` with what brings its inputs into a network, measured on some of the training part."""
+    if layout.kind == "table" and layout.preprocessing:
+        return replace(data, preprocessing=layout.preprocessing)
+    if not layout.has_pixels:
+        return replace(data, transform=ToFloat())
+    if fitted:
+        mean, std = (torch.tensor(fitted.preprocessing[name], dtype=torch.float64) for name in ("mean", "std"))
+    else:
+        assert isinstance(data.train, ShardSamples)
+        drawn, _ = data.train.runs.drawn(min(_MEASURED, len(data.train)), seed)
+        sample = replace(data.train, runs=drawn)
+        pieces = torch.split(torch.arange(len(sample)), 128)
+        mean, std = statistics_of((sample.take(piece)[0] for piece in pieces), layout.shape[0])
+    return replace(
+        data,
+        transform=Normalize(mean, std),
+        augment=make_augment(augment, mean, layout.shape),
+        preprocessing={"mean": mean.tolist(), "std": std.tolist(), "levels": 255},
+    )
