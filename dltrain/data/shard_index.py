@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,27 +175,3 @@ def _as_numbers(
         row = int(bad[0])
         raise DataError(f"'{path}', {shards.name(path, first + row, places[row])}: the label is no finite number")
     return labels.astype(np.float64).view(np.int64)
-
-
-def class_lookup(index: Index, shards: Shards, names: Sequence[str]) -> Tensor:
-    """The class, as its place in ``names``, for each of the labels in the index (labels,) int64.
-
-    A label is a name, or, where it is none, a number from 0.
-
-    Raises:
-        DataError: a label is neither; the first sample that has it is named.
-    """
-    places: Mapping[str, int] = {name: place for place, name in enumerate(names)}
-    are_numbers = any(name.isdecimal() for name in names)  # then a label of digits is a name as well
-    found = []
-    for code, label in enumerate(index.classes):
-        place = places.get(label, int(label) if label.isdecimal() and not are_numbers else -1)
-        if not 0 <= place < len(names):
-            listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            where = index.name(shards, index.first_with(-1, code))
-            raise DataError(
-                f"{where}: the label '{label}' is none of the {len(names)} classes ({listed}) and no number below"
-                f" {len(names)}; dataset.class_names or a file classes.txt beside the shards names them all"
-            )
-        found.append(place)
-    return torch.tensor(found)

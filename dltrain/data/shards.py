@@ -2,32 +2,32 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dltrain.data.adapted import ToFloat
 from dltrain.data.augment import make_augment, require_augment
 from dltrain.data.base import Data, Facts, Fitted, Task
 from dltrain.data.decode import decoding_of
 from dltrain.data.runs import Runs
+from dltrain.data.shard_classes import class_lookup, classes_of
 from dltrain.data.shard_files import shard_files
 from dltrain.data.shard_formats import Layout, layout_of, measured
-from dltrain.data.shard_index import Index, class_lookup, indexed
+from dltrain.data.shard_index import Index, indexed
+from dltrain.data.shard_samples import ShardSamples, Targets, label_blocks
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import held_size
 from dltrain.data.transforms import Normalize, statistics_of
-from dltrain.errors import ConfigError, DataError
+from dltrain.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 _MEASURED = 1024  # images whose channels are measured: those of a set are never all seen before training
-_BLOCK = 1 << 20  # labels that are looked at at a time
 
 
 def shards(
@@ -81,13 +81,16 @@ def shards(
     parts = _parts(indices, {"test": test_fraction, "val": val_fraction}, limit, split_seed)
     layout = measured(layout, *parts["train"], ignore, split_seed, fitted)
     names: tuple[str, ...] = ()
-    mean, std = (fitted.facts.target_mean, fitted.facts.target_std) if fitted else (0.0, 1.0)
     if task == "classification":
-        names = fitted.facts.class_names if fitted else _class_names(top, class_names, layout, indices["train"])
-    elif not fitted:
-        mean, std = _mean_and_std(*parts["train"])
+        known = fitted.facts.class_names if fitted else ()
+        own = classes_of(top, class_names, layout, known, indices["train"])
+        names = known or own
+        targets = {part: Targets(class_lookup(index, layout, own, names)) for part, index in indices.items()}
+    else:
+        scale = (fitted.facts.target_mean, fitted.facts.target_std) if fitted else _mean_and_std(*parts["train"])
+        targets = dict.fromkeys(indices, Targets(None, *scale))
     samples = {
-        part: ShardSamples(index, layout, runs, _targets(index, layout, names, mean, std), shuffle_window)
+        part: ShardSamples(index, layout, runs, targets.get(part, targets["train"]), shuffle_window)
         for part, (index, runs) in parts.items()
     }
     if names and not fitted:
@@ -101,60 +104,12 @@ def shards(
         class_names=names,
         feature_names=layout.feature_names,
         target_name="" if layout.kind == "image" and names else layout.target,
-        target_mean=mean,
-        target_std=std,
+        target_mean=targets["train"].mean,
+        target_std=targets["train"].std,
     )
     described = "; ".join(f"{part} {describe_folder(top, found)}" for part, found in files.items())
     data = Data(facts, samples["train"], samples.get("val"), samples.get("test"), files=described)
     return _prepared(data, layout, augment, split_seed, fitted)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """The labels of an index as targets: the class of each of its labels, or values standardised."""
-
-    classes: Tensor | None
-    mean: float
-    std: float
-
-    def __call__(self, labels: np.ndarray) -> Tensor:
-        if self.classes is not None:
-            return self.classes[torch.from_numpy(labels)]
-        return torch.from_numpy((labels.view(np.float64) - self.mean) / self.std).float().unsqueeze(1)
-
-
-@dataclass(frozen=True, eq=False)
-class ShardSamples:
-    """Samples that are read from shards each time they are taken, near one another within a ``window``."""
-
-    index: Index
-    layout: Layout
-    runs: Runs
-    targets: Targets
-    window: int
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        numbers = self.runs.numbers(indices).numpy()
-        rows = np.array(self.index.rows[numbers])
-        inputs = self.layout.shards.read(self.index, numbers, rows[:, :-1])
-        return inputs, self.targets(np.ascontiguousarray(rows[:, -1]))
-
-    def order(self, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
-        return self.runs.stretches(self.window, draw, first)
-
-    def to(self, device: torch.device) -> "ShardSamples":
-        return self
-
-    @property
-    def nbytes(self) -> int:
-        return len(self) * math.prod(self.layout.shape) * (1 if self.layout.has_pixels else 4)
-
-    @property
-    def streamed(self) -> bool:
-        return True
 
 
 def _parts(
@@ -173,46 +128,19 @@ def _parts(
     return {part: (index, found.drawn(min(limit, len(found)), seed)[0]) for part, (index, found) in runs.items()}
 
 
-def _class_names(top: Path, named: Sequence[str] | None, layout: Layout, train: Index) -> tuple[str, ...]:
-    """The classes in the order of their numbers, from the first place that tells them."""
-    listed = top / "classes.txt"
-    if named is not None:
-        names = tuple(map(str, named))
-    elif listed.is_file():
-        names = tuple(filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())))
-    elif layout.class_names:
-        names = layout.class_names
-    else:
-        numbers = all(name.isdecimal() for name in train.classes)
-        names = tuple(sorted(train.classes, key=(lambda name: (int(name), name)) if numbers else None))
-    if len(names) < 2 or len(set(names)) < len(names):
-        found = f"found {', '.join(names) or 'none'}"
-        raise DataError(f"'{top}': a classification needs at least two classes with different names; {found}")
-    return names
-
-
-def _targets(index: Index, layout: Layout, names: Sequence[str], mean: float, std: float) -> Targets:
-    return Targets(class_lookup(index, layout.shards, names) if names else None, mean, std)
-
-
-def _labels(index: Index, runs: Runs) -> Iterator[np.ndarray]:
-    """The label column of some samples, a block at a time."""
-    for start in range(0, len(runs), _BLOCK):
-        numbers = runs.numbers(torch.arange(start, min(start + _BLOCK, len(runs))))
-        yield np.ascontiguousarray(index.rows[numbers.numpy(), -1])
-
-
 def _mean_and_std(index: Index, train: Runs) -> tuple[float, float]:
     """What standardises the values of the training part; those that are all alike are only shifted."""
-    mean = sum(float(block.view(np.float64).sum()) for block in _labels(index, train)) / len(train)
-    variance = sum(float(((block.view(np.float64) - mean) ** 2).sum()) for block in _labels(index, train)) / len(train)
+    mean = sum(float(block.view(np.float64).sum()) for block in label_blocks(index, train)) / len(train)
+    variance = sum(float(((block.view(np.float64) - mean) ** 2).sum()) for block in label_blocks(index, train)) / len(
+        train
+    )
     return mean, math.sqrt(variance) or 1.0
 
 
 def _warn_of_absent(samples: Mapping[str, ShardSamples], names: Sequence[str]) -> None:
     train = samples["train"]
     counts = torch.zeros(len(names), dtype=torch.int64)
-    for block in _labels(train.index, train.runs):
+    for block in label_blocks(train.index, train.runs):
         counts += torch.bincount(train.targets(block), minlength=len(names))
     absent = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
     if absent:
