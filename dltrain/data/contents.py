@@ -1,7 +1,7 @@
 """The content of a file, or of a cell of a table, to one sample: an encoded image or a NumPy array."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,16 +40,16 @@ class NumpyFile:
         return array if self.raw else array.astype(np.float32)
 
 
-def decoded(contents: Sequence[bytes], decode: Decode, name: Callable[[int], str]) -> Tensor:
-    """A batch of samples; ``name`` tells what one of them is called.
+def decoded(contents: Iterable[tuple[int, bytes]], count: int, decode: Decode, name: Callable[[int], str]) -> Tensor:
+    """A batch of ``count`` samples from ``contents``, each with its place in the batch, which come one after the other.
 
     Raises:
-        DataError: one cannot be decoded.
+        DataError: one cannot be decoded; ``name`` tells what it is called.
     """
-    samples = []
-    for row, content in enumerate(contents):
+    samples = [torch.empty(0)] * count
+    for place, content in contents:
         try:
-            samples.append(torch.from_numpy(np.ascontiguousarray(decode(content))))
+            samples[place] = torch.from_numpy(np.ascontiguousarray(decode(content)))
         except UNREADABLE as error:
-            raise DataError(f"{name(row)} cannot be read: {str(error).splitlines()[0]}") from error
+            raise DataError(f"{name(place)} cannot be read: {str(error).splitlines()[0]}") from error
     return torch.stack(samples)

@@ -120,16 +120,14 @@ class ParquetImages(_LabelColumn):
     decode: Decode
 
     def read(self, index: Index, numbers: np.ndarray, places: np.ndarray) -> Tensor:
-        contents: list[bytes] = [b""] * len(numbers)
-        for rows, within, table in self.groups.select(index, numbers):
-            cells = table.column(0).take(within).combine_chunks()
-            if hasattr(cells, "field"):
-                cells = cells.field("bytes")
-            for row, content in zip(rows, cells.to_pylist(), strict=True):
-                if content is None:
-                    raise DataError(f"{index.name(self, int(numbers[row]))} has no image")
-                contents[row] = content
-        return decoded(contents, self.decode, lambda row: index.name(self, int(numbers[row])))
+        def contents() -> Iterator[tuple[int, bytes]]:
+            for rows, within, table in self.groups.select(index, numbers):
+                for row, content in zip(rows.tolist(), _bytes(table.column(0).take(within)), strict=True):
+                    if content is None:
+                        raise DataError(f"{index.name(self, int(numbers[row]))} has no image")
+                    yield row, content
+
+        return decoded(contents(), len(numbers), self.decode, lambda row: index.name(self, int(numbers[row])))
 
 
 @dataclass(frozen=True)
@@ -150,6 +148,13 @@ class ParquetRows(_LabelColumn):
                     raise DataError(f"{where}, column '{name}': '{frame[name][bad[0]]}' is not a finite number")
             inputs[torch.from_numpy(rows)] = self.encoder.encode(typed)
         return inputs
+
+
+def _bytes(cells: Any) -> list[bytes | None]:
+    """Cells of bytes, or of Hugging Face's ``{bytes, path}``."""
+    together = cells.combine_chunks()
+    found: list[bytes | None] = (together.field("bytes") if hasattr(together, "field") else together).to_pylist()
+    return found
 
 
 def frame_of(table: Any) -> pl.DataFrame:

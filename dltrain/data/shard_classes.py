@@ -16,8 +16,8 @@ def classes_of(
 ) -> tuple[str, ...]:
     """What the labels of the shards in ``top`` name or number, from the first place that tells it.
 
-    These are ``named`` by the user, a file ``classes.txt``, the shards' own metadata, ``known`` from an earlier run, and
-    at last the labels of the training shards, in the order of their names or numbers.
+    These are ``named`` by the user, a file ``classes.txt``, the shards' own metadata, ``known`` from an earlier run,
+    and at last the labels of the training shards, in the order of their names or numbers.
 
     Raises:
         DataError: these are less than two, or one comes twice.

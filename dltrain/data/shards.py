@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,15 +80,14 @@ def shards(
     indices = {part: indexed(found, layout.shards, task, f"{top} ({part})") for part, found in files.items()}
     parts = _parts(indices, {"test": test_fraction, "val": val_fraction}, limit, split_seed)
     layout = measured(layout, *parts["train"], ignore, split_seed, fitted)
-    names: tuple[str, ...] = ()
-    if task == "classification":
-        known = fitted.facts.class_names if fitted else ()
-        own = classes_of(top, class_names, layout, known, indices["train"])
-        names = known or own
-        targets = {part: Targets(class_lookup(index, layout, own, names)) for part, index in indices.items()}
-    else:
-        scale = (fitted.facts.target_mean, fitted.facts.target_std) if fitted else _mean_and_std(*parts["train"])
-        targets = dict.fromkeys(indices, Targets(None, *scale))
+    known = fitted.facts.class_names if fitted else ()
+    own = classes_of(top, class_names, layout, known, indices["train"]) if task == "classification" else ()
+    names = known or own
+    scale = (0.0, 1.0) if names else _mean_and_std(*parts["train"], fitted)
+    targets = {
+        part: Targets(class_lookup(index, layout, own, names) if names else None, *scale)
+        for part, index in indices.items()
+    }
     samples = {
         part: ShardSamples(index, layout, runs, targets.get(part, targets["train"]), shuffle_window)
         for part, (index, runs) in parts.items()
@@ -104,8 +103,8 @@ def shards(
         class_names=names,
         feature_names=layout.feature_names,
         target_name="" if layout.kind == "image" and names else layout.target,
-        target_mean=targets["train"].mean,
-        target_std=targets["train"].std,
+        target_mean=scale[0],
+        target_std=scale[1],
     )
     described = "; ".join(f"{part} {describe_folder(top, found)}" for part, found in files.items())
     data = Data(facts, samples["train"], samples.get("val"), samples.get("test"), files=described)
@@ -128,13 +127,17 @@ def _parts(
     return {part: (index, found.drawn(min(limit, len(found)), seed)[0]) for part, (index, found) in runs.items()}
 
 
-def _mean_and_std(index: Index, train: Runs) -> tuple[float, float]:
+def _mean_and_std(index: Index, train: Runs, fitted: Fitted | None) -> tuple[float, float]:
     """What standardises the values of the training part; those that are all alike are only shifted."""
-    mean = sum(float(block.view(np.float64).sum()) for block in label_blocks(index, train)) / len(train)
-    variance = sum(float(((block.view(np.float64) - mean) ** 2).sum()) for block in label_blocks(index, train)) / len(
-        train
-    )
-    return mean, math.sqrt(variance) or 1.0
+    if fitted:
+        return fitted.facts.target_mean, fitted.facts.target_std
+
+    def mean_of(changed: Callable[[np.ndarray], np.ndarray]) -> float:
+        blocks = (block.view(np.float64) for block in label_blocks(index, train))
+        return sum(float(changed(block).sum()) for block in blocks) / len(train)
+
+    mean = mean_of(lambda block: block)
+    return mean, math.sqrt(mean_of(lambda block: (block - mean) ** 2)) or 1.0
 
 
 def _warn_of_absent(samples: Mapping[str, ShardSamples], names: Sequence[str]) -> None:
@@ -150,6 +153,8 @@ def _warn_of_absent(samples: Mapping[str, ShardSamples], names: Sequence[str]) -
 
 def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, seed: int, fitted: Fitted | None) -> Data:
     """``data`` with what brings its inputs into a network, measured on some of the training part."""
+    if not layout.has_pixels and any((augment or {}).values()):
+        raise ConfigError(["dataset.augment changes images, and these shards hold none"])
     if layout.kind == "table" and layout.preprocessing:
         return replace(data, preprocessing=layout.preprocessing)
     if not layout.has_pixels:

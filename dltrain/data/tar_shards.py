@@ -62,13 +62,13 @@ class TarShards:
             yield np.array(places), self._labels(path, texts)
 
     def read(self, index: Index, numbers: np.ndarray, places: np.ndarray) -> Tensor:
-        contents: list[bytes] = [b""] * len(numbers)
         files = index.file_of(numbers)
-        for file in np.unique(files):
-            rows = np.flatnonzero(files == file)
-            for row, content in zip(rows, _contents(index.files[file], places[rows]), strict=True):
-                contents[row] = content
-        return decoded(contents, self.decode, lambda row: index.name(self, int(numbers[row])))
+        contents = (
+            pair
+            for file in np.unique(files)
+            for pair in _contents(index.files[file], np.flatnonzero(files == file), places)
+        )
+        return decoded(contents, len(numbers), self.decode, lambda row: index.name(self, int(numbers[row])))
 
     def name(self, path: Path, row: int, place: np.ndarray) -> str:
         try:
@@ -150,18 +150,22 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise DataError(f"'{path}' is no whole, uncompressed tar file: {cause}") from error
 
 
-def _contents(path: Path, places: np.ndarray) -> Iterator[bytes]:
-    with open(path, "rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):  # so that a distant disk has all of them to do at once
-            for start, size in places.tolist():
-                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
-        for start, size in places.tolist():
-            yield content_of(file, (start, size))
+def _contents(path: Path, rows: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """What lies in a file at the places of some ``rows``, each with its row."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):  # so that a distant disk has all of them to do at once
+                for start, size in places[rows].tolist():
+                    os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+            for row in rows.tolist():
+                yield row, content_of(file, places[row])
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
 
-def content_of(file: BinaryIO, place: Place) -> bytes:
+def content_of(file: BinaryIO, place: Place | np.ndarray) -> bytes:
     """What a member of an open tar file holds."""
-    start, size = place
+    start, size = map(int, place)
     file.seek(start)
     return file.read(size)
 
