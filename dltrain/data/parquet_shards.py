@@ -1,12 +1,13 @@
 """Parquet files with a sample a row: a column of encoded images, or columns of numbers and categories.
 
 ``pyarrow`` reads them a row group at a time, which is the least that can be read of such a file. The row groups of a
-window stay in memory until it is through, so that a process reads each once a window.
+window stay in memory until it is through, so that a process reads each once a window. Polars takes no part in reading
+samples: its threads do not live on in the processes that do it.
 """
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ _IMAGE_COLUMNS = ("image", "img", "jpg", "png")  # which of several columns of b
 _LABEL_COLUMNS = ("label", "cls", "class", "target")
 
 Selected = tuple[np.ndarray, np.ndarray, Any]  # places in a batch, their rows in a row group, and the row group
+Prepare = Callable[[Any, int], Any]  # takes a row group and the number of its first sample
+
+
+def _as_it_is(table: Any, first: int) -> Any:
+    return table
 
 
 class RowGroups:
@@ -41,26 +47,26 @@ class RowGroups:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": OrderedDict()}
 
-    def select(self, index: Index, numbers: np.ndarray) -> Iterator[Selected]:
+    def select(self, index: Index, numbers: np.ndarray, prepare: Prepare = _as_it_is) -> Iterator[Selected]:
         """The row groups of the samples ``numbers`` (batch,), in the order in which they are wanted."""
         groups = index.group_of(numbers)
         for group in dict.fromkeys(groups.tolist()):
             places = np.flatnonzero(groups == group)
-            yield places, numbers[places] - index.group_starts[group], self._get(index, group)
+            yield places, numbers[places] - index.group_starts[group], self._get(index, group, prepare)
 
-    def _get(self, index: Index, group: int) -> Any:
+    def _get(self, index: Index, group: int, prepare: Prepare) -> Any:
         if group in self._kept:
             self._kept.move_to_end(group)
             return self._kept[group]
         file = int(np.searchsorted(index.first_groups, group, side="right")) - 1
         with opened(index.files[file]) as parquet:
-            found = parquet.read_row_group(group - int(index.first_groups[file]), self.columns, use_threads=False)
+            table = parquet.read_row_group(group - int(index.first_groups[file]), self.columns, use_threads=False)
         sizes = np.diff(index.group_starts)
         room = self.window + 2 * int(sizes.max()) - int(sizes[group])
         while self._kept and sum(int(sizes[kept]) for kept in self._kept) > room:
             self._kept.popitem(last=False)
-        self._kept[group] = found
-        return found
+        self._kept[group] = prepare(table, int(index.group_starts[group]))
+        return self._kept[group]
 
 
 @dataclass(frozen=True)
@@ -137,17 +143,41 @@ class ParquetRows(_LabelColumn):
     encoder: TableEncoder
 
     def read(self, index: Index, numbers: np.ndarray, places: np.ndarray) -> Tensor:
+        def prepare(table: Any, first: int) -> Tensor:
+            return encoded(table, self.encoder, lambda row: index.name(self, first + row))
+
         inputs = torch.empty(len(numbers), len(self.encoder.feature_names))
-        for rows, within, table in self.groups.select(index, numbers):
-            frame = frame_of(table)[within]
-            typed = self.encoder.cast(frame)
-            for name in self.encoder.numeric:
-                bad = (frame[name].is_not_null() & typed[name].is_null()).arg_true()
-                if len(bad):
-                    where = index.name(self, int(numbers[rows[bad[0]]]))
-                    raise DataError(f"{where}, column '{name}': '{frame[name][bad[0]]}' is not a finite number")
-            inputs[torch.from_numpy(rows)] = self.encoder.encode(typed)
+        for rows, within, features in self.groups.select(index, numbers, prepare):
+            inputs[torch.from_numpy(rows)] = features[torch.from_numpy(within)]
         return inputs
+
+
+def encoded(table: Any, encoder: TableEncoder, where: Callable[[int], str]) -> Tensor:
+    """What :meth:`TableEncoder.encode` makes of the rows of ``table``, without polars.
+
+    Raises:
+        DataError: a value that is no finite number where one belongs; ``where`` names its row.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns: list[np.ndarray] = []
+    for name, measured in encoder.numeric.items():
+        try:
+            values = pc.cast(table.column(name), pa.float64(), safe=False).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{where(0)} or below, column '{name}': {str(error).splitlines()[0]}") from error
+        if len(bad := np.flatnonzero(np.isinf(values))):
+            raise DataError(f"{where(int(bad[0]))}, column '{name}': '{values[bad[0]]}' is not a finite number")
+        missing = np.isnan(values)
+        columns.append(np.where(missing, 0.0, (values - measured["mean"]) / measured["std"]))
+        if measured["missing"]:
+            columns.append(missing)
+    for name, known in encoder.categorical.items():
+        texts = pc.cast(table.column(name), pa.string())
+        codes = pc.fill_null(pc.index_in(texts, value_set=pa.array(known, pa.string())), len(known)).to_numpy()
+        columns += [codes == value for value in range(len(known) + 1)]
+    return torch.from_numpy(np.stack(columns, 1, dtype=np.float32, casting="unsafe"))
 
 
 def _bytes(cells: Any) -> list[bytes | None]:
@@ -161,6 +191,11 @@ def frame_of(table: Any) -> pl.DataFrame:
     """Rows as polars has them; what is no number counts as missing, as everywhere."""
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
+    for column in frame.get_columns():
+        if column.dtype.is_temporal():  # which the two libraries write as different texts
+            raise DataError(
+                f"column '{column.name}' holds times, which shards cannot: leave it out with dataset.ignore"
+            )
     return frame.fill_nan(None)
 
 

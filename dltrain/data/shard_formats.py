@@ -77,12 +77,13 @@ def measured(
         encoder = TableEncoder.of(fitted.preprocessing)
     else:
         path = str(index.files[0])
+        ignored = require_columns(pl.DataFrame(schema=rows.groups.columns), ignore, path, "dataset.ignore")
+        kept = RowGroups([name for name in rows.groups.columns if name not in ignored], 0)
         sample, _ = train.drawn(min(_ROWS, len(train)), seed)
         numbers = sample.numbers(torch.arange(len(sample))).numpy()
-        groups = (frame_of(table)[within] for _, within, table in rows.groups.select(index, numbers))
+        groups = (frame_of(table)[within] for _, within, table in kept.select(index, numbers))
         frame = pl.concat(groups, how="vertical_relaxed")
-        ignored = require_columns(frame, ignore, path, "dataset.ignore")
-        numeric, texts, frame = sort_columns(frame, path, ignored, ())
+        numeric, texts, frame = sort_columns(frame, path, (), ())
         if not numeric and not texts:
             raise DataError(f"'{path}' has no column to predict '{layout.target}' from")
         encoder = TableEncoder.fit(frame, numeric, texts, _CATEGORIES)
