@@ -42,7 +42,7 @@ class RowGroups:
     def __init__(self, columns: Sequence[str], window: int):
         self.columns = list(columns)
         self.window = window
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, int], tuple[int, Any]] = OrderedDict()  # with the number of rows
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": OrderedDict()}
@@ -55,18 +55,17 @@ class RowGroups:
             yield places, numbers[places] - index.group_starts[group], self._get(index, group, prepare)
 
     def _get(self, index: Index, group: int, prepare: Prepare) -> Any:
-        if group in self._kept:
-            self._kept.move_to_end(group)
-            return self._kept[group]
         file = int(np.searchsorted(index.first_groups, group, side="right")) - 1
-        with opened(index.files[file]) as parquet:
-            table = parquet.read_row_group(group - int(index.first_groups[file]), self.columns, use_threads=False)
-        sizes = np.diff(index.group_starts)
-        room = self.window + 2 * int(sizes.max()) - int(sizes[group])
-        while self._kept and sum(int(sizes[kept]) for kept in self._kept) > room:
-            self._kept.popitem(last=False)
-        self._kept[group] = prepare(table, int(index.group_starts[group]))
-        return self._kept[group]
+        key = index.files[file], group - int(index.first_groups[file])
+        if key not in self._kept:
+            with opened(key[0]) as parquet:
+                table = parquet.read_row_group(key[1], self.columns, use_threads=False)
+            room = self.window + 2 * int(np.diff(index.group_starts).max()) - len(table)
+            while self._kept and sum(rows for rows, _ in self._kept.values()) > room:
+                self._kept.popitem(last=False)
+            self._kept[key] = len(table), prepare(table, int(index.group_starts[group]))
+        self._kept.move_to_end(key)
+        return self._kept[key][1]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ def shard_files(root: str) -> dict[str, list[Path]]:
     Raises:
         DataError: there is no such folder, it holds no shards, or shards of both formats.
     """
-    top = Path(root).expanduser()
+    top = Path(root).expanduser().resolve()
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold shards, *.tar or *.parquet")
     loose = _shards_in(top)
-    parts = {}
+    parts: dict[str, list[Path]] = {}
     for part, names in _PARTS.items():
         inside = [path for name in names for path in _shards_in(top / name)]
         found = inside or [path for path in loose if _begins_with(path.name, names)]
@@ -36,7 +36,7 @@ def shard_files(root: str) -> dict[str, list[Path]]:
     kinds = {path.suffix.lower() for files in parts.values() for path in files}
     if len(kinds) > 1:
         raise DataError(f"'{root}' holds shards of two formats, {' and '.join(sorted(kinds))}; keep one of them")
-    return {part: [path.resolve() for path in files] for part, files in parts.items()}
+    return parts
 
 
 def _shards_in(folder: Path) -> list[Path]:
