@@ -22,7 +22,7 @@ from torch import Tensor
 from webdataset import tariterators
 
 from dltrain import extras
-from dltrain.data import parquet_shards, tar_shards
+from dltrain.data import cache, parquet_shards, shard_index, tar_shards
 from dltrain.data.base import Data
 from dltrain.data.image_folder import image_folder
 from dltrain.data.loader import Loader
@@ -357,6 +357,18 @@ def test_an_index_is_made_once_and_again_when_a_shard_changes(folder, tmp_path, 
         assert len(read(tmp_path, val_fraction=0).train) == 6
     write_tar(path, *greys(["a", "b"], count=4))
     assert len(read(tmp_path, val_fraction=0).train) == 8
+
+
+def test_many_shards_are_indexed_by_processes_to_the_same_index(tmp_path, monkeypatch):
+    for number in range(9):
+        write_tar(tmp_path / "train" / f"{number}.tar", *greys(["abcdefghi"[number], "z"], count=number + 1))
+    alone = read(tmp_path, val_fraction=0).train.index
+    expected, classes, groups = np.array(alone.rows), alone.classes, alone.groups
+    cache.clear()
+    monkeypatch.setattr(shard_index, "core_count", lambda: 2)
+    together = read(tmp_path, val_fraction=0).train.index
+    assert np.array_equal(together.rows, expected)
+    assert (together.classes, together.groups) == (classes, groups)
 
 
 def test_samples_travel_to_another_process_without_the_index(folder):

@@ -139,9 +139,16 @@ def _pool(count: int) -> Iterator[Executor | None]:
     if count < _POOL_PAYS_FROM or workers == 1 or multiprocessing.current_process().daemon:
         yield None
         return
+    with forked(workers) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def forked(workers: int) -> Iterator[Executor]:
+    """Processes that hold what this one holds, for work on files; threads where processes cannot be forked safely."""
     pool: Executor
     if sys.platform == "linux":
-        # Forked, because a fresh interpreter would import torch first. The children touch Pillow and NumPy alone.
+        # A fresh interpreter would import torch first. The children touch Pillow, NumPy and readers of files alone.
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _leave_signals_to_the_parent)
     else:
         pool = ThreadPoolExecutor(workers)

@@ -88,7 +88,7 @@ class _LabelColumn:
             require_columns(pl.DataFrame(schema=parquet.schema_arrow.names), wanted, str(path), "columns of the shards")
             first = 0
             for group in range(parquet.num_row_groups):
-                column = parquet.read_row_group(group, [self.target]).column(0).combine_chunks()
+                column = parquet.read_row_group(group, [self.target], use_threads=False).column(0).combine_chunks()
                 yield np.empty((len(column), 0), np.int64), self._labels(path, column, first)
                 first += len(column)
 

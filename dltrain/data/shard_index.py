@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +16,10 @@ from torch import Tensor
 
 from dltrain.data.base import Task
 from dltrain.data.cache import cache_folder, cached_rows, key_of
+from dltrain.data.decode import forked
 from dltrain.data.runs import Runs
 from dltrain.errors import DataError
+from dltrain.machine import core_count
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,9 @@ _MOST_CLASSES = 100_000
 _SECONDS_BETWEEN_REPORTS = 10
 
 Labels = tuple[Sequence[str], np.ndarray] | np.ndarray  # names and, a sample, its place among them; or values float64
+
+
+Block = tuple[np.ndarray, Labels]
 
 
 class Shards(Protocol):
@@ -39,7 +46,7 @@ class Shards(Protocol):
         """What of a sample is read; an index made for something else is no use."""
         ...
 
-    def scan(self, path: Path) -> Iterator[tuple[np.ndarray, Labels]]:
+    def scan(self, path: Path) -> Iterator[Block]:
         """Places (m, columns) int64 and labels of the samples of a file, those that are best read together at a time.
 
         Raises:
@@ -134,9 +141,9 @@ def indexed(files: Sequence[Path], shards: Shards, task: Task, source: str) -> I
         classes: dict[str, int] = {}
         groups: list[list[int]] = []
         reported = time.monotonic()
-        for path in files:
+        for path, blocks in zip(files, _scanned(files, shards), strict=True):
             groups.append([])
-            for places, labels in shards.scan(path):
+            for places, labels in blocks:
                 first = sum(groups[-1])
                 groups[-1].append(len(places))
                 yield np.column_stack([places, _as_numbers(labels, classes, shards, path, first, places)])
@@ -155,6 +162,26 @@ def indexed(files: Sequence[Path], shards: Shards, task: Task, source: str) -> I
     index = Index(tuple(files), tuple(map(tuple, about["groups"])), tuple(about["classes"]), Path(found.filename))  # type: ignore[attr-defined]
     assert len(index.rows) == index.group_starts[-1]
     return index
+
+
+def _scanned(files: Sequence[Path], shards: Shards) -> Iterator[Iterable[Block]]:
+    """What :meth:`Shards.scan` finds in each file, several of them at once where there are many."""
+    workers = min(core_count(), len(files) // 4)
+    if workers < 2:
+        yield from map(shards.scan, files)
+        return
+    with forked(workers) as pool:
+        ahead: deque[Future[list[Block]]] = deque()
+        for path in files:
+            ahead.append(pool.submit(_scan, shards, path))
+            if len(ahead) > 2 * workers:  # so that they do not pile up where writing is slow
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _scan(shards: Shards, path: Path) -> list[Block]:
+    return list(shards.scan(path))
 
 
 def _as_numbers(
