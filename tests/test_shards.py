@@ -1,5 +1,6 @@
 """Data sets in shards: order, resumption, formats and mistakes, against webdataset, image_folder and closed forms."""
 
+import gc
 import io
 import json
 import os
@@ -599,6 +600,8 @@ def test_a_shard_that_is_damaged_meanwhile_is_named_in_one_message(tmp_path, nam
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(DataError, match=rf"train/0\.{name}'.*(sample \d cannot be read|no whole Parquet file)"):
         batches(served)
+    del served
+    gc.collect()  # ends the worker, which the error would keep
 
 
 def test_arrays_of_two_shapes_end_a_run_that_meets_them_with_one_message(dltrain, tmp_path):
