@@ -23,6 +23,7 @@ from dltrain.models.layers import ACTIVATIONS, Activation
 
 NEEDED = {
     "image_folder": [f"dataset.root={Path(__file__).parent}"],
+    "shards": [f"dataset.root={Path(__file__).parent}"],
     "table": [f"dataset.path={__file__}", "dataset.target=y"],
     "series": [f"dataset.path={__file__}", "dataset.target=y"],
 }

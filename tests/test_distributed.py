@@ -21,7 +21,7 @@ from dltrain.distributed.world import World, _span
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.metrics import RegressionMetrics
 
-# 63 training samples: batches of 16, 16, 16 and 15, which no number of processes above 1 divides.
+# 70 training samples: batches of 16, 16, 16, 16 and 6, which 2 and 3 processes divide unevenly.
 SMALL = ["dataset.limit=70", "dataset.batch_size=16", "optim.lr=0.01", "trainer.epochs=2", "device=cpu"]
 CASES = {
     "batch norm": ["model.batch_norm=true"],

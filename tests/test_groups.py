@@ -5,6 +5,7 @@ import math
 import struct
 from pathlib import Path
 
+import make_shards
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = struct.pack(">2I", 0x801, count) + bytes(number % 10 for number in range(count))
         (root / f"{part}-images-idx3-ubyte").write_bytes(images)
         (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    make_shards.main([str(root / "images"), str(root / "shards")])
     with open(root / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["size", "colour", "kind"])
@@ -52,6 +54,7 @@ def dataset_overrides(name: str, files: Path, monkeypatch: pytest.MonkeyPatch) -
         "mnist": [f"dataset.root={files}"],
         "fashion_mnist": [f"dataset.root={files}"],
         "image_folder": [f"dataset.root={files / 'images'}"],
+        "shards": [f"dataset.root={files / 'shards'}"],
         "table": [f"dataset.path={files / 'table.csv'}", "dataset.target=kind"],
         "series": [f"dataset.path={files / 'series.csv'}", "dataset.target=value", "dataset.time=time"],
     }.get(name, [])

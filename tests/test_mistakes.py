@@ -123,6 +123,9 @@ TYPED = [
     ("loss.reduction=sum", ["loss.reduction='sum'", "mean"]),
     ("dataset=image_folder dataset.root=. dataset.cache=ram", ["dataset.cache='ram'", "auto, memory, disk, none"]),
     ("dataset=image_folder", ["dataset.root (dltrain's conf/dataset/image_folder.yaml, line 3)", "dataset.root=..."]),
+    ("dataset=shards", ["dataset.root (dltrain's conf/dataset/shards.yaml, line 6)", "dataset.root=..."]),
+    ("dataset=shards dataset.root=. dataset.shuffle_window=0", ["dataset.shuffle_window must be at least 1, not 0"]),
+    ("dataset=shards dataset.root=. dataset.shufle_window=3", ["did you mean 'shuffle_window'?"]),
     ("scheduler=lambda scheduler.lr_lambda='1-epoch'", ["at epoch 2 it is -1"]),
     ("scheduler=plateau scheduler.monitor=accuracy", ["did you mean 'val/accuracy'?"]),
     ("scheduler=onecycle scheduler.interval=epoch trainer.epochs=1", ["lowest rate", "scheduler.interval=step"]),
@@ -163,6 +166,7 @@ TYPED = [
     # what needs the data, and is found before the first epoch all the same
     ("device=cuda:99", ["cuda:99", "no such device"]),
     ("dataset=image_folder dataset.root=nowhere", ["dataset.root='nowhere' (command line)", "no such folder"]),
+    ("dataset=shards dataset.root=nowhere", ["dataset.root='nowhere' (command line)", "no such folder", "*.parquet"]),
     ("dataset=table dataset.path=no.csv dataset.target=x", ["dataset.path='no.csv' (command line)", "no such file"]),
     ("dataset.augment.crop=8", ["dataset.augment.crop=8", "below 8"]),
     ("dataset=mnist", ["train-images-idx3-ubyte", "data/MNIST/raw", "dataset.download=true"]),

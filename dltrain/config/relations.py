@@ -14,6 +14,7 @@ _TASKS = {  # of dltrain's own data sets; a table tells its task once it is read
     **dict.fromkeys(("diabetes", "sunspots", "series"), "regression"),
     **dict.fromkeys(("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"), "classification"),
 }
+_WITH_VAL_FOLDERS = ("image_folder", "shards")  # which have a validation part whatever the fraction
 _TEN_CLASSES = ("digits", "mnist", "fashion_mnist", "cifar10")
 
 
@@ -76,6 +77,8 @@ def _check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:
     )
     if name.startswith("dltrain.data.image_folder.") and root and not os.path.isdir(os.path.expanduser(root)):
         yield Problem("dataset.root", "there is no such folder; it must hold train/<class>/<images>", root)
+    if name.startswith("dltrain.data.shards.") and root and not os.path.isdir(os.path.expanduser(root)):
+        yield Problem("dataset.root", "there is no such folder; it must hold shards, *.tar or *.parquet", root)
     reads_table = name.startswith(("dltrain.data.table.", "dltrain.data.series."))
     if reads_table and path and not os.path.isfile(os.path.expanduser(path)):
         yield Problem("dataset.path", "there is no such file; it must be a CSV or Parquet file", path)
@@ -183,7 +186,7 @@ def _metric_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
     module, _, name = str(dataset.get("_target_")).rpartition(".")
     own = module.startswith("dltrain.data")
     task = dataset.get("task") or (_TASKS.get(name) if own else None)
-    if own and name != "image_folder" and dataset.get("val_fraction") == 0:
+    if own and name not in _WITH_VAL_FOLDERS and dataset.get("val_fraction") == 0:
         return ("train/loss",)
     names = NAMES.get(str(task)) or tuple(dict.fromkeys(name for names in NAMES.values() for name in names))
     absent = ("top5_accuracy",) if own and name in _TEN_CLASSES else ()

@@ -1,8 +1,8 @@
 """What a data set is: facts stated once, and up to three parts that hand out samples by index."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,18 @@ class Samples(Protocol):
     @property
     def streamed(self) -> bool:
         """Whether each batch has to be read from files, so that reading ahead in other processes pays."""
+        ...
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """Samples that say in which order they are best read, because not any order costs the same."""
+
+    def order(self, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
+        """The indices of an epoch from place ``first`` on, a stretch (m,) int64 at a time; each comes once.
+
+        ``draw(*numbers)`` is a generator of the epoch's own for these numbers; without it samples come as they lie.
+        """
         ...
 
 

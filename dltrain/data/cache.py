@@ -1,4 +1,4 @@
-"""Decoded images on disk: made once, mapped into memory by every run that wants the same ones."""
+"""Decoded images and indices of shards on disk: made once, mapped into memory by every run that wants the same ones."""
 
 import contextlib
 import hashlib
@@ -8,9 +8,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ _GIB = 1024**3
 _DEFAULT_LIMIT = 50 * _GIB
 _SHARE_OF_DISK = 0.5  # of what is free or already taken by the cache
 _OURS = re.compile(r"[0-9a-f]{32}(\.\d+)?\.(npy|json|lock|tmp)")  # the folder may hold files of somebody else's
+Found = TypeVar("Found")
 _STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for so long is left over from a kill
 
 
@@ -55,7 +57,7 @@ def cache_limit() -> int:
     return limit
 
 
-def key_of(files: Sequence[Path], decoding: Sequence[int]) -> str:
+def key_of(files: Sequence[Path], decoding: Sequence[object]) -> str:
     """A name for what ``files`` decode to: it changes with their names, sizes and times, and with the decoding."""
     digest = hashlib.sha256(f"{_FORMAT} {tuple(decoding)}".encode())
     for file in files:
@@ -72,18 +74,69 @@ def cached(key: str, shape: tuple[int, ...], source: str, fill: Callable[[np.nda
     Raises:
         OSError: the cache cannot be written, or the disk is full; ``fill``'s own errors pass through.
     """
+
+    def write(temporary: Path) -> dict[str, Any]:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with open(temporary, "r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and would be a crash in mapped memory
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
+            fill(array)
+            array.flush()
+            os.fsync(file.fileno())
+        return {"source": source, "shape": shape}
+
+    return _found_or_made(key, lambda path: _open(path, shape), write, int(np.prod(shape)))
+
+
+def cached_rows(
+    key: str, columns: int, source: str, rows: Callable[[dict[str, Any]], Iterable[np.ndarray]]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The int64 array ``key`` (n, columns), mapped from the cache, and what is known about it.
+
+    Where it is not there, ``rows`` yields it block by block, so that it is never in memory as a whole, and puts what
+    is to be known into the mapping that it is given; plain types alone.
+
+    Raises:
+        OSError: the cache cannot be written, or the disk is full; the errors of ``rows`` pass through.
+    """
+
+    def write(temporary: Path) -> dict[str, Any]:
+        about: dict[str, Any] = {"source": source}
+        count = 0
+        with open(temporary, "wb") as file:
+            _write_header(file, (0, columns))
+            for block in rows(about):
+                file.write(np.ascontiguousarray(block, "<i8").tobytes())
+                count += len(block)
+            file.seek(0)  # NumPy leaves room in a header for a length that grows
+            _write_header(file, (count, columns))
+            file.flush()
+            os.fsync(file.fileno())
+        return {**about, "shape": (count, columns)}
+
+    return _found_or_made(key, _open_rows, write)
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
+
+
+def _found_or_made(
+    key: str, find: Callable[[Path], Found | None], write: Callable[[Path], Mapping[str, Any]], nbytes: int = 0
+) -> Found:
+    """What ``find`` finds in the cache; where it finds nothing, ``write`` writes the file and tells about it first."""
     path = cache_folder() / f"{key}.npy"
-    found = _open(path, shape)
+    found = find(path)
     if found is not None:
         return found
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
-        found = _open(path, shape)  # made by the process that held the lock before
+        found = find(path)  # made by the process that held the lock before
         if found is not None:
             return found
-        _make_room(int(np.prod(shape)))
-        _write(path, shape, source, fill)
-    found = _open(path, shape)
+        _make_room(nbytes)
+        _write(path, write)
+    found = find(path)
     if found is None:
         raise OSError(f"{path} was removed as soon as it was written")
     return found
@@ -136,18 +189,24 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return array
 
 
-def _write(path: Path, shape: tuple[int, ...], source: str, fill: Callable[[np.ndarray], None]) -> None:
+def _open_rows(path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
+    try:
+        # Read-only, so that the system may drop its pages at any time and they count as nobody's own memory.
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, EOFError):
+        return None
+    if list(array.shape) != about["shape"] or array.dtype != np.int64:
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return array, about
+
+
+def _write(path: Path, write: Callable[[Path], Mapping[str, Any]]) -> None:
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        with open(temporary, "r+b") as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and would be a crash in mapped memory
-                os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
-            fill(array)
-            array.flush()
-            os.fsync(file.fileno())
-        del array
-        about = {"source": source, "shape": shape}
+        about = write(temporary)
         path.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
         os.replace(temporary, path)
     finally:

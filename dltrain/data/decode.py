@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from dltrain.errors import DataError, TrainingError
+from dltrain.errors import ConfigError, DataError, TrainingError
 from dltrain.machine import core_count
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # all that Pillow raises
 _CHUNK = 64  # files a task of the pool decodes
 _POOL_PAYS_FROM = 512  # files: starting processes takes as long as decoding so many small ones
 _SECONDS_BETWEEN_REPORTS = 10
@@ -43,9 +44,23 @@ class Decoding(NamedTuple):
     width: int
 
 
-def decode(path: Path, to: Decoding) -> np.ndarray:
+def decoding_of(image_size: int | Sequence[int], channels: int) -> Decoding:
+    """The decoding that ``dataset.image_size``, one side of a square or ``[height, width]``, and ``channels`` ask for.
+
+    Raises:
+        ConfigError: no image can have them.
+    """
+    if channels not in (1, 3):
+        raise ConfigError([f"dataset.channels must be 1 (grey) or 3 (RGB), not {channels}"])
+    sides = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ConfigError([f"dataset.image_size must be a whole number of pixels or [height, width], not {image_size}"])
+    return Decoding(channels, *sides)
+
+
+def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:
     """One image as (channels, height, width) uint8, upright as its EXIF data say."""
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         upright = _upright(image)
         if upright.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them, where convert() would clip
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
@@ -112,7 +127,7 @@ def _decode_chunk(start: int) -> list[str]:
     for row, path in enumerate(paths[start : start + _CHUNK], start):
         try:
             pixels[row] = decode(path, to)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
+        except UNREADABLE as error:
             broken.append(f"'{path}': {error}")
     return broken
 
@@ -124,9 +139,16 @@ def _pool(count: int) -> Iterator[Executor | None]:
     if count < _POOL_PAYS_FROM or workers == 1 or multiprocessing.current_process().daemon:
         yield None
         return
+    with forked(workers) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def forked(workers: int) -> Iterator[Executor]:
+    """Processes that hold what this one holds, for work on files; threads where processes cannot be forked safely."""
     pool: Executor
     if sys.platform == "linux":
-        # Forked, because a fresh interpreter would import torch first. The children touch Pillow and NumPy alone.
+        # A fresh interpreter would import torch first. The children touch Pillow, NumPy and readers of files alone.
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _leave_signals_to_the_parent)
     else:
         pool = ThreadPoolExecutor(workers)

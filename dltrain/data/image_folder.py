@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Fitted, Samples
 from dltrain.data.cache import cache_limit, cached, key_of, read_ahead, shared_array
-from dltrain.data.decode import Decoding, decode_all
+from dltrain.data.decode import Decoding, decode_all, decoding_of
 from dltrain.data.images import image_data
 from dltrain.data.source import describe_folder
 from dltrain.errors import ConfigError, DataError, did_you_mean
@@ -57,11 +57,9 @@ def image_folder(
         DataError: a folder is missing or a class is empty, an image cannot be read, or the classes of ``val`` or
             ``test`` are not those of ``train``.
     """
-    if channels not in (1, 3):
-        raise ConfigError([f"dataset.channels must be 1 (grey) or 3 (RGB), not {channels}"])
     if cache not in ("auto", "memory", "disk", "none"):
         raise ConfigError([f"dataset.cache must be auto, memory, disk or none, not '{cache}'"])
-    decoding = Decoding(channels, *_height_and_width(image_size))
+    decoding = decoding_of(image_size, channels)
     top = Path(root).expanduser()
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold train/<class>/<images>")
@@ -178,13 +176,6 @@ class ImageStream:
     @property
     def streamed(self) -> bool:
         return True
-
-
-def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    sides = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise ConfigError([f"dataset.image_size must be a whole number of pixels or [height, width], not {image_size}"])
-    return sides[0], sides[1]
 
 
 def _class_names(folder: Path, but: Sequence[str] = (), least: int = 2) -> list[str]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dltrain.data.base import Fitted
-from dltrain.data.decode import Decoding, decode
+from dltrain.data.decode import UNREADABLE, Decoding, decode
 from dltrain.errors import DataError, UserError
 from dltrain.machine import core_count
 
@@ -89,7 +88,7 @@ def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterat
     def read(path: Path) -> np.ndarray | str:
         try:
             return _in_range(decode(path, decoding), levels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
+        except UNREADABLE as error:
             return str(error)
 
     with ThreadPoolExecutor(core_count()) as pool:  # Pillow decodes without holding the interpreter's lock

@@ -6,13 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dltrain.data.base import Samples
+from dltrain.data.base import Ordered, Samples
+from dltrain.data.draws import hashed_draws
 from dltrain.errors import DltrainError
 from dltrain.machine import core_count
 
@@ -27,6 +29,9 @@ class Loader:
     With a ``seed`` the order is a pure function of the seed and the epoch, whatever happened before, so any epoch
     can be repeated or resumed; without one the samples come as they lie. When shuffling, a last batch of fewer than
     ``smallest`` samples joins the batch before it, because batch norm cannot train on one sample.
+
+    Samples that are :class:`~dltrain.data.base.Ordered` are shuffled as they say, a stretch at a time, in memory that
+    does not grow with their number.
 
     ``augment`` changes each sample by random numbers that belong to the seed, the epoch and the sample: neither the
     batch that it is in nor the process that read it matters. ``resident`` samples lie on ``device`` already, others
@@ -85,7 +90,7 @@ class Loader:
         draws = self._draws()
         for indices, inputs, targets in self._batches_on_device():
             if self.augment is not None and draws is not None:
-                inputs = self.augment(inputs, draws.index_select(0, indices))
+                inputs = self.augment(inputs, draws(indices))
             yield self.transform(inputs), targets
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
@@ -96,29 +101,40 @@ class Loader:
 
     def order(self) -> Tensor:
         """Indices of this epoch's samples (n,) int64, in the order they are served, on the CPU."""
-        count = len(self.samples)
-        return torch.arange(count) if self.seed is None else torch.randperm(count, generator=self._generator())
+        return torch.cat(list(self._order_from(0)))
 
-    def _draws(self) -> Tensor | None:
-        """Random numbers (n, draws) for the augmentation of this epoch's samples, on the device."""
+    def _order_from(self, first: int) -> Iterator[Tensor]:
+        """The order from place ``first`` on, at once where it is short, else a stretch at a time."""
+        count = len(self.samples)
+        if isinstance(self.samples, Ordered):
+            yield from self.samples.order(None if self.seed is None else partial(self._generator, 3), first)
+            return
+        order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=self._generator())
+        yield order[first:]
+
+    def _draws(self) -> Callable[[Tensor], Tensor] | None:
+        """What gives samples (batch,) the random numbers (batch, draws) of their augmentation, on the device."""
         if self.augment is None:
             return None
-        shape = (len(self.samples), getattr(self.augment, "draws", 1))
-        return torch.rand(shape, generator=self._generator(1)).to(self.device)
+        width = getattr(self.augment, "draws", 1)
+        if isinstance(self.samples, Ordered):  # too many to draw them all beforehand
+            return partial(hashed_draws, int(self._mixed(1)), width)
+        draws = torch.rand((len(self.samples), width), generator=self._generator(1)).to(self.device)
+        return partial(draws.index_select, 0)
 
     def _generator(self, *purpose: int) -> torch.Generator:
         # torch's generator keeps only the low 32 bits of its seed, so all that it depends on is mixed into those.
-        mixed = np.random.SeedSequence((self.seed or 0, self.epoch, *purpose)).generate_state(1)
-        return torch.Generator().manual_seed(int(mixed[0]))
+        return torch.Generator().manual_seed(int(self._mixed(*purpose)))
+
+    def _mixed(self, *purpose: int) -> np.uint32:
+        mixed: np.uint32 = np.random.SeedSequence((self.seed or 0, self.epoch, *purpose)).generate_state(1)[0]
+        return mixed
 
     def _joins_last(self, count: int) -> bool:
         return self.seed is not None and count > self.batch_size > 1 and 0 < count % self.batch_size < self.smallest
 
     def _batches_on_device(self) -> Iterator[Batch]:
-        order = self.order().to(self.device) if self.resident else self.order()
-        starts = [index * self.batch_size for index in range(len(self))]
-        batches = [order[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
-        self._batches.indices = [self.cut(batch) if self.cut else batch for batch in batches[self.start :]]
+        self._batches.epoch = self._cut_from(self.start)
         if self.resident:
             return self._take()
         read = self._read_ahead() if self.samples.streamed else self._take()
@@ -126,9 +142,22 @@ class Loader:
             return _copied_ahead(read, self.device)
         return (tuple(part.to(self.device) for part in batch) for batch in read)  # type: ignore[misc]
 
+    def _cut_from(self, first: int) -> Iterator[Tensor]:
+        """The indices of each batch from number ``first`` on, or of this process's part of it."""
+        stretches = self._order_from(first * self.batch_size)
+        order = torch.empty(0, dtype=torch.int64)
+        for batch in range(first, len(self)):
+            size = self.size_of(batch)
+            while len(order) < size:
+                stretch = next(stretches)
+                stretch = stretch.to(self.device) if self.resident else stretch
+                order = torch.cat([order, stretch]) if len(order) else stretch
+            yield self.cut(order[:size]) if self.cut else order[:size]
+            order = order[size:]
+
     def _take(self) -> Iterator[Batch]:
         for indices in self._batches:
-            yield indices, *self.samples.take(indices)
+            yield indices, *_taken(self.samples, indices)
 
     def _read_ahead(self) -> Iterator[Batch]:
         """Batches that other processes have read, in order."""
@@ -170,16 +199,13 @@ def _end_when_told_by(parent: int) -> None:
 
 
 class _BatchSampler:
-    """The indices of the batches to come: a new list each epoch, under workers that stay."""
+    """The indices of the batches to come: others each epoch, under workers that stay."""
 
     def __init__(self) -> None:
-        self.indices: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        self.epoch: Iterator[Tensor] = iter(())
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.indices)
+        return self.epoch
 
 
 class _Taking:
@@ -193,9 +219,17 @@ class _Taking:
 
     def __getitem__(self, indices: Tensor) -> Batch | DltrainError:
         try:
-            return indices, *self.samples.take(indices)
+            return indices, *_taken(self.samples, indices)
         except DltrainError as error:
             return error
+
+
+def _taken(samples: Samples, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples at ``indices``; of none, which not every kind of samples can hand out, batches with no rows."""
+    if len(indices):
+        return samples.take(indices)
+    inputs, targets = samples.take(indices.new_zeros(1))
+    return inputs[:0], targets[:0]
 
 
 def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

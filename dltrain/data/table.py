@@ -74,7 +74,7 @@ def table(
         frame = encoder.typed(frame, path)
         mean, std = fitted.facts.target_mean, fitted.facts.target_std
     else:
-        numeric, texts, frame = _sort_columns(frame, path, [target, *ignore], categorical)
+        numeric, texts, frame = sort_columns(frame, path, [target, *ignore], categorical)
         if not numeric and not texts:
             raise DataError(f"'{path}' has no column to predict '{target}' from")
         encoder = TableEncoder.fit(frame[parts[0].numpy()], numeric, texts, max_categories)
@@ -124,7 +124,7 @@ def _split_rows(
     return [limited(part, limit, seed) for part in (train, val, test)]
 
 
-def _sort_columns(
+def sort_columns(
     frame: pl.DataFrame, path: str, skip: Sequence[str], categorical: Sequence[str]
 ) -> tuple[list[str], list[str], pl.DataFrame]:
     """Names of the numeric and of the categorical columns, and the frame with these as Float64 and as text."""

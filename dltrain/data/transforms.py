@@ -1,6 +1,6 @@
 """What happens to a raw batch on its way into the model, a whole batch at a time, on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -34,10 +34,14 @@ def transform_of(kind: str, preprocessing: Mapping[str, Any]) -> nn.Module:
 
 def channel_statistics(images: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel of ``images`` (n, channels, height, width) uint8, exact, as float64."""
+    return statistics_of(torch.split(images, chunk), images.shape[1])
+
+
+def statistics_of(parts: Iterable[Tensor], channels: int) -> tuple[Tensor, Tensor]:
+    """:func:`channel_statistics` of images that come in ``parts``."""
     values = torch.arange(256, dtype=torch.float64)
-    histogram = torch.zeros(images.shape[1], 256, dtype=torch.float64)
-    for start in range(0, len(images), chunk):
-        part = images[start : start + chunk]
+    histogram = torch.zeros(channels, 256, dtype=torch.float64)
+    for part in parts:
         for channel, counts in enumerate(histogram):
             counts += torch.bincount(part[:, channel].flatten(), minlength=256)
     weights = histogram / histogram.sum(1, keepdim=True)

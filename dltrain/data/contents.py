@@ -1,0 +1,55 @@
+"""The content of a file, or of a cell of a table, to one sample: an encoded image or a NumPy array."""
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.decode import UNREADABLE, Decoding, decode
+from dltrain.errors import DataError
+
+Decode = Callable[[bytes], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image as (channels, height, width) uint8."""
+
+    decoding: Decoding
+
+    def __call__(self, content: bytes) -> np.ndarray:
+        return decode(io.BytesIO(content), self.decoding)
+
+
+@dataclass(frozen=True)
+class NumpyFile:
+    """The array of an ``.npy`` file of this shape: ``raw`` ones are bytes and stay so, other numbers become float32."""
+
+    shape: tuple[int, ...]
+    raw: bool
+
+    def __call__(self, content: bytes) -> np.ndarray:
+        array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+        if array.shape != self.shape:
+            raise ValueError(f"its shape is {array.shape}, where the first sample has {self.shape}")
+        if (array.dtype == np.uint8) != self.raw:
+            raise ValueError(f"it holds {array.dtype}, unlike the first sample")
+        return array if self.raw else array.astype(np.float32)
+
+
+def decoded(contents: Iterable[tuple[int, bytes]], count: int, decode: Decode, name: Callable[[int], str]) -> Tensor:
+    """A batch of ``count`` samples from ``contents``, each with its place in the batch, which come one after the other.
+
+    Raises:
+        DataError: one cannot be decoded; ``name`` tells what it is called.
+    """
+    samples = [torch.empty(0)] * count
+    for place, content in contents:
+        try:
+            samples[place] = torch.from_numpy(np.ascontiguousarray(decode(content)))
+        except UNREADABLE as error:
+            raise DataError(f"{name(place)} cannot be read: {str(error).splitlines()[0]}") from error
+    return torch.stack(samples)

@@ -1,0 +1,204 @@
+"""Where the samples of many shards lie and what their labels are: found by one pass, then mapped from the cache."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.base import Task
+from dltrain.data.cache import cache_folder, cached_rows, key_of
+from dltrain.data.decode import forked
+from dltrain.data.runs import Runs
+from dltrain.errors import DataError
+from dltrain.machine import core_count
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1  # raised when the same shards would be indexed otherwise
+_MOST_CLASSES = 100_000
+_SECONDS_BETWEEN_REPORTS = 10
+
+Labels = tuple[Sequence[str], np.ndarray] | np.ndarray  # names and, a sample, its place among them; or values float64
+
+
+Block = tuple[np.ndarray, Labels]
+
+
+class Shards(Protocol):
+    """A format of shards, set up to find one input and one label a sample."""
+
+    @property
+    def columns(self) -> int:
+        """How many numbers say where an input lies in its file."""
+        ...
+
+    @property
+    def reads(self) -> tuple[object, ...]:
+        """What of a sample is read; an index made for something else is no use."""
+        ...
+
+    def scan(self, path: Path) -> Iterator[Block]:
+        """Places (m, columns) int64 and labels of the samples of a file, those that are best read together at a time.
+
+        Raises:
+            DataError: the file is damaged, or a sample lacks its input or its label.
+        """
+        ...
+
+    def read(self, index: "Index", numbers: np.ndarray, places: np.ndarray) -> Tensor:
+        """The inputs (batch, ...) of the samples ``numbers`` (batch,), which lie at ``places`` (batch, columns).
+
+        Raises:
+            DataError: an input is damaged or has another shape.
+        """
+        ...
+
+    def name(self, path: Path, row: int, place: np.ndarray) -> str:
+        """What the sample ``row`` (from 0) of a file is called in a message."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The samples of ``files``, numbered through; ``groups`` has how many of them are best read together, file by file.
+
+    ``classes`` are the labels as they are written, in the order in which they were found; none for a regression.
+    """
+
+    files: tuple[Path, ...]
+    groups: tuple[tuple[int, ...], ...]
+    classes: tuple[str, ...]
+    path: Path
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """(n, columns + 1) int64: the place of each input, and its class or the bits of its value; mapped read-only."""
+        rows: np.ndarray = np.load(self.path, mmap_mode="r")
+        return rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "rows"}  # mapped anew where it arrives
+
+    @cached_property
+    def group_starts(self) -> np.ndarray:
+        """The number of the first sample of each group, and behind them how many samples there are."""
+        return np.cumsum([0, *(length for lengths in self.groups for length in lengths)])
+
+    @cached_property
+    def first_groups(self) -> np.ndarray:
+        """The number of the first group of each file, and behind them how many groups there are."""
+        return np.cumsum([0, *map(len, self.groups)])
+
+    def runs(self) -> Runs:
+        """All samples."""
+        starts = torch.from_numpy(self.group_starts)
+        return Runs(starts[:-1], starts.diff())
+
+    def group_of(self, numbers: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.searchsorted(self.group_starts, numbers, side="right") - 1
+        return found
+
+    def file_of(self, numbers: np.ndarray) -> np.ndarray:
+        starts = self.group_starts[self.first_groups]
+        found: np.ndarray = np.searchsorted(starts, numbers, side="right") - 1
+        return found
+
+    def name(self, shards: Shards, number: int) -> str:
+        """The file of a sample and what it is called there."""
+        file = int(self.file_of(np.array([number]))[0])
+        row = number - int(self.group_starts[self.first_groups[file]])
+        return f"'{self.files[file]}', {shards.name(self.files[file], row, self.rows[number, :-1])}"
+
+    def first_with(self, column: int, value: int) -> int:
+        """The number of the first sample that has ``value`` in ``column`` of its row."""
+        block = 1 << 20
+        for start in range(0, len(self.rows), block):
+            found = np.flatnonzero(self.rows[start : start + block, column] == value)
+            if len(found):
+                return start + int(found[0])
+        raise ValueError(f"no row has {value}")
+
+
+def indexed(files: Sequence[Path], shards: Shards, task: Task, source: str) -> Index:
+    """The index of ``files``, from the cache where they have not changed since it was made.
+
+    Raises:
+        DataError: a file is damaged, a sample lacks its input or its label, or the cache cannot be written.
+    """
+    key = key_of(files, ("shards", _FORMAT, task, *shards.reads))
+
+    def rows(about: dict[str, Any]) -> Iterator[np.ndarray]:
+        log.info("indexing %d shards of %s", len(files), source)
+        classes: dict[str, int] = {}
+        groups: list[list[int]] = []
+        reported = time.monotonic()
+        for path, blocks in zip(files, _scanned(files, shards), strict=True):
+            groups.append([])
+            for places, labels in blocks:
+                first = sum(groups[-1])
+                groups[-1].append(len(places))
+                yield np.column_stack([places, _as_numbers(labels, classes, shards, path, first, places)])
+            if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                log.info("indexed %d of %d shards", len(groups), len(files))
+        if not any(map(sum, groups)):
+            raise DataError(f"'{source}': its shards hold no sample")
+        about.update(groups=groups, classes=list(classes))
+
+    try:
+        found, about = cached_rows(key, shards.columns + 1, source, rows)
+    except OSError as error:
+        where = f"into the cache '{cache_folder()}' ($DLTRAIN_CACHE names another folder)"
+        raise DataError(f"{source}: the index of its shards cannot be written {where}: {error}") from error
+    index = Index(tuple(files), tuple(map(tuple, about["groups"])), tuple(about["classes"]), Path(found.filename))  # type: ignore[attr-defined]
+    assert len(index.rows) == index.group_starts[-1]
+    return index
+
+
+def _scanned(files: Sequence[Path], shards: Shards) -> Iterator[Iterable[Block]]:
+    """What :meth:`Shards.scan` finds in each file, several of them at once where there are many."""
+    workers = min(core_count(), len(files) // 4)
+    if workers < 2:
+        yield from map(shards.scan, files)
+        return
+    with forked(workers) as pool:
+        ahead: deque[Future[list[Block]]] = deque()
+        for path in files:
+            ahead.append(pool.submit(_scan, shards, path))
+            if len(ahead) > 2 * workers:  # so that they do not pile up where writing is slow
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _scan(shards: Shards, path: Path) -> list[Block]:
+    return list(shards.scan(path))
+
+
+def _as_numbers(
+    labels: Labels, classes: dict[str, int], shards: Shards, path: Path, first: int, places: np.ndarray
+) -> np.ndarray:
+    """Labels as int64: the place in ``classes``, which grows, or the bits of a value."""
+    if isinstance(labels, tuple):
+        names, codes = labels
+        known = np.array([classes.setdefault(name, len(classes)) for name in names], np.int64)
+        if len(classes) > _MOST_CLASSES:
+            raise DataError(
+                f"'{path}': more than {_MOST_CLASSES:,} different labels, which are no classes;"
+                " dataset.task=regression takes numbers, dataset.target names another label"
+            )
+        return known[codes]
+    bad = np.flatnonzero(~np.isfinite(labels))
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(f"'{path}', {shards.name(path, first + row, places[row])}: the label is no finite number")
+    return labels.astype(np.float64).view(np.int64)

@@ -1,0 +1,175 @@
+"""Data sets in shards, of any size: WebDataset's tar files, or Parquet files."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dltrain.data.adapted import ToFloat
+from dltrain.data.augment import make_augment, require_augment
+from dltrain.data.base import Data, Facts, Fitted, Task
+from dltrain.data.decode import decoding_of
+from dltrain.data.runs import Runs
+from dltrain.data.shard_classes import class_lookup, classes_of
+from dltrain.data.shard_files import shard_files
+from dltrain.data.shard_formats import Layout, layout_of, measured
+from dltrain.data.shard_index import Index, indexed
+from dltrain.data.shard_samples import ShardSamples, Targets, label_blocks
+from dltrain.data.source import describe_folder
+from dltrain.data.splits import held_size
+from dltrain.data.transforms import Normalize, statistics_of
+from dltrain.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_MEASURED = 512  # images, for the mean of a channel to within about a per cent: a set is not all read before training
+
+
+def shards(
+    root: str,
+    input: str | None = None,
+    target: str | None = None,
+    task: Task = "classification",
+    class_names: Sequence[str] | None = None,
+    image_size: int | Sequence[int] = 32,
+    channels: int = 3,
+    ignore: Sequence[str] = (),
+    shuffle_window: int = 4096,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    limit: int | None = None,
+    split_seed: int = 0,
+    augment: Mapping[str, Any] | None = None,
+    fitted: Fitted | None = None,
+) -> Data:
+    """Shards in ``root/train/``, or ``root/train-*``, with ``val`` and ``test`` where they exist.
+
+    A tar file holds samples as WebDataset has them: ``000.jpg`` and ``000.cls``, or ``000.json`` with a key ``label``.
+    A Parquet file holds one a row: a column of encoded images and one of labels, or columns of a table. Samples are
+    read when they are wanted and never kept; memory does not depend on how many there are.
+
+    A part without shards is held out of the training shards: exactly its share, in runs of up to 128 neighbouring
+    samples (of Parquet: row groups) that ``split_seed`` draws. ``limit`` draws such runs as well.
+
+    Args:
+        input: suffix of the member, or name of the column, that the network reads; found where it is ``None``.
+        target: suffix, key of the JSON member, or column of the label; by default ``cls`` or ``label``.
+        class_names: names of the classes, in the order of their numbers; else of a file ``classes.txt`` in ``root``,
+            else what is found in the shards.
+        ignore: columns of a table that are not read.
+        shuffle_window: so many samples, from runs all over the shards, are shuffled with one another.
+        fitted: what an earlier run measured: its classes, scales and columns are kept.
+
+    Raises:
+        DataError: there are no shards, one is damaged, or a sample lacks its input or its label.
+    """
+    if task not in ("classification", "regression"):
+        raise ConfigError([f"dataset.task must be classification or regression, not '{task}'"])
+    if shuffle_window < 1:
+        raise ConfigError([f"dataset.shuffle_window must be at least 1, not {shuffle_window}"])
+    decoding = decoding_of(image_size, channels)
+    require_augment(augment, decoding)
+    files = shard_files(root)
+    top = Path(root).expanduser().resolve()
+    layout = layout_of(files["train"], decoding, input, target, task, shuffle_window)
+    indices = {part: indexed(found, layout.shards, task, f"{top} ({part})") for part, found in files.items()}
+    parts = _parts(indices, {"test": test_fraction, "val": val_fraction}, limit, split_seed)
+    layout = measured(layout, *parts["train"], ignore, split_seed, fitted)
+    known = fitted.facts.class_names if fitted else ()
+    own = classes_of(top, class_names, layout, known, indices["train"]) if task == "classification" else ()
+    names = known or own
+    scale = (0.0, 1.0) if names else _mean_and_std(*parts["train"], fitted)
+    targets = {
+        part: Targets(class_lookup(index, layout, own, names) if names else None, *scale)
+        for part, index in indices.items()
+    }
+    samples = {
+        part: ShardSamples(index, layout, runs, targets.get(part, targets["train"]), shuffle_window)
+        for part, (index, runs) in parts.items()
+    }
+    if names and not fitted:
+        _warn_of_absent(samples, names)
+    facts = Facts(
+        name=top.name,
+        task=task,
+        kind=layout.kind,
+        input_shape=layout.shape,
+        num_outputs=len(names) or 1,
+        class_names=names,
+        feature_names=layout.feature_names,
+        target_name="" if layout.kind == "image" and names else layout.target,
+        target_mean=scale[0],
+        target_std=scale[1],
+    )
+    described = "; ".join(f"{part} {describe_folder(top, found)}" for part, found in files.items())
+    data = Data(facts, samples["train"], samples.get("val"), samples.get("test"), files=described)
+    return _prepared(data, layout, augment, split_seed, fitted)
+
+
+def _parts(
+    indices: Mapping[str, Index], fractions: Mapping[str, float], limit: int | None, seed: int
+) -> dict[str, tuple[Index, Runs]]:
+    """The runs of each part, held out of the training runs where it has no shards of its own."""
+    runs = {part: (index, index.runs()) for part, index in indices.items()}
+    for part, fraction in fractions.items():
+        index, rest = runs["train"]
+        size = held_size(len(rest), fraction)
+        if part not in runs and size:
+            held, kept = rest.drawn(size, seed)
+            runs |= {"train": (index, kept), part: (index, held)}
+    if limit is None:
+        return runs
+    return {part: (index, found.drawn(min(limit, len(found)), seed)[0]) for part, (index, found) in runs.items()}
+
+
+def _mean_and_std(index: Index, train: Runs, fitted: Fitted | None) -> tuple[float, float]:
+    """What standardises the values of the training part; those that are all alike are only shifted."""
+    if fitted:
+        return fitted.facts.target_mean, fitted.facts.target_std
+
+    def mean_of(changed: Callable[[np.ndarray], np.ndarray]) -> float:
+        blocks = (block.view(np.float64) for block in label_blocks(index, train))
+        return sum(float(changed(block).sum()) for block in blocks) / len(train)
+
+    mean = mean_of(lambda block: block)
+    return mean, math.sqrt(mean_of(lambda block: (block - mean) ** 2)) or 1.0
+
+
+def _warn_of_absent(samples: Mapping[str, ShardSamples], names: Sequence[str]) -> None:
+    train = samples["train"]
+    counts = torch.zeros(len(names), dtype=torch.int64)
+    for block in label_blocks(train.index, train.runs):
+        counts += torch.bincount(train.targets(block), minlength=len(names))
+    absent = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
+    if absent:
+        listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+        log.warning("no sample of these classes is left to train on: %s", listed)
+
+
+def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, seed: int, fitted: Fitted | None) -> Data:
+    """``data`` with what brings its inputs into a network, measured on some of the training part."""
+    if not layout.has_pixels and any((augment or {}).values()):
+        raise ConfigError(["dataset.augment changes images, and these shards hold none"])
+    if layout.kind == "table" and layout.preprocessing:
+        return replace(data, preprocessing=layout.preprocessing)
+    if not layout.has_pixels:
+        return replace(data, transform=ToFloat())
+    if fitted:
+        mean, std = (torch.tensor(fitted.preprocessing[name], dtype=torch.float64) for name in ("mean", "std"))
+    else:
+        assert isinstance(data.train, ShardSamples)
+        drawn, _ = data.train.runs.drawn(min(_MEASURED, len(data.train)), seed)
+        sample = replace(data.train, runs=drawn)
+        pieces = torch.split(torch.arange(len(sample)), 128)
+        mean, std = statistics_of((sample.take(piece)[0] for piece in pieces), layout.shape[0])
+    return replace(
+        data,
+        transform=Normalize(mean, std),
+        augment=make_augment(augment, mean, layout.shape),
+        preprocessing={"mean": mean.tolist(), "std": std.tolist(), "levels": 255},
+    )
