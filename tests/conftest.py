@@ -39,7 +39,7 @@ def _zygote() -> Zygote:
 
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "experiment")
 
 
 def options(group: str) -> list[str]:
