@@ -98,7 +98,9 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or early stopping or a pruner has ended the run."""
-        return self.epoch >= self.epochs or any(rule.should_stop for rule in (self.early_stopping, self.pruning) if rule)
+        return self.epoch >= self.epochs or any(
+            rule.should_stop for rule in (self.early_stopping, self.pruning) if rule
+        )
 
     def fit(self) -> None:
         """Train until ``epochs`` are done, or early stopping or a pruner says so.

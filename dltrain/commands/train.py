@@ -106,7 +106,9 @@ def _set_pruning(parts: Parts, pruning: Pruning | None, chosen: str | None) -> N
     if pruning:
         trainer.pruning = replace(pruning, metric=pruning.metric or trainer.best.monitor)
     elif chosen is not None:
-        log.warning("the pruner has no effect here: it compares jobs of dltrain -m, by hydra/launcher=serial or parallel")
+        log.warning(
+            "the pruner has no effect here: it compares jobs of dltrain -m, by hydra/launcher=serial or parallel"
+        )
 
 
 def _already_done(parts: Parts, folder: RunFolder, resumable: Resumable) -> float:

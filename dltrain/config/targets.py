@@ -33,7 +33,12 @@ _MODULE = "torch.nn.modules.module.Module"
 _OPTIMIZER = "torch.optim.optimizer.Optimizer"
 _SCHEDULER = "torch.optim.lr_scheduler.LRScheduler"
 _PRUNER = "optuna.pruners._base.BasePruner"
-_PUBLIC = {_MODULE: "torch.nn.Module", _OPTIMIZER: "torch.optim.Optimizer", _SCHEDULER: _SCHEDULER, _PRUNER: "optuna.pruners.BasePruner"}
+_PUBLIC = {
+    _MODULE: "torch.nn.Module",
+    _OPTIMIZER: "torch.optim.Optimizer",
+    _SCHEDULER: _SCHEDULER,
+    _PRUNER: "optuna.pruners.BasePruner",
+}
 
 _EXTRAS = {"optuna": "optuna"}  # which of dltrain's extras brings a package
 

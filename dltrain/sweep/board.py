@@ -46,7 +46,7 @@ class Board:
     def ends(self, job: Job, again: bool) -> None:
         """A job has ended, and is to run again or not."""
         seconds = time.monotonic() - self._began[job.number]
-        told = job.cause
+        told = job.cause or job.pruned
         if not told and job.monitor in job.metrics:
             told = f"{job.monitor} {job.metrics[job.monitor]:.4g}"
         self._ended += not again

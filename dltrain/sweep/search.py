@@ -4,21 +4,21 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.errors import ConfigError, UserError, did_you_mean
 from dltrain.metric_names import lower_is_better
-from dltrain.sweep.ledger import Job, Ledger
+from dltrain.sweep.ledger import Job, Ledger, naming
+from dltrain.sweep.pruning import Judge, make_pruner, monitor
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Search(Sweeper):
         self.study_name = study_name
         self.seed = seed
         self.params = dict(params or {})
+        self.prunes = False
 
     config: DictConfig
     context: HydraContext
@@ -58,7 +59,7 @@ class Search(Sweeper):
         self._check()
         self.config = config
         self.context = hydra_context
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -78,8 +79,26 @@ class Search(Sweeper):
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        study = self._study(optuna, folder, space, fixed)
-        width = int(getattr(self.launcher, "width", 1))  # trials that run at once are asked for at once
+        study = self._study(optuna, folder, self.context.config_loader.load_sweep_config(self.config, fixed))
+        for trials in self._batches(optuna, study, folder, space):
+            jobs = [[*fixed, *(f"{key}={_typed(trial.params[key])}" for key in space)] for trial in trials]
+            for trial, overrides in zip(trials, jobs, strict=True):
+                trial.set_user_attr("overrides", overrides)
+                trial.set_user_attr("sweep", str(folder))
+            if self.prunes:
+                self.launcher.judge = Judge(
+                    study, "".join(self.metrics), dict(zip(map(naming, jobs), trials, strict=True))
+                )
+            self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+            ledger = Ledger(folder)
+            for trial, overrides in zip(trials, jobs, strict=True):
+                self._tell(optuna, study, trial, ledger.jobs.get(naming(overrides)))
+
+    def _batches(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> Iterator[list[Any]]:
+        """Trials to run at once: those that this search had begun when it was killed or interrupted, then new ones."""
+        if begun := self._begun(optuna, study, folder, space):
+            yield begun
+        width = int(getattr(self.launcher, "width", 1))
         wanted = self.n_trials
         if self.sampler == "grid":
             # Optuna's own sampler of grids cannot end a study that is asked and told.
@@ -88,12 +107,21 @@ class Search(Sweeper):
             for point in points:
                 study.enqueue_trial(dict(zip(space, point, strict=True)), skip_if_exists=True)
         while (left := wanted - _counted(optuna, study)) > 0:
-            trials = [study.ask(space) for _ in range(min(width, left))]
-            jobs = [[*fixed, *(f"{key}={_typed(trial.params[key])}" for key in space)] for trial in trials]
-            self.launcher.launch(jobs, initial_job_idx=trials[0].number)
-            ledger = Ledger(folder)
-            for trial, overrides in zip(trials, jobs, strict=True):
-                self._tell(optuna, study, trial, ledger, overrides)
+            # A sampler that began anew with its seed would propose the same again. With one for each batch, a search
+            # goes on after a break as it would have without.
+            study.sampler = self._sampler(optuna, self.seed + len(study.get_trials(deepcopy=False)))
+            yield [study.ask(space) for _ in range(min(width, left))]
+
+    def _begun(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> list[Any]:
+        found = []
+        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+            if self.storage is not None and trial.user_attrs.get("sweep") != str(folder):
+                continue  # another machine is at work on it
+            if trial.params.keys() == space.keys():
+                found.append(optuna.trial.Trial(study, trial._trial_id))
+            else:
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        return found
 
     def _check(self) -> None:
         problems = []
@@ -125,6 +153,8 @@ class Search(Sweeper):
                 space.pop(key, None)
         if not space:
             raise ConfigError(["a search needs a key with a range: 'optim.lr=tag(log, interval(0.001, 0.1))'"])
+        if any(key.partition(".")[0] == "pruner" for key in space):
+            raise ConfigError(["pruner compares the trials of a search, so it is one for all: give it no choice"])
         if self.sampler == "grid" and (open_keys := [key for key in space if not _grid_values(space[key])]):
             raise ConfigError(
                 [f"sampler=grid takes choice(...) and range(...): {', '.join(open_keys)} has an interval"]
@@ -139,42 +169,54 @@ class Search(Sweeper):
             return samplers.CmaEsSampler(seed=seed, n_startup_trials=_STARTUP)
         return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, constant_liar=True)
 
-    def _study(self, optuna: Any, folder: Path, space: Mapping[str, Any], fixed: list[str]) -> Any:
-        metrics = self.metrics or [_monitor(self.context.config_loader.load_sweep_config(self.config, fixed))]
+    def _study(self, optuna: Any, folder: Path, config: DictConfig) -> Any:
+        metrics = self.metrics or [monitor(config)]
         directions = self.directions
         if directions == ["auto"]:
             directions = ["minimize" if lower_is_better(name) else "maximize" for name in metrics]
+        pruner = make_pruner(config)
+        self.prunes = pruner is not None
+        if self.prunes:
+            _require_prunable(metrics)
         try:
             study = optuna.create_study(
                 storage=self.storage or f"sqlite:///{folder / 'study.db'}",
                 study_name=self.study_name,
                 directions=directions,
+                pruner=pruner,
                 load_if_exists=True,
             )
-            # A sampler that began anew with its seed would propose the same again.
-            study.sampler = self._sampler(optuna, self.seed + len(study.get_trials(deepcopy=False)))
         except ImportError as error:
             raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
         if [direction.name.lower() for direction in study.directions] != directions:
             raise UserError(f"the study '{self.study_name}' has other directions: name another study or storage")
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             study.set_metric_names(metrics)
-        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-            if self.storage is None:  # of a search that was killed; a shared study may have others at work
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return study
 
-    def _tell(self, optuna: Any, study: Any, trial: Any, ledger: Ledger, overrides: Sequence[str]) -> None:
-        job = ledger.jobs.get(tuple(overrides))
+    def _tell(self, optuna: Any, study: Any, trial: Any, job: Job | None) -> None:
         values = _values(job, self.metrics) if job else None
         if job:
             trial.set_user_attr("run", str(job.folder))
-        if values is None:
-            if job and job.cause:
-                trial.set_user_attr("cause", job.cause)
+        if job and job.told:
+            trial.set_user_attr("cause", job.told)
+        if job and job.pruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        elif values is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, values)
+
+
+def _require_prunable(metrics: Sequence[str]) -> None:
+    known_later = [name for name in metrics if name.startswith("test/")]
+    if len(metrics) > 1:
+        why = "Optuna prunes by one metric alone"
+    elif known_later:
+        why = f"{known_later[0]} is known once a job has ended, and a pruner needs a metric of every epoch"
+    else:
+        return
+    raise ConfigError([f"pruner: {why}: name one such as val/loss in hydra.sweeper.metrics, or use pruner=none"])
 
 
 def _values(job: Job, metrics: Sequence[str]) -> list[float] | None:
@@ -183,10 +225,6 @@ def _values(job: Job, metrics: Sequence[str]) -> list[float] | None:
     values = [job.metrics.get(name, math.nan) for name in names]
     fine = job.status == "done" and all(isinstance(value, float) and math.isfinite(value) for value in values)
     return values if fine else None
-
-
-def _monitor(config: DictConfig) -> str:
-    return str(config.trainer.checkpoint.monitor or config.trainer.early_stopping.monitor or "val/loss")
 
 
 def _counted(optuna: Any, study: Any) -> int:
