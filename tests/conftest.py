@@ -32,7 +32,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         zygote.close()
 
 
-def _zygote() -> Zygote:
+def fresh() -> Zygote:
+    """What runs the command line in fresh processes."""
     if not _fresh:
         pytest.skip("sweeps fork their jobs, which this system cannot do")
     return _fresh[0]
@@ -103,7 +104,7 @@ def dltrain(
         capsys.readouterr()
         arguments = (*arguments, *([] if report else ["report=false"]))
         if arguments[0] in ("-m", "--multirun"):
-            return Outcome(*_zygote().run(arguments))
+            return Outcome(*fresh().run(arguments))
         code = cli.main(list(arguments))
         return Outcome(code, *capsys.readouterr())
 

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 _DIRECTIONS = ("minimize", "maximize")
-_STARTUP = 10  # trials that TPE and CMA-ES draw at random before they learn
 
 
 class Search(Sweeper):
@@ -34,6 +33,7 @@ class Search(Sweeper):
         self,
         sampler: str = "tpe",
         n_trials: int = 20,
+        n_startup_trials: int = 10,
         direction: str | Sequence[str] = "auto",
         metrics: str | Sequence[str] | None = None,
         storage: str | None = None,
@@ -43,6 +43,7 @@ class Search(Sweeper):
     ):
         self.sampler = sampler
         self.n_trials = n_trials
+        self.n_startup_trials = n_startup_trials
         self.directions = [direction] if isinstance(direction, str) else list(direction)
         self.metrics = [metrics] if isinstance(metrics, str) else list(metrics or [])
         self.storage = storage
@@ -109,7 +110,7 @@ class Search(Sweeper):
         while (left := wanted - _counted(optuna, study)) > 0:
             # A sampler that began anew with its seed would propose the same again. With one for each batch, a search
             # goes on after a break as it would have without.
-            study.sampler = self._sampler(optuna, self.seed + len(study.get_trials(deepcopy=False)))
+            study.sampler = self._sampler(optuna, self.seed + wanted - left)
             yield [study.ask(space) for _ in range(min(width, left))]
 
     def _begun(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> list[Any]:
@@ -128,8 +129,9 @@ class Search(Sweeper):
         if self.sampler not in SAMPLERS:
             hint = did_you_mean(self.sampler, SAMPLERS)
             problems.append(f"hydra.sweeper.sampler={self.sampler} is not among {', '.join(SAMPLERS)}{hint}")
-        if not isinstance(self.n_trials, int) or self.n_trials < 1:
-            problems.append(f"hydra.sweeper.n_trials must be a whole number from 1 on, not {self.n_trials}")
+        for name in ("n_trials", "n_startup_trials"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                problems.append(f"hydra.sweeper.{name} must be a whole number from 1 on, not {value}")
         count = max(len(self.metrics), 1)
         if self.directions != ["auto"] and not (
             len(self.directions) == count and set(self.directions) <= set(_DIRECTIONS)
@@ -166,8 +168,8 @@ class Search(Sweeper):
         if self.sampler in ("random", "grid"):  # every point of a grid waits in the study already
             return samplers.RandomSampler(seed)
         if self.sampler == "cmaes":
-            return samplers.CmaEsSampler(seed=seed, n_startup_trials=_STARTUP)
-        return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, constant_liar=True)
+            return samplers.CmaEsSampler(seed=seed, n_startup_trials=self.n_startup_trials)
+        return samplers.TPESampler(seed=seed, n_startup_trials=self.n_startup_trials, constant_liar=True)
 
     def _study(self, optuna: Any, folder: Path, config: DictConfig) -> Any:
         metrics = self.metrics or [monitor(config)]
