@@ -53,6 +53,13 @@ def test_a_grid_is_every_combination_once(dltrain):
     ]
 
 
+def test_choices_of_lists_are_typed_as_they_were(dltrain):
+    space = ("model.hidden_sizes=choice([8],[8,4])", "hydra.sweeper.sampler=grid")
+    assert dltrain(*SEARCH, *space, SWEEP, "sweep.retries=1").code == 0
+    assert {row["model.hidden_sizes"] for row in ledger()} == {"[8]", "[8,4]"}
+    assert {trial.state.name for trial in study().trials} == {"COMPLETE"}
+
+
 @pytest.mark.parametrize("sampler", ["random", "cmaes"])
 def test_other_samplers_repeat_with_their_seed(dltrain, sampler):
     for folder in ("one", "other"):

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -110,7 +111,7 @@ class Search(Sweeper):
         while (left := wanted - _counted(optuna, study)) > 0:
             # A sampler that began anew with its seed would propose the same again. With one for each batch, a search
             # goes on after a break as it would have without.
-            study.sampler = self._sampler(optuna, self.seed + wanted - left)
+            study.sampler = self._sampler(optuna, Random(f"{self.seed} {wanted - left}").getrandbits(31))
             yield [study.ask(space) for _ in range(min(width, left))]
 
     def _begun(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> list[Any]:
@@ -261,7 +262,9 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """A value as it is written on the command line, as a list is already."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        return value
     return "null" if value is None else Override._get_value_element_as_str(value)
 
 
