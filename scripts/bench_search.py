@@ -52,13 +52,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of the sampler (default: 5)")
     parser.add_argument("--pruner", default="median", help="an option of the group (default: median)")
     parser.add_argument("--folder", help="where the sweeps stay, and are gone on with; removed at the end without it")
-    parser.add_argument("overrides", nargs="*", help="further overrides of the searches")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="further overrides of the searches")
     return parser.parse_args()
 
 
 def table(folder: Path, options: argparse.Namespace, best: float, epochs: int, jobs: int) -> int:
     """Search with each seed, print the rows, and return how many took more than their share of ``epochs``."""
-    print("| seed of the sampler | epochs until the grid's best | share | jobs until then | all jobs | all epochs |")
+    print("| seed of the sampler | epochs until the grid's best | share | job | epochs in all | best in all |")
     print("| --- | --- | --- | --- | --- | --- |")
     missed = 0
     for seed in range(1, options.seeds + 1):
@@ -68,7 +68,8 @@ def table(folder: Path, options: argparse.Namespace, best: float, epochs: int, j
         needed, job = reached(found, best)
         missed += not needed or needed > SHARE * epochs
         shown = (f"{needed}", f"{needed / epochs:.0%}", f"{job}") if needed else ("never", "–", "–")
-        print(f"| {seed} | {' | '.join(shown)} | {len(found)} | {sum(map(len, found))} |", flush=True)
+        total = f"{sum(map(len, found))} | {max(map(max, found)):.4f}"
+        print(f"| {seed} | {' | '.join(shown)} | {total} |", flush=True)
     print(f"\ngrid: {jobs} jobs, {epochs} epochs, best {METRIC} {best:.4f}; {missed} of {options.seeds} seeds missed")
     return missed
 

@@ -30,11 +30,14 @@ QUICK = ("model=mlp", f"trainer.epochs={EPOCHS}", "dataset.limit=200")
 RATES = "optim.lr=0.05,0.02,0.0001,0.1,0.001,0.03"
 JOBS = 6
 MONITOR = "trainer.checkpoint.monitor=val/accuracy"
-MEDIAN = ("pruner=median", "pruner.n_startup_trials=2")
+MEDIAN = ("pruner=median", "pruner.n_startup_trials=2", "pruner.n_warmup_steps=0")
 PRUNERS = {
-    "median": ("pruner.n_startup_trials=2", optuna.pruners.MedianPruner(n_startup_trials=2)),
-    "hyperband": ("pruner.min_resource=1", optuna.pruners.HyperbandPruner(max_resource=EPOCHS)),
-    "successive_halving": ("pruner.min_resource=1", optuna.pruners.SuccessiveHalvingPruner(1, reduction_factor=3)),
+    "median": (MEDIAN, optuna.pruners.MedianPruner(n_startup_trials=2)),
+    "hyperband": (("pruner=hyperband",), optuna.pruners.HyperbandPruner(max_resource=EPOCHS)),
+    "successive_halving": (
+        ("pruner=successive_halving",),
+        optuna.pruners.SuccessiveHalvingPruner(1, reduction_factor=3),
+    ),
 }
 
 
@@ -79,8 +82,8 @@ def swept(tmp_path_factory):
 
 @pytest.mark.parametrize(("pruner", "metric"), [*((name, "val/loss") for name in PRUNERS), ("median", "val/accuracy")])
 def test_jobs_end_where_optuna_fed_by_hand_ends_them(swept, pruner, metric):
-    option, real = PRUNERS[pruner]
-    wanted = (f"pruner={pruner}", option) if metric == "val/loss" else (f"pruner={pruner}", option, MONITOR)
+    chosen, real = PRUNERS[pruner]
+    wanted = chosen if metric == "val/loss" else (*chosen, MONITOR)
     whole, pruned = ([values(folder / str(job), metric) for job in range(JOBS)] for folder in (swept(), swept(*wanted)))
     assert [len(curve) for curve in pruned] == ends_by_hand(real, whole, metric)
     assert 0 < sum(len(curve) == EPOCHS for curve in pruned) < JOBS
