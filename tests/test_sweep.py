@@ -13,7 +13,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+import torch
 
+from dltrain import checkpoint
 from dltrain.errors import UserError
 from dltrain.report.sweep import importance
 from dltrain.sweep.ledger import Ledger
@@ -92,10 +94,14 @@ def test_every_job_is_a_row_with_its_settings_and_metrics(dltrain, tmp_path):
         assert row["run"] == result["run"]
 
 
-def test_a_job_equals_the_same_run_alone(dltrain, tmp_path):
+def test_a_job_equals_the_same_run_alone_bit_for_bit(dltrain, tmp_path):
     assert dltrain("-m", *SHORT, "seed=1,2", SWEEP).code == 0
-    alone = dltrain(*SHORT, "seed=2").folder
-    assert (alone / "metrics.csv").read_bytes() == (tmp_path / "sweep" / "1" / "metrics.csv").read_bytes()
+    alone, job = dltrain(*SHORT, "seed=2").folder, tmp_path / "sweep" / "1"
+    assert (alone / "metrics.csv").read_bytes() == (job / "metrics.csv").read_bytes()
+    for name in ("last.pt", "best.pt"):
+        one, other = (checkpoint.load(folder / "checkpoints" / name)["model"] for folder in (alone, job))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_stdout_is_one_line_with_means_over_the_seeds_and_the_best_command(dltrain):
