@@ -122,7 +122,7 @@ def test_every_limit_is_of_an_argument_that_there_is(group, name):
     """Of a target under conf/ or of another optimizer or scheduler of torch: no rule is left over from a typo."""
     others = [f"torch.optim.{each}" for each in ("Adadelta", "ASGD")]
     others += [f"torch.optim.lr_scheduler.{each}" for each in ("CosineAnnealingWarmRestarts", "LinearLR")]
-    others += ["torch.nn.SmoothL1Loss", "torch.nn.MSELoss"]
+    others += ["torch.nn.SmoothL1Loss", "torch.nn.MSELoss", "optuna.pruners.PercentilePruner"]
     signatures = (source.signature(source.find(target)) for target in [*TARGETS, *others])
     assert any(name in signature.parameters for signature in signatures if signature)
 

@@ -18,6 +18,7 @@ import torch
 from dltrain import checkpoint
 from dltrain.errors import UserError
 from dltrain.report.sweep import importance
+from dltrain.sweep.board import _latest
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import outcome
 from tests.test_cli import SHORT
@@ -254,6 +255,21 @@ def test_an_interrupted_sweep_saves_the_running_job_and_goes_on_later(dltrain, t
     process.communicate(timeout=60)
     assert process.returncode == code
     assert [row["status"] for row in ledger(tmp_path / "sweep")] == ["interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("epoch,step,train/loss,val/loss\n1,2,0.5,0.25\n2,4,0.25,0.125\n", ("2", "train/loss 0.25  val/loss 0.125")),
+        ("epoch,train/loss\n" + "1,0.5\n" * 2000 + "2001,0.25\n", ("2001", "train/loss 0.25")),
+        ("epoch,train/loss\n1,0.5\n2", ("", "")),  # it is being written
+        ("epoch,train/loss\n", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_the_live_view_shows_the_last_row_of_the_metrics(tmp_path, text, shown):
+    (tmp_path / "metrics.csv").write_text(text)
+    assert _latest(tmp_path / "metrics.csv") == shown
 
 
 def test_a_second_sweep_in_the_folder_is_refused(dltrain, tmp_path):

@@ -34,6 +34,7 @@ class Jobs(Launcher):
 
     command = ""
     judge: Judge | None = None  # of a search, which has a study of its own
+    ledger: Ledger | None = None  # once jobs have been launched
 
     def __init__(self, n_jobs: int | str = 1):
         self.n_jobs = n_jobs
@@ -63,7 +64,8 @@ class Jobs(Launcher):
         lock = RunFolder(folder, "")
         lock.lock()
         try:
-            ledger = Ledger(folder, self.command)
+            # A search launches its jobs a few at a time; those of before need not be read again.
+            ledger = self.ledger = self.ledger or Ledger(folder, self.command)
             planned = self._planned(ledger, [tuple(map(str, one)) for one in job_overrides])
             once = {one.overrides: one for one in planned}  # a value that is given twice makes one job
             missing = [one for one in once.values() if one.job.status != "done"]

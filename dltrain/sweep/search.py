@@ -92,7 +92,7 @@ class Search(Sweeper):
                     study, "".join(self.metrics), dict(zip(map(naming, jobs), trials, strict=True))
                 )
             self.launcher.launch(jobs, initial_job_idx=trials[0].number)
-            ledger = Ledger(folder)
+            ledger = getattr(self.launcher, "ledger", None) or Ledger(folder)
             for trial, overrides in zip(trials, jobs, strict=True):
                 self._tell(optuna, study, trial, ledger.jobs.get(naming(overrides)))
 
