@@ -3,7 +3,6 @@
 Only the process of the sweep knows the study: it is told every epoch of every job, and answers whether to stop there.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from dltrain.metric_names import lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, setting
 
 FILE = "pruning.log"  # the study of a sweep whose jobs nobody searches for
-
-log = logging.getLogger(__name__)
 
 
 def make_pruner(config: DictConfig) -> Any:

@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -20,6 +19,7 @@ from dltrain.errors import ConfigError, UserError, did_you_mean
 from dltrain.metric_names import lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, naming
 from dltrain.sweep.pruning import Judge, make_pruner, monitor
+from dltrain.sweep.space import distribution, grid_values, typed
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +83,13 @@ class Search(Sweeper):
         OmegaConf.save(self.config, folder / "multirun.yaml")
         study = self._study(optuna, folder, self.context.config_loader.load_sweep_config(self.config, fixed))
         for trials in self._batches(optuna, study, folder, space):
-            jobs = [[*fixed, *(f"{key}={_typed(trial.params[key])}" for key in space)] for trial in trials]
+            jobs = [[*fixed, *(f"{key}={typed(trial.params[key])}" for key in space)] for trial in trials]
             for trial, overrides in zip(trials, jobs, strict=True):
                 trial.set_user_attr("overrides", overrides)
                 trial.set_user_attr("sweep", str(folder))
             if self.prunes:
                 self.launcher.judge = Judge(
-                    study, "".join(self.metrics), dict(zip(map(naming, jobs), trials, strict=True))
+                    study, next(iter(self.metrics), ""), dict(zip(map(naming, jobs), trials, strict=True))
                 )
             self.launcher.launch(jobs, initial_job_idx=trials[0].number)
             ledger = getattr(self.launcher, "ledger", None) or Ledger(folder)
@@ -104,7 +104,7 @@ class Search(Sweeper):
         wanted = self.n_trials
         if self.sampler == "grid":
             # Optuna's own sampler of grids cannot end a study that is asked and told.
-            points = list(itertools.product(*map(_grid_values, space.values())))
+            points = list(itertools.product(*map(grid_values, space.values())))
             wanted = min(wanted, len(points))
             for point in points:
                 study.enqueue_trial(dict(zip(space, point, strict=True)), skip_if_exists=True)
@@ -149,7 +149,7 @@ class Search(Sweeper):
         for override in OverridesParser.create(self.context.config_loader).parse_overrides(texts):
             key = override.get_key_element()
             if override.is_sweep_override():
-                space[key] = _distribution(override)
+                space[key] = distribution(override)
                 fixed.pop(key, None)
             else:
                 fixed[key] = f"{key}={override.get_value_element_as_str()}"
@@ -158,7 +158,7 @@ class Search(Sweeper):
             raise ConfigError(["a search needs a key with a range: 'optim.lr=tag(log, interval(0.001, 0.1))'"])
         if any(key.partition(".")[0] == "pruner" for key in space):
             raise ConfigError(["pruner compares the trials of a search, so it is one for all: give it no choice"])
-        if self.sampler == "grid" and (open_keys := [key for key in space if not _grid_values(space[key])]):
+        if self.sampler == "grid" and (open_keys := [key for key in space if not grid_values(space[key])]):
             raise ConfigError(
                 [f"sampler=grid takes choice(...) and range(...): {', '.join(open_keys)} has an interval"]
             )
@@ -235,44 +235,3 @@ def _counted(optuna: Any, study: Any) -> int:
     states = optuna.trial.TrialState
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != states.WAITING]
     return sum(trial.state != states.FAIL or "run" in trial.user_attrs for trial in trials)
-
-
-def _distribution(override: Override) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    value: Any = override.value()
-    if override.is_choice_sweep():
-        return CategoricalDistribution([_plain(one) for one in override.sweep_iterator()])
-    is_log = "log" in value.tags
-    if override.is_range_sweep():
-        start, step = value.start, value.step
-        count = math.ceil((value.stop - start) / step)
-        last = start + (count - 1) * step
-        if all(float(one).is_integer() for one in (start, step)):
-            return IntDistribution(int(start), int(last), log=is_log, step=1 if is_log else int(step))
-        return FloatDistribution(start, last, step=step)
-    if isinstance(value.start, int) and isinstance(value.end, int):
-        return IntDistribution(value.start, value.end, log=is_log)
-    return FloatDistribution(value.start, value.end, log=is_log)
-
-
-def _plain(value: Any) -> Any:
-    """A choice as Optuna can store it: numbers and words as they are, lists as their text."""
-    return value if isinstance(value, bool | int | float | str | None) else Override._get_value_element_as_str(value)
-
-
-def _typed(value: Any) -> str:
-    """A value as it is written on the command line, as a list is already."""
-    if isinstance(value, str) and value.startswith(("[", "{")):
-        return value
-    return "null" if value is None else Override._get_value_element_as_str(value)
-
-
-def _grid_values(distribution: Any) -> list[Any]:
-    if hasattr(distribution, "choices"):
-        return list(distribution.choices)
-    step = distribution.step
-    if step is None or (isinstance(distribution.low, float) and not step):
-        return []
-    count = round((distribution.high - distribution.low) / step) + 1
-    return [distribution.low + number * step for number in range(count)]
