@@ -168,8 +168,8 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
         extra = [*extra, "+hydra.callbacks.dltrain_sweep._target_=dltrain.sweep.finish.Finish"]
     sys.argv = ["dltrain", *for_hydra(arguments, extra)]
 
-    def job(cfg: Any) -> float:
-        return _job(cfg, arguments)
+    def job(cfg: Any, pruning: Any = None) -> float:  # our launcher hands over what may end a job of its sweep
+        return _job(cfg, arguments, pruning)
 
     try:
         hydra.main(version_base=None, config_path="pkg://dltrain.conf", config_name="config")(job)()
@@ -183,7 +183,7 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
         raise
 
 
-def _job(cfg: Any, arguments: Sequence[str]) -> float:
+def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -205,7 +205,7 @@ def _job(cfg: Any, arguments: Sequence[str]) -> float:
                 return launch.run_together(alone, cfg, path)
             from dltrain.commands.train import train  # imports torch: time enough for a signal
 
-            return train(cfg, path, command, stop)
+            return train(cfg, path, command, stop, pruning)
     except SystemExit:  # other processes have run it, and said how it ended
         raise
     except BaseException as error:

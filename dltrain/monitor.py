@@ -1,10 +1,11 @@
-"""The best epoch so far, and when to stop because none gets better."""
+"""The best epoch so far, and when to stop: because none gets better, or because other jobs of the sweep are better."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dltrain.errors import UserError
 from dltrain.metric_names import lower_is_better
 
 
@@ -58,3 +59,39 @@ class EarlyStopping:
         for row in history:
             anew.update(int(row["epoch"]), row)
         return anew
+
+
+@dataclass
+class Pruning:
+    """Says stop where whoever compares the jobs of a sweep says so.
+
+    ``ask(epoch, value, asks)`` is told the value of ``metric`` after each epoch, and answers whether to stop there;
+    without ``asks`` it is told alone. ``metric`` is empty for the one that makes an epoch the best.
+    """
+
+    ask: Callable[[int, float, bool], bool]
+    pruner: str
+    metric: str = ""
+    epoch: int = 0
+    value: float = math.nan
+    should_stop: bool = False
+
+    def update(self, epoch: int, metrics: Mapping[str, float], asks: bool = True) -> None:
+        """Tell of an epoch; one that was told of before the run was interrupted is no second one.
+
+        Raises:
+            UserError: there is no such metric.
+        """
+        if self.metric not in metrics:
+            names = ", ".join(name for name in metrics if "/" in name)
+            raise UserError(f"pruning by {self.metric}, which is no metric of an epoch: there are {names}")
+        self.epoch, self.value = epoch, metrics[self.metric]
+        self.should_stop = self.ask(epoch, self.value, asks) and asks
+
+    def catch_up(self, history: Sequence[Mapping[str, float]], asks: bool) -> None:
+        """Tell of the epochs of a run that goes on; only the last can be the one that it stopped at."""
+        for number, row in enumerate(history, 1):
+            self.update(int(row["epoch"]), row, asks and number == len(history))
+
+    def __str__(self) -> str:
+        return f"pruned at epoch {self.epoch}: {self.pruner} ended it at {self.metric} {self.value:.4g}"

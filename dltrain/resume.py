@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # What may differ: it changes neither the weights nor the metrics of an epoch.
 _FREE = (
-    *("device", "report", "resume", "trust", "out", "logger", "sweep", "dataset.root", "dataset.path"),
+    *("device", "report", "resume", "trust", "out", "logger", "pruner", "sweep", "dataset.root", "dataset.path"),
     *("dataset.cache", "dataset.download", "trainer.epochs", "trainer.early_stopping"),
     *(f"trainer.checkpoint.{name}" for name in ("every_n_epochs", "every_n_steps", "every_n_minutes", "keep")),
     *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile", "trainer.devices"),

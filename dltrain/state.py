@@ -39,6 +39,8 @@ def load_state_dict(trainer: "Trainer", state: Mapping[str, Any], without: Seque
             part.load_state_dict(state[name])
     if trainer.early_stopping:  # from the history, so that it may be another one than before
         trainer.early_stopping = trainer.early_stopping.after(trainer.history)
+    if trainer.pruning:
+        trainer.pruning.catch_up(trainer.history, asks=not trainer.finished)
     trainer.watch.reset()
     set_random_state(state["random"])  # last: what is above may draw
 

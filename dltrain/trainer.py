@@ -25,7 +25,7 @@ from dltrain.inference import Loss, evaluate, stand_in
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty
 from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
-from dltrain.monitor import Best, EarlyStopping
+from dltrain.monitor import Best, EarlyStopping, Pruning
 from dltrain.progress import View
 from dltrain.recovery import NotFinite
 from dltrain.schedulers import Schedule
@@ -73,6 +73,7 @@ class Trainer:
     clip_value: float | None = None
     ema: ExponentialMovingAverage | None = None
     early_stopping: EarlyStopping | None = None
+    pruning: Pruning | None = None
     loggers: Loggers = field(default_factory=Loggers)
     wrapped: Callable[[Tensor], Tensor] | None = None
     world: World = field(default_factory=World)
@@ -108,11 +109,13 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or early stopping has ended the run."""
-        return self.epoch >= self.epochs or bool(self.early_stopping and self.early_stopping.should_stop)
+        """Whether all epochs are done, or early stopping or a pruner has ended the run."""
+        return self.epoch >= self.epochs or any(
+            rule.should_stop for rule in (self.early_stopping, self.pruning) if rule
+        )
 
     def fit(self) -> None:
-        """Train until ``epochs`` are done or early stopping says so.
+        """Train until ``epochs`` are done, or early stopping or a pruner says so.
 
         Raises:
             TrainingError: a loss or gradient is not finite, no memory is left, or a checkpoint cannot be written.
@@ -166,12 +169,16 @@ class Trainer:
             self.save_best()
         if self.early_stopping:
             self.early_stopping.update(self.epoch, row)
+        if self.pruning:
+            self.pruning.update(self.epoch, row, asks=not self.finished)
         self.loggers.log(row)
         self.view.epoch(row, self.best)
         if self.due.after_epoch(self.epoch):
             self.save()
         if self.early_stopping and self.early_stopping.should_stop:
             log.info("stopped early at epoch %d: %s", self.epoch, self.early_stopping)
+        if self.pruning and self.pruning.should_stop:
+            log.info("%s", self.pruning)
 
     def train_step(self, inputs: Tensor, targets: Tensor) -> None:
         """One optimizer step over a batch; nothing waits for the device."""

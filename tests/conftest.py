@@ -32,14 +32,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         zygote.close()
 
 
-def _zygote() -> Zygote:
+def fresh() -> Zygote:
+    """What runs the command line in fresh processes."""
     if not _fresh:
         pytest.skip("sweeps fork their jobs, which this system cannot do")
     return _fresh[0]
 
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "experiment")
 
 
 def options(group: str) -> list[str]:
@@ -103,7 +104,7 @@ def dltrain(
         capsys.readouterr()
         arguments = (*arguments, *([] if report else ["report=false"]))
         if arguments[0] in ("-m", "--multirun"):
-            return Outcome(*_zygote().run(arguments))
+            return Outcome(*fresh().run(arguments))
         code = cli.main(list(arguments))
         return Outcome(code, *capsys.readouterr())
 
@@ -115,7 +116,7 @@ def together(dltrain, tmp_path) -> Callable[..., list[Outcome]]:
     """Runs the command line in several processes that share the run, each with an outcome of its own, by rank."""
 
     def run(processes: int, *arguments: str) -> list[Outcome]:
-        return [Outcome(*ended) for ended in _zygote().run_together(arguments, processes)]
+        return [Outcome(*ended) for ended in fresh().run_together(arguments, processes)]
 
     return run
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import CONF, GROUPS, options
 from omegaconf import OmegaConf
+from optuna.pruners import BasePruner
 from PIL import Image
 
 from dltrain.build import build, start_loggers
 from dltrain.commands.list import list_options
+from dltrain.sweep.pruning import make_pruner
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,15 @@ def test_every_scheduler_trains_at_both_intervals(name, interval, composed, tmp_
 @pytest.mark.parametrize("name", options("trainer"))
 def test_every_trainer_trains(name, composed, tmp_path):
     train_a_step(composed([f"trainer={name}", *SMALL]), tmp_path)
+
+
+@pytest.mark.parametrize("name", options("pruner"))
+def test_every_pruner_is_made(name, composed):
+    cfg = composed([f"pruner={name}", "trainer.epochs=7"])
+    pruner = make_pruner(cfg)
+    assert pruner is None if name == "none" else isinstance(pruner, BasePruner)
+    if name == "hyperband":
+        assert pruner._max_resource == 7
 
 
 @pytest.mark.parametrize("name", options("experiment"))

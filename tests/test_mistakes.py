@@ -67,6 +67,18 @@ TYPED = [
     ("+hydra.runn.dir=x", ["hydra has no key runn", "did you mean 'run'?"]),
     ("hydra.run.dir=", ["hydra.run.dir='' (command line): is empty", "hydra.run.dir=my_run"]),
     ("hydra.verbose=3", ["hydra.verbose=3", "true or false"]),
+    ("pruner=medain", ["no option medain", "did you mean 'median'?"]),
+    ("pruner.n_warmup_steps=3", ["pruner=none has no key n_warmup_steps", "dltrain list pruner"]),
+    ("pruner=median pruner.n_warmup=3", ["optuna.pruners.MedianPruner has no argument n_warmup", "did you mean"]),
+    ("pruner=median pruner.n_startup_trials=-1", ["pruner.n_startup_trials=-1", "at least 0"]),
+    ("pruner=hyperband pruner.reduction_factor=1", ["pruner.reduction_factor=1", "at least 2"]),
+    ("pruner=hyperband pruner.min_resource=30", ["pruner.min_resource=30", "at most pruner.max_resource=20"]),
+    ("pruner=hyperband pruner.min_resource=auto", ["pruner.min_resource='auto'", "a whole number"]),
+    (
+        "pruner=successive_halving pruner.min_resource=auto pruner.bootstrap_count=2",
+        ["pruner.bootstrap_count=2", "a number of epochs as pruner.min_resource"],
+    ),
+    ("pruner=median pruner._target_=optuna.study.Study", ["is a class, but not a pruner", "BasePruner"]),
     # types and ranges of the closed part
     ("trainer.epochs=abc", ["trainer.epochs='abc'", "whole number of at least 1"]),
     ("trainer.epochs=0", ["trainer.epochs=0"]),

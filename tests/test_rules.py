@@ -74,6 +74,8 @@ def loaded_after(code: str, cwd: Path) -> set[str]:
         ["check", "optim.lr=-1"],
         ["check", "-m", "optim.lr=-1,0.1"],
         ["check", "-m", "seed=1,2"],
+        ["check", "-m", "pruner=median", "seed=1,2"],
+        ["-m", "pruner=hyperband", "pruner.min_resource=x", "seed=1,2"],
         ["-sc", "install=bash"],
         ["--cfg", "job"],
         ["--info"],

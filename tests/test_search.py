@@ -55,10 +55,11 @@ def test_a_grid_is_every_combination_once(dltrain):
     ]
 
 
-def test_a_list_is_a_choice(dltrain, tmp_path):
-    space = ("model.hidden_sizes=[8],[8,16]", "hydra.sweeper.sampler=grid")
-    assert dltrain(*SEARCH, *space, SWEEP).code == 0
-    assert sorted(row["model.hidden_sizes"] for row in ledger()) == ["[8,16]", "[8]"]
+def test_choices_of_lists_are_typed_as_they_were(dltrain):
+    space = ("model.hidden_sizes=choice([8],[8,4])", "hydra.sweeper.sampler=grid")
+    assert dltrain(*SEARCH, *space, SWEEP, "sweep.retries=1").code == 0
+    assert {row["model.hidden_sizes"] for row in ledger()} == {"[8]", "[8,4]"}
+    assert {trial.state.name for trial in study().trials} == {"COMPLETE"}
 
 
 @pytest.mark.parametrize("sampler", ["random", "cmaes"])

@@ -13,9 +13,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+import torch
 
+from dltrain import checkpoint
 from dltrain.errors import UserError
 from dltrain.report.sweep import importance
+from dltrain.sweep.board import _latest
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import outcome
 from tests.test_cli import SHORT
@@ -35,8 +38,8 @@ def timeless(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.fixture
 def fragile(tmp_path):
-    """A model that goes well, or is killed, out of memory or wrong in itself, as ``model.how`` says; a file called
-    ``mended`` makes it go well.
+    """A model that goes well, or diverges, is killed, out of memory or wrong in itself, as ``model.how`` says; a file
+    called ``mended`` makes all but the last go well.
     """
     (tmp_path / "fragile.py").write_text(
         """
@@ -44,8 +47,9 @@ import os, resource, signal
 from torch import nn
 
 class Net(nn.Module):
-    def __init__(self, outputs, how):
+    def __init__(self, outputs, how, seed=0):
         super().__init__()
+        how = how if isinstance(how, str) else how.get(seed, "well")
         if how == "wrong":
             raise ValueError("no such width")
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
@@ -59,7 +63,8 @@ class Net(nn.Module):
         if self.steps == 7 and self.how == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
             bytearray(2**31)
-        return self.layers(inputs)
+        outputs = self.layers(inputs)
+        return outputs * float("inf") if self.steps > 6 and self.how == "diverging" else outputs
 """
     )
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
@@ -90,10 +95,14 @@ def test_every_job_is_a_row_with_its_settings_and_metrics(dltrain, tmp_path):
         assert row["run"] == result["run"]
 
 
-def test_a_job_equals_the_same_run_alone(dltrain, tmp_path):
+def test_a_job_equals_the_same_run_alone_bit_for_bit(dltrain, tmp_path):
     assert dltrain("-m", *SHORT, "seed=1,2", SWEEP).code == 0
-    alone = dltrain(*SHORT, "seed=2").folder
-    assert (alone / "metrics.csv").read_bytes() == (tmp_path / "sweep" / "1" / "metrics.csv").read_bytes()
+    alone, job = dltrain(*SHORT, "seed=2").folder, tmp_path / "sweep" / "1"
+    assert (alone / "metrics.csv").read_bytes() == (job / "metrics.csv").read_bytes()
+    for name in ("last.pt", "best.pt"):
+        one, other = (checkpoint.load(folder / "checkpoints" / name)["model"] for folder in (alone, job))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_stdout_is_one_line_with_means_over_the_seeds_and_the_best_command(dltrain):
@@ -115,29 +124,37 @@ def test_stdout_is_one_line_with_means_over_the_seeds_and_the_best_command(dltra
     assert again.result["best"]["val"]["loss"] == min(losses)
 
 
-def test_failures_of_every_kind_are_rows_and_the_same_command_runs_these_only(dltrain, fragile, tmp_path):
-    command = ("-m", *fragile, "model.how=well,killed,memory,wrong", "optim.lr=0.01,0.02")
+CAUSES = {"diverging": "training diverged: ", "killed": "killed by signal 9 (SIGKILL)", "memory": "MemoryError"}
+CAUSES["wrong"] = "no such width"
+
+
+def test_of_24_jobs_4_fail_in_4_ways_and_the_same_command_runs_these_only(dltrain, fragile, tmp_path):
+    """Jobs 20 to 23 fail: how a job goes follows from its seed, which names it."""
+    kinds = ", ".join(f"{number}: {how}" for number, how in enumerate(CAUSES, 20))
+    (tmp_path / "my_conf" / "model" / "fragile.yaml").write_text(
+        f"_target_: fragile.Net\noutputs: ${{data.num_outputs}}\nseed: ${{seed}}\nhow: {{{kinds}}}\n"
+    )
+    command = ("-m", *fragile, "seed=range(0,24)")
     first = dltrain(*command)
     assert first.code == 1
-    assert first.result["status"] == "failed"
-    assert (first.result["done"], first.result["failed"]) == (2, 6)
+    assert (first.result["status"], first.result["done"], first.result["failed"]) == ("failed", 20, 4)
     rows = ledger()
-    assert [row["status"] for row in rows] == ["done"] * 2 + ["failed"] * 6
-    causes = [row["cause"] for row in rows[2:]]
-    assert causes[:2] == ["killed by signal 9 (SIGKILL)"] * 2
-    assert all("MemoryError" in cause or "memory" in cause for cause in causes[2:4])
-    assert causes[4:] == ["no such width"] * 2
-    for number in range(2, 8):  # each is told as it happens
+    assert [row["status"] for row in rows] == ["done"] * 20 + ["failed"] * 4
+    assert [bool(row["test/loss"]) for row in rows] == [True] * 20 + [False] * 4
+    assert [row["cause"] for row in rows[:20]] == [""] * 20
+    for row, cause in zip(rows[20:], CAUSES.values(), strict=True):
+        assert row["cause"].startswith(cause)
+    for number in range(20, 24):  # each is told as it happens
         assert re.search(rf"^warning: job {number} failed in ", first.stderr, re.M)
     (tmp_path / "mended").touch()
-    untouched = (tmp_path / "sweep" / "0" / "result.json").stat().st_mtime_ns
+    results = [tmp_path / "sweep" / str(number) / "result.json" for number in range(20)]
+    untouched = [result.stat().st_mtime_ns for result in results]
     second = dltrain(*command)
-    assert second.code == 1
-    assert re.findall(r"^job (\d): ", second.stderr, re.M) == ["6", "7"]
-    assert re.findall(r"^job (\d) again: ", second.stderr, re.M) == ["2", "3", "4", "5"]
-    assert [row["status"] for row in ledger()] == ["done"] * 6 + ["failed"] * 2
-    assert (tmp_path / "sweep" / "0" / "result.json").stat().st_mtime_ns == untouched
-    assert ledger()[2]["val/loss"] == ledger()[0]["val/loss"]
+    assert (second.code, second.result["done"], second.result["failed"]) == (1, 23, 1)
+    assert re.findall(r"^job (\d+)(?: again)?: ", second.stderr, re.M) == ["20", "21", "22", "23"]
+    assert [row["status"] for row in ledger()] == ["done"] * 23 + ["failed"]
+    assert timeless(ledger()[:20]) == timeless(rows[:20])
+    assert [result.stat().st_mtime_ns for result in results] == untouched
 
 
 def test_a_job_that_failed_is_tried_again_as_often_as_asked_for(dltrain, fragile):
@@ -238,6 +255,21 @@ def test_an_interrupted_sweep_saves_the_running_job_and_goes_on_later(dltrain, t
     process.communicate(timeout=60)
     assert process.returncode == code
     assert [row["status"] for row in ledger(tmp_path / "sweep")] == ["interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("epoch,step,train/loss,val/loss\n1,2,0.5,0.25\n2,4,0.25,0.125\n", ("2", "train/loss 0.25  val/loss 0.125")),
+        ("epoch,train/loss\n" + "1,0.5\n" * 2000 + "2001,0.25\n", ("2001", "train/loss 0.25")),
+        ("epoch,train/loss\n1,0.5\n2", ("", "")),  # it is being written
+        ("epoch,train/loss\n", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_the_live_view_shows_the_last_row_of_the_metrics(tmp_path, text, shown):
+    (tmp_path / "metrics.csv").write_text(text)
+    assert _latest(tmp_path / "metrics.csv") == shown
 
 
 def test_a_second_sweep_in_the_folder_is_refused(dltrain, tmp_path):

@@ -48,15 +48,17 @@ def write_page(found: Outcome, path: Path) -> None:
         rows.append(
             Row(
                 number=job.number,
-                status=job.status,
+                status="pruned" if job.pruned else job.status,
                 settings={key: job.settings[key] for key in keys if key in job.settings},
                 metrics=job.metrics,
                 page=os.path.relpath(page, path.parent) if page else "",
-                cause=job.cause or str(job.result.get("error", "")),
+                cause=job.told,
                 history=history_of(job.folder),
             )
         )
-    ranked = [Ranked(one.settings, one.means, one.deviations, len(one.jobs)) for one in found.choices]
+    ranked = [
+        Ranked(one.settings, {m: one.shown(m) for m in one.means}, len(one.jobs), one.pruned) for one in found.choices
+    ]
     command = str(found.summary().get("best", {}).get("command", ""))
     folder = str(found.ledger.folder)
     write_text(path, render_sweep(folder, found.monitor, lower_is_better(found.monitor), ranked, rows, command))

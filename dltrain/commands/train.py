@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dltrain.distributed.world import World
 from dltrain.errors import DltrainError, Interrupted, TrainingError
 from dltrain.log import log_to, write_to
 from dltrain.metrics import ClassificationMetrics
+from dltrain.monitor import Pruning
 from dltrain.resume import Resumable, candidates, find_resumable, restore
 from dltrain.run import RunFolder, finite
 from dltrain.startup import defer_compiler
@@ -31,9 +33,9 @@ log = logging.getLogger(__name__)
 _PRINTED = ("status", "run", "best", "test", "seconds")
 
 
-def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest) -> float:
+def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest, pruning: Pruning | None = None) -> float:
     """Run the configuration ``cfg`` in the folder ``path``, or go on where ``cfg.resume`` says; returns the best value
-    of the monitored metric.
+    of the monitored metric. ``pruning`` may end a job of a sweep before its last epoch.
 
     Whatever is wrong before the first epoch leaves no folder behind.
     """
@@ -41,7 +43,7 @@ def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest) -> floa
         resumable = find_resumable(cfg.resume, path)
         if cfg.resume != "auto" and not (resumable and resumable.run == path.resolve()):
             folder.require_no_run()
-        return go_on(cfg, folder, resumable, stop)
+        return go_on(cfg, folder, resumable, stop, pruning=pruning)
 
 
 @contextmanager
@@ -60,7 +62,12 @@ def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
 
 
 def go_on(
-    cfg: Any, folder: RunFolder, resumable: Resumable | None, stop: signals.StopRequest, force: bool = False
+    cfg: Any,
+    folder: RunFolder,
+    resumable: Resumable | None,
+    stop: signals.StopRequest,
+    force: bool = False,
+    pruning: Pruning | None = None,
 ) -> float:
     """Run ``cfg`` in ``folder``, from where ``resumable`` says; see :func:`train`.
 
@@ -69,7 +76,7 @@ def go_on(
     defer_compiler()
     plan = Plan(as_text(cfg), str(folder.path), folder.command, force, os.getcwd() in sys.path)
     with _process_state(cfg), joined(pick_device(cfg.device), plan) as world:
-        return _go_on(cfg, folder, resumable, stop, force, world)
+        return _go_on(cfg, folder, resumable, stop, force, world, pruning)
 
 
 def follow(stop: signals.StopRequest) -> None:
@@ -94,12 +101,19 @@ def _process_state(cfg: Any) -> AbstractContextManager[None]:
 
 
 def _go_on(
-    cfg: Any, folder: RunFolder, resumable: Resumable | None, stop: signals.StopRequest, force: bool, world: World
+    cfg: Any,
+    folder: RunFolder,
+    resumable: Resumable | None,
+    stop: signals.StopRequest,
+    force: bool,
+    world: World,
+    pruning: Pruning | None = None,
 ) -> float:
     """:func:`go_on` in each of the processes; what there is to go on from is known to rank 0."""
     parts = build(cfg, folder.path, world)
     trainer = parts.trainer
     trainer.stop = stop
+    _set_pruning(parts, pruning, cfg.pruner._target_)
     state = resumable
     resumable = world.share(lambda: state)
     if resumable:
@@ -131,6 +145,16 @@ def _go_on(
             _report(parts, folder.path)
         show(result)
     return trainer.best.value
+
+
+def _set_pruning(parts: Parts, pruning: Pruning | None, chosen: str | None) -> None:
+    trainer = parts.trainer
+    if pruning:
+        trainer.pruning = replace(pruning, metric=pruning.metric or trainer.best.monitor)
+    elif chosen is not None:
+        log.warning(
+            "the pruner has no effect here: it compares jobs of dltrain -m, by hydra/launcher=serial or parallel"
+        )
 
 
 def _already_done(parts: Parts, folder: RunFolder, resumable: Resumable) -> float:
@@ -176,10 +200,8 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         trainer.loggers.close(told)
     timings: dict[str, Any] = {"train": round(trainer.seconds, 3), "test": round(time.perf_counter() - trained, 3)}
     timings |= {"profile": profile} if profile else {}
-    events = {"events": trainer.events} if trainer.events else {}
-    return folder.write_result(
-        "done", **_best(parts), test=test, epochs=trainer.epoch, timings=timings, **extra, **events
-    )
+    extra |= {"events": trainer.events} if trainer.events else {}
+    return folder.write_result("done", **_best(parts), test=test, epochs=trainer.epoch, timings=timings, **extra)
 
 
 def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, float]]:
@@ -212,11 +234,16 @@ def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None
 
 
 def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics of the test part with the best weights, and the confusion matrix of a classification."""
+    """Metrics of the test part with the best weights, and the confusion matrix of a classification.
+
+    A pruned run has none, but says that it was pruned: its weights are nobody's choice.
+    """
     trainer = parts.trainer
     best = trainer.world.share(lambda: checkpoint.load(trainer.checkpoints.best))
     best = trainer.checkpoints.tensors_of(best, trainer.model)
     trainer.evaluated.load_state_dict(best["model"])
+    if trainer.pruning and trainer.pruning.should_stop:
+        return {}, {"pruned": str(trainer.pruning)}
     if parts.test is None:
         return {}, {}
     metrics = trainer.evaluate(parts.test)

@@ -63,7 +63,7 @@ SHARED: dict[str, Any] = {
     "scheduler.pct_start": Number(0, 1),  # torch takes 1 and divides by zero behind the last step
     "optim.lr": Number(0),
 }
-_OPEN = ("dataset", "model", "loss", "optim", "scheduler", "logger", "data")
+_OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "data")
 _NEEDED = ("dataset.batch_size", "scheduler.interval")
 
 

@@ -38,6 +38,8 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     cfg.trust = []  # nobody vouches for himself
     if isinstance(cfg.get("trainer"), DictConfig):  # keys that this dltrain has and the run's had not
         cfg.trainer = OmegaConf.merge(_yaml("trainer/default.yaml"), cfg.trainer)
+    if "pruner" not in cfg:
+        cfg.pruner = _yaml("pruner/none.yaml")
     problems = []
     for text in overrides:
         try:
@@ -83,7 +85,7 @@ def _loggers(chosen: Any) -> DictConfig:
 # Where a _target_ of a stranger's configuration may be defined. All of torch would be too much: torch.hub, torch.load
 # and what torch itself imports run whatever they are given.
 _TRUSTED = (
-    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms", "optuna.pruners"),
     *(f"dltrain.{leaf}" for leaf in ("data", "losses", "loggers", "models", "schedulers")),
 )
 

@@ -10,6 +10,7 @@ from dltrain.config.rules import LATER, Choice, Either, Many, Number, Of, Proble
 from dltrain.errors import did_you_mean
 
 _COUNT = Number(1, whole=True)
+_NUMBER = Number(0, whole=True)
 _COUNT_OR_NULL = Number(1, whole=True, optional=True)
 _SHARE = Number(0, most=1)
 _POSITIVE = Number(0, open_low=True)
@@ -33,10 +34,10 @@ LIMITS: dict[str, dict[str, Rule]] = {
         "num_layers": _COUNT,
         "kernel_size": _COUNT,
         "stride": _COUNT,
-        "padding": Either(Number(0, whole=True), Choice(("same", "valid"))),
+        "padding": Either(_NUMBER, Choice(("same", "valid"))),
         "pool_kernel_size": _COUNT,
         "pool_stride": _COUNT_OR_NULL,
-        "pool_padding": Number(0, whole=True),
+        "pool_padding": _NUMBER,
         "dropout": Number(0, 1),
     },
     "loss": {
@@ -62,8 +63,8 @@ LIMITS: dict[str, dict[str, Rule]] = {
         "step_size": _COUNT,
         "milestones": Many(_COUNT, rising=True),
         "boundary": _COUNT,
-        "patience": Number(0, whole=True),
-        "cooldown": Number(0, whole=True),
+        "patience": _NUMBER,
+        "cooldown": _NUMBER,
         "threshold": _NOT_NEGATIVE,
         "min_lr": _RATES,
         "eta_min": _NOT_NEGATIVE,
@@ -80,11 +81,23 @@ LIMITS: dict[str, dict[str, Rule]] = {
         "start_factor": _SHARE,
         "min_factor": _SHARE,
     },
+    "pruner": {
+        "n_startup_trials": _NUMBER,
+        "n_warmup_steps": _NUMBER,
+        "interval_steps": _COUNT,
+        "n_min_trials": _COUNT,
+        "min_resource": Either(_COUNT, Choice(("auto",))),
+        "max_resource": Either(_COUNT, Choice(("auto",))),
+        "reduction_factor": Number(2, whole=True),
+        "min_early_stopping_rate": _NUMBER,
+        "bootstrap_count": _NUMBER,
+        "percentile": Number(0, most=100),
+    },
 }
 AUGMENT: dict[str, Rule] = {
-    "crop": Number(0, whole=True),
+    "crop": _NUMBER,
     "flip": Of(bool, "true or false"),
-    "cutout": Number(0, whole=True),
+    "cutout": _NUMBER,
     "brightness": _SHARE,
     "contrast": _SHARE,
     "saturation": _SHARE,

@@ -11,12 +11,13 @@ from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, Target, find
 from dltrain.errors import ConfigError
 
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler")
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "pruner")
 # Keys that dltrain reads itself and does not hand to the target, and what it hands over by position.
 OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor")}
 # Keys that dltrain follows where the target of the user's own data set does not take them itself.
 _FOLLOWED = {"dataset": ("val_fraction", "test_fraction", "limit", "split_seed")}
 _FILLED = {"optim": ("params",), "scheduler": ("optimizer",), "logger": ("folder", "config", "history")}
+_NONE: Mapping[str, tuple[str, ...]] = {"scheduler": ("interval",), "pruner": ()}  # may have no target, but these keys
 _HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
@@ -51,8 +52,8 @@ def _check_node(key: str, group: str, node: Any) -> Iterator[Problem]:
             key, f"must hold keys, key: value; a file names an option under defaults, - override /{group}: OPTION", node
         )
         return
-    if group == "scheduler" and node.get("_target_", "") is None:  # scheduler=none
-        yield from _check_empty(node)
+    if group in _NONE and node.get("_target_", "") is None:  # scheduler=none
+        yield from _check_empty(group, node)
         return
     if "_target_" not in node:
         where = next((f"; it stands too deep, in {key}.{name}" for name in node if "_target_" in _keys(node[name])), "")
@@ -71,12 +72,12 @@ def _keys(value: Any) -> Collection[str]:
     return value if isinstance(value, dict) else ()
 
 
-def _check_empty(node: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_empty(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
     for name, value in node.items():
-        if name not in ("_target_", "interval"):
+        if name not in ("_target_", *_NONE[group]):
             yield Problem(
-                f"scheduler.{name}",
-                f"scheduler=none has no key {name}: choose a scheduler that has it, dltrain list scheduler shows them",
+                f"{group}.{name}",
+                f"{group}=none has no key {name}: choose a {group} that has it, dltrain list {group} shows them",
                 value,
             )
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from dltrain.config.rules import shown
 from dltrain.errors import did_you_mean
 
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "logger", "experiment")
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "experiment")
 _SEVERAL = ("logger", "experiment")  # groups of which several options may be chosen at once
 
 

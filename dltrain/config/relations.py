@@ -39,6 +39,7 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("trainer.accumulate", f"cannot cut dataset.batch_size={size} into so many parts", parts)
     yield from _check_processes(trainer, dataset.get("batch_size"))
     yield from _check_stopping(_mapping(trainer.get("early_stopping")))
+    yield from _check_pruner(_mapping(cfg.get("pruner")))
     yield from _check_files(dataset)
     yield from _check_monitors(cfg)
 
@@ -66,6 +67,15 @@ def _check_stopping(options: Mapping[str, Any]) -> Iterator[Problem]:
         if options.get(name) and "patience" in options and options["patience"] is None:
             text = "has no effect without trainer.early_stopping.patience: add trainer.early_stopping.patience=5"
             yield Problem(f"trainer.early_stopping.{name}", text, options[name])
+
+
+def _check_pruner(pruner: Mapping[str, Any]) -> Iterator[Problem]:
+    least, most, first = (pruner.get(name) for name in ("min_resource", "max_resource", "bootstrap_count"))
+    if first and "auto" in (least, most):
+        name = "min_resource" if least == "auto" else "max_resource"
+        yield Problem("pruner.bootstrap_count", f"needs a number of epochs as pruner.{name}, which is auto", first)
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield Problem("pruner.min_resource", f"must be at most pruner.max_resource={most}", least)
 
 
 def _check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:

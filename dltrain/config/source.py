@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
-READ = ("torch", "torchvision", "dltrain")
+READ = ("torch", "torchvision", "dltrain", "optuna")
 _TYPES: dict[str, Any] = {
     "int": int,
     "float": float,

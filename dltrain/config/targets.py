@@ -32,7 +32,15 @@ _VALUES = frozenset(f"torch.{name}" for name in ("tensor", "device", "Generator"
 _MODULE = "torch.nn.modules.module.Module"
 _OPTIMIZER = "torch.optim.optimizer.Optimizer"
 _SCHEDULER = "torch.optim.lr_scheduler.LRScheduler"
-_PUBLIC = {_MODULE: "torch.nn.Module", _OPTIMIZER: "torch.optim.Optimizer", _SCHEDULER: _SCHEDULER}
+_PRUNER = "optuna.pruners._base.BasePruner"
+_PUBLIC = {
+    _MODULE: "torch.nn.Module",
+    _OPTIMIZER: "torch.optim.Optimizer",
+    _SCHEDULER: _SCHEDULER,
+    _PRUNER: "optuna.pruners.BasePruner",
+}
+
+_EXTRAS = {"optuna": "optuna"}  # which of dltrain's extras brings a package
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ PLACES = {
         "torch.optim.lr_scheduler.StepLR",
         _SCHEDULER,
     ),
+    "pruner": Place("a pruner", ("optuna.pruners",), "optuna.pruners.MedianPruner", _PRUNER, functions=False),
     "logger": Place(
         "a logger",
         ("dltrain.loggers",),
@@ -88,7 +97,10 @@ PLACES = {
     ),
     "": Place(  # a node within one of those
         "a class or function",
-        ("torch.nn", "torch.optim", "torch.utils.data", "torchvision", "dltrain.models", "dltrain.losses"),
+        (
+            *("torch.nn", "torch.optim", "torch.utils.data", "torchvision", "dltrain.models", "dltrain.losses"),
+            "optuna.pruners",
+        ),
         "torch.nn.Linear",
     ),
 }
@@ -145,7 +157,8 @@ def _unfound(name: str, found: source.Definition | source.Module | None, place: 
             return f"{outer} has no {parts[count]}{near or f'; {place.what} is, for example, {place.example}'}"
         if home is not None:
             return f"names a part of {outer}, where {place.what} is expected"
-    return f"there is no package {parts[0]} on this machine"
+    install = f': pip install "dltrain[{_EXTRAS[parts[0]]}]"' if parts[0] in _EXTRAS else ""
+    return f"there is no package {parts[0]} on this machine{install}"
 
 
 def _imported(name: str, place: Place) -> Target:

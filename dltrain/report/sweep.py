@@ -30,12 +30,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Jobs that differ in their seed alone, as HTML cells of their metrics."""
+    """Jobs that differ in their seed alone: each metric as it is shown, and how many of them were pruned."""
 
     settings: Mapping[str, str]
-    means: Mapping[str, float]
-    deviations: Mapping[str, float]
+    metrics: Mapping[str, str]
     seeds: int
+    pruned: int = 0
 
 
 def render_sweep(
@@ -44,14 +44,15 @@ def render_sweep(
     """The page as HTML; ``monitor`` is the metric that ranks, better where it is lower or higher."""
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     hyper = [key for key in keys if key != "seed"]
-    done = [row for row in rows if math.isfinite(row.metrics.get(monitor, math.nan))]
+    known = [row for row in rows if math.isfinite(row.metrics.get(monitor, math.nan))]
+    done = [row for row in known if row.status != "pruned"]  # what a job got to before says little of its keys
     charts: list[Chart] = []
     if done:
         charts = [
             *([_parallel(done, hyper, monitor, lower)] if hyper else []),
             *_importance(done, hyper, monitor),
             *(_slice(done, key, monitor) for key in hyper),
-            *_curves(done, monitor),
+            *_curves(known, monitor),
         ]
     counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -99,24 +100,21 @@ def _numbers(values: Sequence[str]) -> list[float] | None:
 
 
 def _ranking(ranked: Sequence[Ranked], keys: Sequence[str], monitor: str) -> str:
-    names = [monitor, *dict.fromkeys(name for one in ranked for name in one.means if name != monitor)]
+    names = [monitor, *dict.fromkeys(name for one in ranked for name in one.metrics if name != monitor)]
+    pruned = any(one.pruned for one in ranked)
     lines = [
         [
             str(place),
             *(escape(one.settings.get(key, "")) for key in keys),
-            *(_mean(one, name) for name in names),
+            *(one.metrics.get(name, "–").replace(" ", "&nbsp;") for name in names),
             str(one.seeds),
+            *([str(one.pruned or "")] if pruned else []),
         ]
         for place, one in enumerate(ranked, 1)
     ]
-    return table(["", *map(escape, keys), *map(escape, names), "seeds"], lines, "figures")
-
-
-def _mean(one: Ranked, name: str) -> str:
-    if name not in one.means:
-        return "–"
-    spread = f"&nbsp;±&nbsp;{one.deviations[name]:.2g}" if name in one.deviations else ""
-    return f"{figure(one.means[name])}{spread}"
+    heads = ["", *map(escape, keys), *map(escape, names), "seeds", *(["pruned"] if pruned else [])]
+    note = '<p class="soft">Pruned jobs rank behind those that ran to their end.</p>' if pruned else ""
+    return table(heads, lines, "figures") + note
 
 
 def _command(command: str) -> str:

@@ -13,6 +13,8 @@ from dltrain.sweep.ledger import Job
 
 log = logging.getLogger(__name__)
 
+_TAIL = 4096  # bytes that hold the last row of metrics.csv, and more
+
 
 class Board:
     """Lines for each of ``count`` jobs; ``live``: several jobs run at once, and none of them writes to the screen."""
@@ -46,7 +48,7 @@ class Board:
     def ends(self, job: Job, again: bool) -> None:
         """A job has ended, and is to run again or not."""
         seconds = time.monotonic() - self._began[job.number]
-        told = job.cause
+        told = job.cause or job.pruned
         if not told and job.monitor in job.metrics:
             told = f"{job.monitor} {job.metrics[job.monitor]:.4g}"
         self._ended += not again
@@ -76,11 +78,14 @@ class Board:
 
 
 def _latest(path: Path) -> tuple[str, str]:
-    """The epoch and the losses in the last row of ``metrics.csv``, as far as there is one."""
-    with contextlib.suppress(OSError, StopIteration, KeyError, ValueError):
-        with open(path, encoding="utf-8", newline="") as file:
-            row = list(csv.DictReader(file))[-1:]
-        for values in row:
-            losses = [f"{name} {float(values[name]):.4g}" for name in ("train/loss", "val/loss") if values.get(name)]
-            return values["epoch"], "  ".join(losses)
+    """The epoch and the losses in the last row of ``metrics.csv``, as far as there is one; only its end is read."""
+    with contextlib.suppress(OSError, IndexError, KeyError, ValueError):
+        with open(path, "rb") as file:
+            header = file.readline()
+            file.seek(max(len(header), path.stat().st_size - _TAIL))
+            last = file.read().splitlines()[-1]
+        names, row = csv.reader([header.decode(), last.decode()])
+        values = dict(zip(names, row, strict=True))
+        losses = [f"{name} {float(values[name]):.4g}" for name in ("train/loss", "val/loss") if values.get(name)]
+        return values["epoch"], "  ".join(losses)
     return "", ""

@@ -5,25 +5,25 @@ is killed. Imports no torch before the first job.
 """
 
 import contextlib
-import ctypes
 import glob
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from hydra.types import HydraContext, TaskFunction
 
 from dltrain.errors import UserError
-from dltrain.machine import available_memory, core_count
+from dltrain.machine import available_memory, core_count, die_with_parent
+from dltrain.monitor import Pruning
 from dltrain.sweep.pool import Answer, Planned, perform
+from dltrain.sweep.pruning import Judge
 
 _JOB_MEMORY = 1.5 * 2**30  # bytes that a job with torch and a small data set takes
-_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 @dataclass
@@ -32,12 +32,15 @@ class _Process:
     slot: int
     process: BaseProcess
     pipe: Connection
+    questions: Connection | None  # of a job that may be pruned
 
     def answer(self) -> Answer:
         found = None
         with contextlib.suppress(EOFError):  # it was killed
             found = self.pipe.recv()
-        self.pipe.close()
+        for end in (self.pipe, self.questions):
+            if end:
+                end.close()
         self.process.join()
         code = self.process.exitcode or 0
         if code < 0:
@@ -53,57 +56,85 @@ class _Process:
 
 
 class Forked:
-    """``at_once`` jobs share the threads and the GPUs of this machine.
+    """``at_once`` jobs share the threads and the GPUs of this machine; ``judge`` answers those that may be pruned.
 
     Raises:
         UserError: this system has no fork.
     """
 
-    def __init__(self, context: HydraContext, task: TaskFunction, at_once: int):
+    def __init__(self, context: HydraContext, task: TaskFunction, at_once: int, judge: Judge | None = None):
         if not hasattr(os, "fork"):
             raise UserError("this system cannot fork processes: use hydra/launcher=basic")
         self.context = context
         self.task = task
         self.at_once = at_once
+        self.judge = judge
         self.shows = at_once == 1
         _import_once()
 
     def start(self, planned: Planned, slot: int) -> _Process:
         ours, theirs = multiprocessing.Pipe(duplex=False)
+        questions, asked = multiprocessing.Pipe() if self.judge else (None, None)
         process = multiprocessing.get_context("fork").Process(
-            target=self._child, args=(planned, theirs, slot), name=f"job {planned.job.number}"
+            target=self._child,
+            args=(planned, theirs, asked, [one for one in (ours, questions) if one], slot),
+            name=f"job {planned.job.number}",
         )
         process.start()
         theirs.close()
-        return _Process(planned, slot, process, ours)
+        if asked:
+            asked.close()
+        return _Process(planned, slot, process, ours, questions)
 
     def ended(self, running: Sequence[_Process], seconds: float) -> list[_Process]:
-        ready = wait([one.process.sentinel for one in running], seconds)
+        asking = {one.questions: one for one in running if one.questions}
+        ready = wait([*asking, *(one.process.sentinel for one in running)], seconds)
+        for question in ready:
+            if isinstance(question, Connection):
+                self._reply(asking[question])
         return [one for one in running if one.process.sentinel in ready]
 
-    def _child(self, planned: Planned, pipe: Connection, slot: int) -> None:
-        """One job, in the process that is its own."""
+    def _reply(self, asking: _Process) -> None:
+        assert asking.questions and self.judge
+        try:
+            question = asking.questions.recv()
+        except (EOFError, ConnectionError):  # the job is no more, and wait() says so next
+            asking.questions.close()
+            asking.questions = None
+            return
+        answer = self.judge.prunes(asking.planned.job, *question)
+        with contextlib.suppress(ConnectionError):
+            asking.questions.send(answer)
+
+    def _child(
+        self, planned: Planned, pipe: Connection, asked: Connection | None, others: Sequence[Connection], slot: int
+    ) -> None:
+        """One job, in the process that is its own; ``others`` are the ends that its parent keeps."""
+        for connection in others:
+            connection.close()
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
-        _die_with_parent()
+        # A job must not go on alone: started again, the sweep would find its folder taken.
+        die_with_parent(signal.SIGKILL)
+        task: TaskFunction = self.task
+        if self.judge and asked:
+            pruning = Pruning(partial(_ask, asked), self.judge.name, self.judge.metric)
+            task = partial(task, pruning=pruning)  # type: ignore[call-arg]  # a job of ours takes it
         with contextlib.ExitStack() as stack:
             if not self.shows:  # train.log has it
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
                 take_share(slot, self.at_once)
-            answer = perform(self.context, self.task, planned.config)
+            answer = perform(self.context, task, planned.config)
         pipe.send(answer)
         pipe.close()
         os._exit(answer.code)  # what the parent has opened is the parent's to close
 
 
-def _die_with_parent() -> None:
-    """A job must not go on alone: started again, the sweep would find its folder taken. Linux can see to that."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:  # it went before this
-            os._exit(1)
+def _ask(asked: Connection, epoch: int, value: float, asks: bool) -> bool:
+    """In a job's process: tell of an epoch, and hear whether to stop there."""
+    asked.send((epoch, value, asks))
+    return bool(asked.recv())
 
 
 def take_share(slot: int, slots: int) -> None:

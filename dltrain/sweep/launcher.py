@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -25,13 +25,13 @@ from dltrain.extras import require_extras
 from dltrain.record import flat
 from dltrain.run import RunFolder
 from dltrain.sweep.forked import Forked, jobs_at_once
-from dltrain.sweep.ledger import Job, Ledger
+from dltrain.sweep.ledger import OURS, Job, Ledger, naming
 from dltrain.sweep.pool import Engine, Planned, Pool
+from dltrain.sweep.pruning import Judge, judge_of
 from dltrain.sweep.search import Search
 
 log = logging.getLogger(__name__)
 
-_OURS = "sweep."  # keys that steer the sweep, and name no job
 _NEEDED = {  # modules, the extra that has them, and what needs them
     "local": (["submitit"], "slurm", "hydra/launcher=submitit_local"),
     "slurm": (["submitit"], "slurm", "hydra/launcher=submitit_slurm"),
@@ -46,6 +46,8 @@ class Jobs(Launcher):
     """
 
     command = ""
+    judge: Judge | None = None  # of a search, which has a study of its own
+    ledger: Ledger | None = None  # once jobs have been launched
 
     def __init__(self, n_jobs: int | str = 1, engine: str = "fork", **options: Any):
         self.n_jobs = n_jobs
@@ -85,25 +87,29 @@ class Jobs(Launcher):
         lock = RunFolder(folder, "")
         lock.lock()
         try:
-            ledger = Ledger(folder, self.command)
+            # A search launches its jobs a few at a time; those of before need not be read again.
+            ledger = self.ledger = self.ledger or Ledger(folder, self.command)
             planned = self._planned(ledger, [tuple(map(str, one)) for one in job_overrides])
             once = {one.overrides: one for one in planned}  # a value that is given twice makes one job
             missing = [one for one in once.values() if one.job.status != "done"]
             if len(missing) < len(once):
                 log.info("%d of %d jobs are done already", len(once) - len(missing), len(once))
             at_once = jobs_at_once(self.n_jobs, len(missing))
-            Pool(partial(self._engine, at_once), at_once, ledger, missing).run()
+            judge = None
+            if self.engine == "fork":  # jobs elsewhere could not ask it
+                judge = self.judge or judge_of(ledger, [one.config for one in planned])
+            Pool(partial(self._engine, at_once, judge), at_once, ledger, missing, judge).run()
         finally:
             lock.release()
         return [_answer(one) for one in planned]
 
-    def _engine(self, at_once: int, stack: ExitStack) -> Engine:
+    def _engine(self, at_once: int, judge: Judge | None, stack: ExitStack) -> Engine:
         if self.engine == "ray":
             from dltrain.sweep.on_ray import OnRay
 
             return OnRay(stack, self.context, self.task, self.options)
         if self.engine == "fork":
-            return Forked(self.context, self.task, at_once)
+            return Forked(self.context, self.task, at_once, judge)
         from dltrain.sweep.submitted import Submitted  # of systems with signals for users alone
 
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
@@ -116,7 +122,7 @@ class Jobs(Launcher):
         """
         found, problems = [], []
         for overrides in job_overrides:
-            named = tuple(one for one in filter_overrides(overrides) if not one.lstrip("+").startswith(_OURS))
+            named = naming(overrides)
             number = ledger.number_of(named)
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
@@ -171,7 +177,7 @@ def _changes(job: Job, config: DictConfig) -> list[str]:
         return []
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     before, now = (flat(_plain(one)) for one in (OmegaConf.load(file), kept))
-    steering = ("resume", _OURS)
+    steering = ("resume", OURS)
     return [
         f"{key} was {shown(before.get(key))}, is {shown(now.get(key))}"
         for key in dict.fromkeys([*before, *now])

@@ -16,6 +16,7 @@ from dltrain.record import metrics_of
 from dltrain.run import read_json, write_json, write_text
 
 FORMAT = 1
+OURS = "sweep."  # keys that steer the sweep, and name no job
 _FILE = "sweep.json"
 
 
@@ -36,6 +37,16 @@ class Job:
         if self.cause:
             return "failed"
         return str(self.result.get("status", "running"))
+
+    @property
+    def pruned(self) -> str:
+        """Where a pruner has ended it before its last epoch, in one line; empty where none has."""
+        return str(self.result.get("pruned", ""))
+
+    @property
+    def told(self) -> str:
+        """Why it failed or was pruned, in one line."""
+        return self.cause or str(self.result.get("error", "")) or self.pruned
 
     @property
     def settings(self) -> dict[str, str]:
@@ -107,9 +118,8 @@ class Ledger:
         for job in jobs:
             values = [job.metrics.get(name, "") for name in metrics]
             chosen = [job.settings.get(key, "") for key in keys]
-            cause = job.cause or job.result.get("error", "")
             writer.writerow(
-                [job.number, job.status, *chosen, *values, job.result.get("seconds", ""), str(job.folder), cause]
+                [job.number, job.status, *chosen, *values, job.result.get("seconds", ""), str(job.folder), job.told]
             )
         write_text(self.folder / "sweep.csv", table.getvalue())
 
@@ -132,9 +142,19 @@ def is_sweep(folder: Path) -> bool:
     return (folder / _FILE).is_file()
 
 
+def naming(overrides: Iterable[str]) -> tuple[str, ...]:
+    """The overrides that name a job: without those that steer Hydra and the sweep."""
+    return tuple(one for one in overrides if not one.lstrip("+").startswith(("hydra.", OURS)))
+
+
+def setting(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Overrides but for the seed, which is no hyper-parameter."""
+    return tuple(one for one in overrides if not one.startswith("seed="))
+
+
 def grouped(jobs: Iterable[Job]) -> Mapping[tuple[str, ...], list[Job]]:
-    """Jobs by their overrides but for the seed, which is no hyper-parameter."""
+    """Jobs by their :func:`setting`."""
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        groups.setdefault(tuple(one for one in job.overrides if not one.startswith("seed=")), []).append(job)
+        groups.setdefault(setting(job.overrides), []).append(job)
     return groups

@@ -13,21 +13,36 @@ from dltrain.sweep.ledger import Job, Ledger, grouped
 
 @dataclass
 class Choice:
-    """Jobs that differ in their seed alone: the values of the swept keys, and each metric's mean and deviation."""
+    """Jobs that differ in their seed alone: the values of the swept keys, and each metric's mean and deviation.
+
+    These are of the jobs that ran to their end; where each was pruned before, of what they had got to.
+    """
 
     settings: dict[str, str]
     jobs: list[Job]
     means: dict[str, float]
     deviations: dict[str, float]  # sample standard deviations; empty of a single job
 
+    @property
+    def pruned(self) -> int:
+        """How many of the jobs were pruned."""
+        return sum(bool(job.pruned) for job in self.jobs)
+
     def value(self, metric: str) -> float:
         """Of ``metric``, NaN where it is not known."""
         return self.means.get(metric, math.nan)
 
+    def shown(self, metric: str) -> str:
+        """``0.9812 ± 0.0012``, or a dash."""
+        if metric not in self.means:
+            return "–"
+        spread = f" ± {self.deviations[metric]:.2g}" if metric in self.deviations else ""
+        return f"{self.means[metric]:.4g}{spread}"
+
 
 @dataclass
 class Outcome:
-    """A sweep as a whole; ``choices`` the best first, then those without a result."""
+    """A sweep as a whole; ``choices`` the best first, then those with pruned jobs, then those without a result."""
 
     ledger: Ledger
     monitor: str
@@ -38,7 +53,7 @@ class Outcome:
         """The best job of the best choice."""
         if not self.choices:
             return None
-        done = [job for job in self.choices[0].jobs if self.monitor in job.metrics]
+        done = [job for job in _whole(self.choices[0].jobs) if self.monitor in job.metrics]
         sign = 1 if lower_is_better(self.monitor) else -1
         return min(done, key=lambda job: sign * job.metrics[self.monitor], default=None)
 
@@ -49,6 +64,7 @@ class Outcome:
         total = sum(counts.values())
         status = "done" if counts["done"] == total else "interrupted" if counts["interrupted"] else "failed"
         found: dict[str, Any] = {"status": status, "sweep": str(self.ledger.folder), "jobs": total, **counts}
+        found["pruned"] = sum(bool(job.pruned) for job in self.ledger)
         if best is not None:
             first = self.choices[0]
             found["best"] = {
@@ -73,15 +89,16 @@ def outcome(ledger: Ledger) -> Outcome:
     choices = [_choice(members, keys) for members in grouped(jobs).values()]
     sign = 1 if lower_is_better(monitor) else -1
 
-    def place(choice: Choice) -> tuple[bool, float]:
+    def place(choice: Choice) -> tuple[bool, float, float]:
         value = choice.value(monitor)
-        return math.isnan(value), 0.0 if math.isnan(value) else sign * value
+        # The seeds that a pruner has left over make a choice look better than it is.
+        return math.isnan(value), choice.pruned / len(choice.jobs), 0.0 if math.isnan(value) else sign * value
 
     return Outcome(ledger, monitor, sorted(choices, key=place))
 
 
 def _choice(jobs: Sequence[Job], keys: Sequence[str]) -> Choice:
-    done = [job for job in jobs if job.status == "done"]
+    done = _whole(jobs) or [job for job in jobs if job.pruned]
     names = dict.fromkeys(name for job in done for name in job.metrics)
     values = {name: [job.metrics[name] for job in done if job.metrics.get(name) is not None] for name in names}
     return Choice(
@@ -90,3 +107,8 @@ def _choice(jobs: Sequence[Job], keys: Sequence[str]) -> Choice:
         means={name: fmean(found) for name, found in values.items() if found},
         deviations={name: stdev(found) for name, found in values.items() if len(found) > 1},
     )
+
+
+def _whole(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that ran to their end."""
+    return [job for job in jobs if job.status == "done" and not job.pruned]

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from dltrain import signals
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
+from dltrain.sweep.pruning import Judge
 
 _POLL = 0.5  # seconds between two looks at the running jobs
 
@@ -93,11 +94,20 @@ class Engine(Protocol):
 class Pool:
     """Runs ``missing``, ``at_once`` at a time, and keeps the ledger of them.
 
-    ``engine`` is made if there is a job; what it leaves on the stack is undone at the end.
+    ``engine`` is made if there is a job; what it leaves on the stack is undone at the end. ``judge`` hears of jobs that
+    may be pruned when they begin and end.
     """
 
-    def __init__(self, engine: Callable[[ExitStack], Engine], at_once: int, ledger: Ledger, missing: Sequence[Planned]):
+    def __init__(
+        self,
+        engine: Callable[[ExitStack], Engine],
+        at_once: int,
+        ledger: Ledger,
+        missing: Sequence[Planned],
+        judge: Judge | None = None,
+    ):
         self.make_engine = engine
+        self.judge = judge
         self.ledger = ledger
         self.waiting = deque(missing)
         self.slots = list(range(at_once))
@@ -143,6 +153,8 @@ class Pool:
             planned.config.resume = "auto"
         self.ledger.write()
         self.board.begins(job, again=resumes or planned.tries > 1)
+        if self.judge:
+            self.judge.begin(job)
         self.running.append(self.engine.start(planned, self.slots.pop(0)))
 
     def _finish(self, started: Started, is_stopping: bool) -> None:
@@ -157,6 +169,8 @@ class Pool:
         elif answer.code and job.status != "interrupted":
             job.cause = answer.cause or str(job.result.get("error") or f"exit code {answer.code}")
         self.ledger.write()
+        if self.judge:
+            self.judge.end(job)
         again = answer.code not in (0, 2) and job.status == "failed" and planned.tries <= self.retries
         if job.begun:
             self.board.ends(job, again)

@@ -4,27 +4,27 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.errors import ConfigError, UserError, did_you_mean
 from dltrain.metric_names import lower_is_better
-from dltrain.sweep.ledger import Job, Ledger
+from dltrain.sweep.ledger import Job, Ledger, naming
+from dltrain.sweep.pruning import Judge, make_pruner, monitor
+from dltrain.sweep.space import distribution, grid_values, typed
 
 log = logging.getLogger(__name__)
 
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 _DIRECTIONS = ("minimize", "maximize")
-_STARTUP = 10  # trials that TPE and CMA-ES draw at random before they learn
 
 
 class Search(Sweeper):
@@ -34,6 +34,7 @@ class Search(Sweeper):
         self,
         sampler: str = "tpe",
         n_trials: int = 20,
+        n_startup_trials: int = 10,
         direction: str | Sequence[str] = "auto",
         metrics: str | Sequence[str] | None = None,
         storage: str | None = None,
@@ -43,12 +44,14 @@ class Search(Sweeper):
     ):
         self.sampler = sampler
         self.n_trials = n_trials
+        self.n_startup_trials = n_startup_trials
         self.directions = [direction] if isinstance(direction, str) else list(direction)
         self.metrics = [metrics] if isinstance(metrics, str) else list(metrics or [])
         self.storage = storage
         self.study_name = study_name
         self.seed = seed
         self.params = dict(params or {})
+        self.prunes = False
 
     config: DictConfig
     context: HydraContext
@@ -58,7 +61,7 @@ class Search(Sweeper):
         self._check()
         self.config = config
         self.context = hydra_context
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -78,30 +81,61 @@ class Search(Sweeper):
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        study = self._study(optuna, folder, space, fixed)
-        width = int(getattr(self.launcher, "width", 1))  # trials that run at once are asked for at once
+        study = self._study(optuna, folder, self.context.config_loader.load_sweep_config(self.config, fixed))
+        for trials in self._batches(optuna, study, folder, space):
+            jobs = [[*fixed, *(f"{key}={typed(trial.params[key])}" for key in space)] for trial in trials]
+            for trial, overrides in zip(trials, jobs, strict=True):
+                trial.set_user_attr("overrides", overrides)
+                trial.set_user_attr("sweep", str(folder))
+            if self.prunes:
+                self.launcher.judge = Judge(
+                    study, next(iter(self.metrics), ""), dict(zip(map(naming, jobs), trials, strict=True))
+                )
+            self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+            ledger = getattr(self.launcher, "ledger", None) or Ledger(folder)
+            for trial, overrides in zip(trials, jobs, strict=True):
+                self._tell(optuna, study, trial, ledger.jobs.get(naming(overrides)))
+
+    def _batches(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> Iterator[list[Any]]:
+        """Trials to run at once: those that this search had begun when it was killed or interrupted, then new ones."""
+        from dltrain.sweep.storage import place_of
+
+        if begun := self._begun(optuna, study, folder, space):
+            yield begun
+        width = int(getattr(self.launcher, "width", 1))
         wanted = self.n_trials
         if self.sampler == "grid":
             # Optuna's own sampler of grids cannot end a study that is asked and told.
-            points = list(itertools.product(*map(_grid_values, space.values())))
+            points = list(itertools.product(*map(grid_values, space.values())))
             wanted = min(wanted, len(points))
             for point in points:
                 study.enqueue_trial(dict(zip(space, point, strict=True)), skip_if_exists=True)
         while (left := wanted - _counted(optuna, study)) > 0:
-            trials = [study.ask(space) for _ in range(min(width, left))]
-            jobs = [[*fixed, *(f"{key}={_typed(trial.params[key])}" for key in space)] for trial in trials]
-            self.launcher.launch(jobs, initial_job_idx=trials[0].number)
-            ledger = Ledger(folder)
-            for trial, overrides in zip(trials, jobs, strict=True):
-                self._tell(optuna, study, trial, ledger, overrides)
+            # A sampler that began anew with its seed would propose the same again. With one for each batch, a search
+            # goes on after a break as it would have without; with one for each machine, none proposes another's.
+            own = f"{self.seed} {wanted - left} {place_of(folder) if self.storage else ''}"
+            study.sampler = self._sampler(optuna, Random(own).getrandbits(31))
+            yield [study.ask(space) for _ in range(min(width, left))]
+
+    def _begun(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> list[Any]:
+        found = []
+        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+            if self.storage is not None and trial.user_attrs.get("sweep") != str(folder):
+                continue  # another machine is at work on it
+            if trial.params.keys() == space.keys():
+                found.append(optuna.trial.Trial(study, trial._trial_id))
+            else:
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        return found
 
     def _check(self) -> None:
         problems = []
         if self.sampler not in SAMPLERS:
             hint = did_you_mean(self.sampler, SAMPLERS)
             problems.append(f"hydra.sweeper.sampler={self.sampler} is not among {', '.join(SAMPLERS)}{hint}")
-        if not isinstance(self.n_trials, int) or self.n_trials < 1:
-            problems.append(f"hydra.sweeper.n_trials must be a whole number from 1 on, not {self.n_trials}")
+        for name in ("n_trials", "n_startup_trials"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                problems.append(f"hydra.sweeper.{name} must be a whole number from 1 on, not {value}")
         count = max(len(self.metrics), 1)
         if self.directions != ["auto"] and not (
             len(self.directions) == count and set(self.directions) <= set(_DIRECTIONS)
@@ -118,14 +152,16 @@ class Search(Sweeper):
         for override in OverridesParser.create(self.context.config_loader).parse_overrides(texts):
             key = override.get_key_element()
             if override.is_sweep_override():
-                space[key] = _distribution(override)
+                space[key] = distribution(override)
                 fixed.pop(key, None)
             else:
                 fixed[key] = f"{key}={override.get_value_element_as_str()}"
                 space.pop(key, None)
         if not space:
             raise ConfigError(["a search needs a key with a range: 'optim.lr=tag(log, interval(0.001, 0.1))'"])
-        if self.sampler == "grid" and (open_keys := [key for key in space if not _grid_values(space[key])]):
+        if any(key.partition(".")[0] == "pruner" for key in space):
+            raise ConfigError(["pruner compares the trials of a search, so it is one for all: give it no choice"])
+        if self.sampler == "grid" and (open_keys := [key for key in space if not grid_values(space[key])]):
             raise ConfigError(
                 [f"sampler=grid takes choice(...) and range(...): {', '.join(open_keys)} has an interval"]
             )
@@ -136,48 +172,59 @@ class Search(Sweeper):
         if self.sampler in ("random", "grid"):  # every point of a grid waits in the study already
             return samplers.RandomSampler(seed)
         if self.sampler == "cmaes":
-            return samplers.CmaEsSampler(seed=seed, n_startup_trials=_STARTUP)
-        return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, constant_liar=True)
+            return samplers.CmaEsSampler(seed=seed, n_startup_trials=self.n_startup_trials)
+        return samplers.TPESampler(seed=seed, n_startup_trials=self.n_startup_trials, constant_liar=True)
 
-    def _study(self, optuna: Any, folder: Path, space: Mapping[str, Any], fixed: list[str]) -> Any:
-        from dltrain.sweep.storage import own_seed, storage_of
+    def _study(self, optuna: Any, folder: Path, config: DictConfig) -> Any:
+        from dltrain.sweep.storage import storage_of
 
-        metrics = self.metrics or [_monitor(self.context.config_loader.load_sweep_config(self.config, fixed))]
+        metrics = self.metrics or [monitor(config)]
         directions = self.directions
         if directions == ["auto"]:
             directions = ["minimize" if lower_is_better(name) else "maximize" for name in metrics]
+        pruner = make_pruner(config)
+        self.prunes = pruner is not None
+        if self.prunes:
+            _require_prunable(metrics)
         try:
             study = optuna.create_study(
                 storage=storage_of(self.storage, folder),
                 study_name=self.study_name,
                 directions=directions,
+                pruner=pruner,
                 load_if_exists=True,
             )
-            # A sampler that began anew with its seed would propose the same again.
-            others = own_seed(folder) if self.storage else 0
-            study.sampler = self._sampler(optuna, self.seed + others + len(study.get_trials(deepcopy=False)))
         except ImportError as error:
             raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
         if [direction.name.lower() for direction in study.directions] != directions:
             raise UserError(f"the study '{self.study_name}' has other directions: name another study or storage")
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             study.set_metric_names(metrics)
-        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-            if self.storage is None:  # of a search that was killed; a shared study may have others at work
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return study
 
-    def _tell(self, optuna: Any, study: Any, trial: Any, ledger: Ledger, overrides: Sequence[str]) -> None:
-        job = ledger.jobs.get(tuple(overrides))
+    def _tell(self, optuna: Any, study: Any, trial: Any, job: Job | None) -> None:
         values = _values(job, self.metrics) if job else None
         if job:
             trial.set_user_attr("run", str(job.folder))
-        if values is None:
-            if job and job.cause:
-                trial.set_user_attr("cause", job.cause)
+        if job and job.told:
+            trial.set_user_attr("cause", job.told)
+        if job and job.pruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        elif values is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, values)
+
+
+def _require_prunable(metrics: Sequence[str]) -> None:
+    known_later = [name for name in metrics if name.startswith("test/")]
+    if len(metrics) > 1:
+        why = "Optuna prunes by one metric alone"
+    elif known_later:
+        why = f"{known_later[0]} is known once a job has ended, and a pruner needs a metric of every epoch"
+    else:
+        return
+    raise ConfigError([f"pruner: {why}: name one such as val/loss in hydra.sweeper.metrics, or use pruner=none"])
 
 
 def _values(job: Job, metrics: Sequence[str]) -> list[float] | None:
@@ -188,53 +235,8 @@ def _values(job: Job, metrics: Sequence[str]) -> list[float] | None:
     return values if fine else None
 
 
-def _monitor(config: DictConfig) -> str:
-    return str(config.trainer.checkpoint.monitor or config.trainer.early_stopping.monitor or "val/loss")
-
-
 def _counted(optuna: Any, study: Any) -> int:
     """Trials that have ended or are at work, without those that wait or that a killed search left half done."""
     states = optuna.trial.TrialState
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != states.WAITING]
     return sum(trial.state != states.FAIL or "run" in trial.user_attrs for trial in trials)
-
-
-def _distribution(override: Override) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    value: Any = override.value()
-    if override.is_choice_sweep():
-        return CategoricalDistribution([_plain(one) for one in override.sweep_iterator()])
-    is_log = "log" in value.tags
-    if override.is_range_sweep():
-        start, step = value.start, value.step
-        count = math.ceil((value.stop - start) / step)
-        last = start + (count - 1) * step
-        if all(float(one).is_integer() for one in (start, step)):
-            return IntDistribution(int(start), int(last), log=is_log, step=1 if is_log else int(step))
-        return FloatDistribution(start, last, step=step)
-    if isinstance(value.start, int) and isinstance(value.end, int):
-        return IntDistribution(value.start, value.end, log=is_log)
-    return FloatDistribution(value.start, value.end, log=is_log)
-
-
-def _plain(value: Any) -> Any:
-    """A choice as Optuna can store it: numbers and words as they are, lists as their text."""
-    return value if isinstance(value, bool | int | float | str | None) else Override._get_value_element_as_str(value)
-
-
-def _typed(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if isinstance(value, str) and value.startswith(("[", "{")):  # a list or dict, which Optuna has as its text
-        return value
-    return "null" if value is None else Override._get_value_element_as_str(value)
-
-
-def _grid_values(distribution: Any) -> list[Any]:
-    if hasattr(distribution, "choices"):
-        return list(distribution.choices)
-    step = distribution.step
-    if step is None or (isinstance(distribution.low, float) and not step):
-        return []
-    count = round((distribution.high - distribution.low) / step) + 1
-    return [distribution.low + number * step for number in range(count)]

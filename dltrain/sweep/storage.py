@@ -1,7 +1,6 @@
 """Where a study is kept. Imports Optuna."""
 
 import platform
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,6 @@ def storage_of(named: str | None, folder: Path) -> Any:
         raise UserError(f"hydra.sweeper.storage={named}: {str(error).splitlines()[0]}") from error
 
 
-def own_seed(folder: Path) -> int:
-    """What a sampler's seed is increased by, so that no two of the machines on one study propose the same."""
-    return zlib.crc32(f"{platform.node()}:{folder}".encode()) >> 2
+def place_of(folder: Path) -> str:
+    """What tells the machines on one study apart, so that no two of them propose the same."""
+    return f"{platform.node()}:{folder}"

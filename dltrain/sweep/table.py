@@ -5,7 +5,7 @@ import re
 from rich.console import Console
 from rich.table import Table
 
-from dltrain.sweep.outcome import Choice, Outcome
+from dltrain.sweep.outcome import Outcome
 
 _SHOWN = 20
 _MAIN = ("loss", "accuracy", "mae")  # sweep.csv and sweep.html have the others
@@ -18,29 +18,26 @@ def print_outcome(found: Outcome) -> None:
     names = [name for name in found.ledger.metrics() if name.rpartition("/")[2] in _MAIN and name != found.monitor]
     metrics = [found.monitor, *names]
     table = Table(box=None, pad_edge=False)
-    for name in (*keys, *metrics, "seeds"):
+    pruned = found.summary()["pruned"]
+    for name in (*keys, *metrics, "seeds", *(["pruned"] if pruned else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for number, choice in enumerate(found.choices[:_SHOWN]):
         cells = [_rounded(choice.settings.get(key, "")) for key in keys]
-        cells += [_shown(choice, name) for name in metrics]
-        table.add_row(*cells, str(len(choice.jobs)), style="bold" if number == 0 else None)
+        cells += [choice.shown(name) for name in metrics]
+        cells += [str(len(choice.jobs)), *([str(choice.pruned or "")] if pruned else [])]
+        table.add_row(*cells, style="bold" if number == 0 else "dim" if choice.pruned else None)
     console.print(table)
     if len(found.choices) > _SHOWN:
         console.print(f"and {len(found.choices) - _SHOWN} more in {found.ledger.folder / 'sweep.csv'}")
     for job in found.ledger:
         if job.status != "done":
-            console.print(f"job {job.number} {job.status}: {job.cause or ' '.join(job.overrides)}", soft_wrap=True)
+            console.print(f"job {job.number} {job.status}: {job.told or ' '.join(job.overrides)}", soft_wrap=True)
+    if pruned:
+        console.print(f"{pruned} jobs were pruned, and rank behind those that ran to their end")
     summary = found.summary()
     console.print(f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", soft_wrap=True)
     if found.best is not None:
         console.print(f"best: {summary['best']['command']}", soft_wrap=True)
-
-
-def _shown(choice: Choice, name: str) -> str:
-    if name not in choice.means:
-        return "–"
-    spread = f" ± {choice.deviations[name]:.2g}" if name in choice.deviations else ""
-    return f"{choice.means[name]:.4g}{spread}"
 
 
 def _rounded(setting: str) -> str:
