@@ -63,8 +63,11 @@ class MeanLoss:
     def merge(self, world: World) -> "MeanLoss":
         """The mean loss over the samples of all processes; this one's own stays as it is."""
         merged = MeanLoss(self.total.device)
-        merged.total.copy_(world.sum(self.total.clone()))
-        merged.count = sum(world.gather(self.count))
+        if world.size == 1:
+            merged.load_state_dict(self.state_dict())
+            return merged
+        both = world.sum(torch.stack([self.total, torch.full_like(self.total, self.count)]))
+        merged.load_state_dict({"total": both[0], "count": int(both[1])})
         return merged
 
     def compute(self) -> float:

@@ -1,5 +1,6 @@
 """Several processes that share a run: the same mathematics, one voice, and an end for all when one fails."""
 
+import copy
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from torch import nn
 
 from dltrain import checkpoint
 from dltrain.distributed import launch
+from dltrain.distributed.layers import share_layers
 from dltrain.distributed.sharded import joined
 from dltrain.distributed.world import World, _span
 from dltrain.errors import CheckpointError, ConfigError
@@ -27,7 +29,7 @@ CASES = {
     "batch norm": ["model.batch_norm=true"],
     "dropout": ["model.dropout=0.4", "trainer.accumulate=3"],
     "clipping, EMA and penalty": ["trainer.clip_norm=0.3", "trainer.ema_decay=0.9", "penalty.l2=0.001"],
-    "a last batch with fewer samples than processes": ["dataset.batch_size=61"],
+    "a last batch with fewer samples than processes": ["dataset.batch_size=34", "trainer.accumulate=2"],
     "dropout between recurrent layers": [
         *("dataset=sunspots", "dataset.limit=null", "dataset.batch_size=500", "model=gru", "model.num_layers=2"),
         *("model.dropout=0.3", "model.hidden_size=8", "model.bidirectional=true"),
@@ -380,6 +382,44 @@ def test_pieces_and_cuts_are_of_the_same_rows(size, micro_batches):
     assert sorted(torch.cat(seen).tolist()) == list(range(11))
 
 
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 2)])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_over_the_rows_of_all_is_torchs_own(shape, momentum):
+    class Pretended(World):
+        """Rank 1 of 2, to whom rank 0 says what it would."""
+
+        size, rank = 2, 1
+
+        def sum(self, tensor):
+            return tensor.add_(self.told.pop(0))
+
+    torch.manual_seed(0)
+    kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+    plain = kind(3, momentum=momentum).double()
+    shared = copy.deepcopy(plain)
+    world = Pretended()
+    share_layers(nn.Sequential(shared), world, sync_batchnorm=True)
+    rows = (torch.randn(shape, dtype=torch.float64) * 3 + 10).requires_grad_()
+    upward = torch.randn(shape, dtype=torch.float64)
+    expected = plain(rows)
+    expected.backward(upward)
+
+    first, second = rows.detach()[:3], rows.detach()[3:].requires_grad_()  # as 5 rows are cut
+    dims = [dim for dim in range(len(shape)) if dim != 1]
+    means = torch.zeros(2, 2, 3, dtype=torch.float64)
+    means[0] = torch.stack([first.mean(dims), first.var(dims, correction=0) * first[:, 0].numel()])
+    affine = [-1 if dim == 1 else 1 for dim in range(len(shape))]
+    normalised = ((expected.detach() - plain.bias.view(affine)) / plain.weight.view(affine)).detach()[:3]
+    world.told = [means, torch.stack([upward[:3].sum(dims), (upward[:3] * normalised).sum(dims)])]
+    with world.at(world.pieces(5)[0]):
+        outputs = shared(second)
+        outputs.backward(upward[3:])
+    torch.testing.assert_close(outputs, expected[3:], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(second.grad, rows.grad[3:], rtol=1e-10, atol=1e-12)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        torch.testing.assert_close(getattr(shared, name), getattr(plain, name))
+
+
 def test_metrics_counted_from_other_origins_add_up():
     class Two(World):
         size = 2
@@ -388,10 +428,11 @@ def test_metrics_counted_from_other_origins_add_up():
             self.other = other
 
         def gather(self, value):
-            return [self.other.origin if isinstance(value, torch.Tensor) else self.other.loss.count, value]
+            return [self.other.origin, value]
 
         def sum(self, tensor):
-            return tensor.add_(self.other.sums if tensor.dim() else self.other.loss.total)
+            loss = self.other.loss
+            return tensor.add_(self.other.sums if tensor.dim() == 2 else torch.tensor([loss.total, loss.count]))
 
     torch.manual_seed(0)
     outputs, targets = torch.randn(9, 2, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64) + 1000

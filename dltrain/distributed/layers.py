@@ -53,17 +53,44 @@ class _Global:
         return piece if piece is not None and rows == max(len(piece), 1) else None
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over processes; so each one's gradient is the sum of what all of them make of it."""
+class _Normalised(torch.autograd.Function):
+    """Rows, normalised over those of all processes, with the mean and variance (channels,) of these.
+
+    One sum over processes in each direction: forward of each process's own means and squared distances from them,
+    which add up without loss (Chan, Golub and LeVeque, 1979), backward of what the gradient of every row depends on.
+    ``own`` are the rows that count, of ``total`` rows in all processes.
+    """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
-        ctx.world = world
-        return world.sum(tensor.clone())
+    def forward(ctx: Any, rows: Tensor, own: int, total: int, eps: float, world: World) -> tuple[Tensor, ...]:
+        dims = [dim for dim in range(rows.dim()) if dim != 1]
+        shape = [-1 if dim == 1 else 1 for dim in range(rows.dim())]
+        values = rows.numel() // (len(rows) * rows.shape[1])  # of a channel in a row
+        counted = rows[:own]
+        parts = rows.new_zeros(world.size, 2, rows.shape[1])
+        if own:
+            parts[world.rank, 0] = counted.mean(dims)
+            parts[world.rank, 1] = (counted - parts[world.rank, 0].view(shape)).square().sum(dims)
+        world.sum(parts)
+        means, squares = parts.unbind(1)
+        shares = torch.tensor(world.shares(total), dtype=rows.dtype, device=rows.device).unsqueeze(1) / total
+        mean = (means * shares).sum(0)
+        variance = squares.sum(0) / (total * values) + ((means - mean).square() * shares).sum(0)
+        scale = (variance + eps).rsqrt()
+        normalised = (rows - mean.view(shape)) * scale.view(shape)
+        ctx.save_for_backward(normalised, scale)
+        ctx.own, ctx.count, ctx.world, ctx.dims, ctx.shape = own, total * values, world, dims, shape
+        ctx.mark_non_differentiable(mean, variance)
+        return normalised, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.world.sum(gradients[0].clone()), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (normalised, scale), gradient = ctx.saved_tensors, gradients[0].clone()
+        counted, values = gradient[: ctx.own], normalised[: ctx.own]
+        sums = torch.stack([counted.sum(ctx.dims), (counted * values).sum(ctx.dims)])
+        first, second = (part.view(ctx.shape) for part in ctx.world.sum(sums) / ctx.count)
+        counted -= first + values * second  # a row that does not count has no part in mean and variance
+        return gradient * scale.view(ctx.shape), None, None, None, None
 
 
 class _GlobalBatchNorm(_Global, _BatchNorm):
@@ -78,18 +105,15 @@ class _GlobalBatchNorm(_Global, _BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         rows = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision would not do for sums
-        others = [dim for dim in range(input.dim()) if dim != 1]
-        shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
-        own = rows[: len(piece)]  # a process without rows computes one that does not count
+        # A process without rows computes one that does not count.
+        outputs, mean, variance = _Normalised.apply(rows, len(piece), piece.total, self.eps, self.world)
         count = piece.total * (input[0, 0].numel() if input.dim() > 2 else 1)
-        mean = _Sum.apply(own.sum(others), self.world) / count
-        variance = _Sum.apply((own - mean.view(shape)).square().sum(others), self.world) / count
-        self._note(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
-        normalised = (rows - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        self._note(mean, variance * (count / max(count - 1, 1)))
         if self.affine:
-            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        outputs: Tensor = normalised.to(input.dtype)
-        return outputs
+            shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
+            outputs = outputs * self.weight.view(shape) + self.bias.view(shape)
+        normalised: Tensor = outputs.to(input.dtype)
+        return normalised
 
     @torch.no_grad()
     def _note(self, mean: Tensor, variance: Tensor) -> None:

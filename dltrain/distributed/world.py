@@ -52,6 +52,11 @@ class World:
         spans = [_span(total, micro_batches, index) for index in range(micro_batches)]
         return [Piece(*_span(stop - start, self.size, self.rank), stop - start) for start, stop in spans]
 
+    def shares(self, total: int) -> list[int]:
+        """How many of ``total`` rows each process has, by rank."""
+        spans = [_span(total, self.size, rank) for rank in range(self.size)]
+        return [stop - start for start, stop in spans]
+
     def cut(self, indices: Tensor, micro_batches: int = 1) -> Tensor:
         """This process's part of a batch (n,): its pieces one behind the other; empty where n is below ``size``."""
         if self.size == 1:
