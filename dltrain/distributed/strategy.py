@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 
 from dltrain.distributed.world import World
 
@@ -28,7 +30,7 @@ def replicate(model: nn.Module, backward: Callable[[], None], sync_batchnorm: bo
     # torch 2.14 has given the option another name, and warns of the old one.
     options = inspect.signature(DistributedDataParallel).parameters
     sends_buffers = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
-    return DistributedDataParallel(
+    network = DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=_has_unused(model, backward),
@@ -36,6 +38,16 @@ def replicate(model: nn.Module, backward: Callable[[], None], sync_batchnorm: bo
         # Statistics over all rows are the same everywhere, and need not be sent before each step.
         **{sends_buffers: not sync_batchnorm},  # type: ignore[arg-type]
     )
+    if dist.get_world_size() == 1:
+        network.register_comm_hook(None, _own)
+    return network
+
+
+def _own(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """The sum of a bucket of gradients over one process, for which no thread need be woken."""
+    found: torch.futures.Future[Tensor] = torch.futures.Future()
+    found.set_result(bucket.buffer())
+    return found
 
 
 def shard(model: nn.Module, device: torch.device, size: int) -> nn.Module:
