@@ -17,7 +17,6 @@ _KEYS = {
     "dataset.limit": "dataset/digits.yaml",
     "trainer.precision": "trainer/default.yaml",
     "trainer.early_stopping.patience": "trainer/default.yaml",
-    "scheduler.interval": "scheduler/step.yaml",
     "seed": "config.yaml",
     "device": "config.yaml",
 }
