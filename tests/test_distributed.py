@@ -285,12 +285,11 @@ def test_a_killed_process_ends_the_run_which_can_go_on(together, tmp_path, monke
     assert ended[0].code == 0 and len(history(tmp_path / "run")) == done + 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
-def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path, number, code):
+def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path):
     process = started("trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
-    process.send_signal(number)
+    process.send_signal(signal.SIGUSR1)  # which torch's launcher would not hand on by itself
     out, errors = process.communicate(timeout=30)
-    assert process.returncode == code
+    assert process.returncode == 138
     assert json.loads(out)["status"] == "interrupted"
     assert errors.count("dltrain: interrupted") == 1 and "to go on: dltrain resume" in errors
     assert checkpoint.find_fault(tmp_path / "run" / "checkpoints" / "last.pt") == ""

@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-_SECONDS_TO_END = 8
+_SECONDS_TO_END = 6
 
 
 class Zygote:
