@@ -40,7 +40,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
-        return report_error(error)
+        code = report_error(error)
+        if isinstance(error, UserError):
+            _release_others(arguments)
+        return code
     return 0
 
 

@@ -64,7 +64,8 @@ class RunFolder:
         except BlockingIOError as error:
             self.release()
             raise UserError(
-                f"another process runs in '{self.path}'; wait for it, or name another folder with hydra.run.dir=..."
+                f"another process runs in '{self.path}'; wait for it, or name another folder with hydra.run.dir=...,"
+                " or hydra.sweep.dir=... for a sweep"
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:

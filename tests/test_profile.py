@@ -99,3 +99,9 @@ def test_the_trainer_has_its_own_functions_back_behind_a_profile(tmp_path):
         raise ZeroDivisionError
     assert (dict(vars(trainer)), dict(vars(trainer.scaler))) == before
     assert Path(tmp_path / "profile/timings.json").exists()
+
+
+def test_a_profiled_run_has_its_page(dltrain, tmp_path):
+    run = dltrain("trainer.epochs=1", "dataset.limit=64", "trainer.profile=true", "hydra.run.dir=run", report=True)
+    assert run.code == 0 and "report.html was not written" not in run.stderr
+    assert (tmp_path / "run" / "report.html").exists()

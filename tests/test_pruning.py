@@ -313,3 +313,10 @@ sys.exit(main(["-m", "pruner=median", "seed=1,2"]))
     refused = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 2
     assert 'no package optuna on this machine: pip install "dltrain[optuna]"' in refused.stderr
+
+
+def test_jobs_that_were_compared_by_one_metric_are_not_by_another(dltrain, tmp_path):
+    sweep = ("-m", "dataset.limit=40", "trainer.epochs=2", "pruner=median", "hydra.sweep.dir=sweep")
+    assert dltrain(*sweep, "optim.lr=0.01,0.02").code == 0
+    refused = dltrain(*sweep, "optim.lr=0.03,0.04", "trainer.checkpoint.monitor=val/accuracy")
+    assert refused.code == 2 and "were compared by val/loss, and cannot be by val/accuracy" in refused.stderr

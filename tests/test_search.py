@@ -129,3 +129,8 @@ def test_two_processes_share_a_study(tmp_path, storage):
     runs = {trial.user_attrs["run"] for trial in trials}
     assert len(runs) == len({trial.params["optim.lr"] for trial in trials}) == len(trials)
     assert len(ledger(tmp_path / "here")) + len(ledger(tmp_path / "there")) == len(trials)
+
+
+def test_a_metric_that_there_is_not_is_refused_before_any_job(dltrain, tmp_path):
+    refused = dltrain(*SEARCH, "optim.lr=interval(0.01,0.1)", "hydra.sweeper.metrics=[val/acuracy]", SWEEP)
+    assert refused.code == 2 and "did you mean 'val/accuracy'?" in refused.stderr

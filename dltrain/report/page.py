@@ -209,7 +209,9 @@ def _environment(story: Story) -> list[tuple[str, Any]]:
 
 
 def _timings(story: Story) -> list[tuple[str, Any]]:
-    timings = {**story.result.get("timings", {}), "whole run": story.result.get("seconds")}
+    told = story.result.get("timings", {})  # a profile, which is none, is in profile/
+    timings = {name: seconds for name, seconds in told.items() if not isinstance(seconds, dict)}
+    timings["whole run"] = story.result.get("seconds")
     if len(story.history) and "train" in timings:
         timings["an epoch"] = timings["train"] / len(story.history)
     return [(f"time: {name}", _duration(seconds)) for name, seconds in timings.items() if seconds is not None]

@@ -62,7 +62,8 @@ class Outcome:
         counts = {status: self.ledger.count(status) for status in ("done", "failed", "interrupted", "running")}
         best = self.best
         total = sum(counts.values())
-        status = "done" if counts["done"] == total else "interrupted" if counts["interrupted"] else "failed"
+        order = ("running", "interrupted", "failed")
+        status = "done" if counts["done"] == total else next((one for one in order if counts[one]), "failed")
         found: dict[str, Any] = {"status": status, "sweep": str(self.ledger.folder), "jobs": total, **counts}
         found["pruned"] = sum(bool(job.pruned) for job in self.ledger)
         if best is not None:

@@ -109,6 +109,11 @@ class GridJudge(Judge):
         study = optuna.create_study(
             storage=storage, study_name="dltrain", pruner=pruner, direction=direction, load_if_exists=True
         )
+        before = study.user_attrs.get("metric", metric)
+        if before != metric:
+            problem = f"the jobs of this sweep were compared by {before}, and cannot be by {metric}"
+            raise ConfigError([f"pruner: {problem}: name another hydra.sweep.dir=..."])
+        study.set_user_attr("metric", metric)
         super().__init__(study)
         for job in ledger:  # what a sweep that was killed had no time to tell
             if job.status == "done" and self._open(job):

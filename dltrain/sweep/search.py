@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.errors import ConfigError, UserError, did_you_mean
-from dltrain.metric_names import lower_is_better
+from dltrain.metric_names import NAMES, lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, naming
 from dltrain.sweep.pruning import Judge, make_pruner, monitor
 from dltrain.sweep.space import distribution, grid_values, typed
@@ -136,6 +136,12 @@ class Search(Sweeper):
         for name in ("n_trials", "n_startup_trials"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 problems.append(f"hydra.sweeper.{name} must be a whole number from 1 on, not {value}")
+        known = [
+            f"{part}/{name}" for part in ("val", "test") for name in dict.fromkeys(itertools.chain(*NAMES.values()))
+        ]
+        for name in self.metrics:
+            if name not in ("train/loss", *known):
+                problems.append(f"hydra.sweeper.metrics: {name} is no metric{did_you_mean(name, known)}")
         count = max(len(self.metrics), 1)
         if self.directions != ["auto"] and not (
             len(self.directions) == count and set(self.directions) <= set(_DIRECTIONS)
