@@ -1,6 +1,5 @@
 """The command line: verbs, Hydra around training, messages and exit codes. Imports no torch before it trains."""
 
-import logging
 import os
 import re
 import shlex
@@ -14,10 +13,8 @@ from typing import Any
 
 from dltrain import __version__, distributed
 from dltrain.completion import asks_for_completion, complete
-from dltrain.distributed.launch import quoted
 from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
-from dltrain.machine import die_with_parent
 from dltrain.verbs import VERBS
 
 _CTRL_C = 130
@@ -27,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if distributed.is_launched_by_dltrain():
+        from dltrain.machine import die_with_parent
+
         die_with_parent(signal.SIGTERM)
     if distributed.rank() > 0:
         return follow(arguments)
@@ -63,6 +62,8 @@ def follow(arguments: Sequence[str]) -> int:
     verb = _verb(arguments)
     if verb not in (None, "resume", "evaluate", "predict"):
         return 0
+    import logging
+
     from dltrain import signals
 
     logging.getLogger().addHandler(logging.NullHandler())
@@ -111,6 +112,7 @@ def _after_restart() -> list[str]:
     """What has the run go on where it was when the launcher had to start all of its processes anew."""
     if not distributed.restarts():
         return []
+    from dltrain.distributed.launch import quoted
     from dltrain.distributed.meeting import earlier_folder
 
     folder = earlier_folder()
