@@ -155,6 +155,18 @@ def test_mlflow_reads_parameters_metrics_and_the_status(tmp_path):
     assert read == [(1, 2.5), (2, 1.25)]
 
 
+@pytest.fixture
+def wandb_flushed():
+    """Ends wandb's service process and waits for it: only then is a run's file whole, as at the end of a program."""
+
+    def flush():
+        import wandb
+
+        wandb.teardown()
+
+    return flush
+
+
 def wandb_records(path: Path) -> list[bytes]:
     """The records of a .wandb file, which is a LevelDB log behind a header of 7 bytes: blocks of 32 KiB, chunks with
     a head of checksum (4 bytes), length (2) and type (1 whole, 2 first, 3 middle, 4 last)."""
@@ -172,7 +184,7 @@ def wandb_records(path: Path) -> list[bytes]:
 
 
 @pytest.mark.filterwarnings("ignore")  # wandb's own imports warn
-def test_wandb_offline_writes_a_run_that_its_own_records_can_be_read_from(tmp_path):
+def test_wandb_offline_writes_a_run_that_its_own_records_can_be_read_from(tmp_path, wandb_flushed):
     from wandb.proto import wandb_internal_pb2
 
     from dltrain.loggers.wandb import WandbLogger
@@ -181,6 +193,7 @@ def test_wandb_offline_writes_a_run_that_its_own_records_can_be_read_from(tmp_pa
     for row in ROWS:
         logger.log(row)
     logger.close(RESULT)
+    wandb_flushed()
     (path,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     losses = []
     for content in wandb_records(path):
@@ -191,7 +204,7 @@ def test_wandb_offline_writes_a_run_that_its_own_records_can_be_read_from(tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore")  # wandb's own imports warn
-def test_wandb_goes_on_with_the_run_that_was_resumed(tmp_path):
+def test_wandb_goes_on_with_the_run_that_was_resumed(tmp_path, wandb_flushed):
     from wandb.proto import wandb_internal_pb2
 
     from dltrain.loggers.wandb import WandbLogger
@@ -200,6 +213,7 @@ def test_wandb_goes_on_with_the_run_that_was_resumed(tmp_path):
         logger = WandbLogger(tmp_path, CONFIG, history)
         logger.log(row)
         logger.close(result)
+    wandb_flushed()
     logged = []
     for path in sorted(
         (tmp_path / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns
