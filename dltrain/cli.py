@@ -121,7 +121,7 @@ def _after_restart() -> list[str]:
 
 def check(arguments: Sequence[str]) -> None:
     """``dltrain check``: Hydra composes as for a run, and calls what only looks at the result in its place."""
-    _hydra(arguments, ["+hydra.callbacks.dltrain_check._target_=dltrain.config.rehearsal.Rehearsal"])
+    _hydra(arguments, ["+hydra.callbacks.dltrain_check._target_=dltrain.config.rehearsal.Rehearsal"], each_job=True)
 
 
 def report_error(error: BaseException) -> int:
@@ -142,8 +142,11 @@ def report_error(error: BaseException) -> int:
     return 1
 
 
-def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
-    """Check the configuration, then hand ``arguments`` to Hydra, which composes it and calls :func:`_job` with it."""
+def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool = False) -> None:
+    """Check the configuration, then hand ``arguments`` to Hydra, which composes it and calls :func:`_job` with it.
+
+    ``each_job``: of a sweep must be in order, and not only some.
+    """
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -163,7 +166,7 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> None:
     prefer_ours()
     shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not shows:
-        check_command(for_hydra(arguments))
+        check_command(for_hydra(arguments), each_job)
     if flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides:
         if distributed.is_worker():
             raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")

@@ -189,12 +189,15 @@ TYPED = [
     ("scheduler=onecycle scheduler.interval=epoch trainer.epochs=2 scheduler.pct_start=0.5", ["interval=step"]),
     ("hydra.run.dir=/proc/nowhere", ["/proc/nowhere", "hydra.run.dir"]),
     # sweeps: each value is checked before the first job
-    ("-m model=cnn,mlpp", ["model has no option mlpp", "did you mean 'mlp'?"]),
-    ("-m optim.lr=0.1,-1", ["optim.lr=-1", "at least 0"]),
+    ("-m sweep.on_failure=stop model=cnn,mlpp", ["model has no option mlpp", "did you mean 'mlp'?"]),
+    ("-m sweep.on_failure=stop optim.lr=0.1,-1", ["optim.lr=-1", "at least 0"]),
     ("-m optim.lr=interval(0,1)", ["optim.lr=interval(0,1)", "commas, or range(...)"]),
-    ("-m model.stride=1,2 model.padding=same,1", ["model.padding='same'", "needs model.stride=1"]),
-    ("-m scheduler=step,none scheduler.gamma=0.1,0.2", ["scheduler=none has no key gamma"]),
-    ("-m dataset=digits,image_folder", ["dataset.root (dltrain's conf/dataset/image_folder.yaml, line 3)"]),
+    ("-m sweep.on_failure=stop model.padding=same model.stride=1,2", ["model.padding='same'", "needs model.stride=1"]),
+    ("-m sweep.on_failure=stop scheduler=step,none scheduler.gamma=0.1,0.2", ["scheduler=none has no key gamma"]),
+    (
+        "-m sweep.on_failure=stop dataset=digits,image_folder",
+        ["dataset.root (dltrain's conf/dataset/image_folder.yaml, line 3)"],
+    ),
     ("-m model=glob(x*)", ["names none of the options cnn, gru"]),
     ("-m trainer.epoch=1,2", ["trainer.epoch=1", "did you mean 'trainer.epochs'?"]),
 ]  # fmt: skip
@@ -494,7 +497,7 @@ def test_all_problems_come_in_one_list_wherever_they_come_from(dltrain, tmp_path
         (["model=lsmt"], "did you mean 'lstm'?"),
         (["optim.lr=-1", "trainer.epoch=3"], "2 problems"),
         (["optim._target_=os.system"], "refused"),
-        (["-m", "optim.lr=0.1,-1"], "at least 0"),
+        (["-m", "optim.lr=-0.1,-1"], "at least 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

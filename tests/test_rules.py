@@ -91,7 +91,7 @@ def loaded_after(code: str, cwd: Path) -> set[str]:
         ["scheduler=lambda", "scheduler.lr_lambda='9**9**9'"],
         ["loss._target_=os.system"],
         ["logger=[csv,tensorboard]", "logger.csv._target_=torch.optim.SGD"],
-        ["-m", "dataset=digits,diabetes,sunspots,table", "seed=1,-1"],
+        ["-m", "dataset=digits,diabetes,sunspots,table", "seed=-2,-1"],
     ],
     ids=" ".join,
 )

@@ -157,6 +157,27 @@ def test_of_24_jobs_4_fail_in_4_ways_and_the_same_command_runs_these_only(dltrai
     assert [result.stat().st_mtime_ns for result in results] == untouched
 
 
+def test_jobs_with_a_wrong_value_are_rows_and_the_others_run(dltrain, tmp_path):
+    sweep = dltrain("-m", *SHORT, "optim.lr=0.01,-1", "model=cnn,cnnn", "trainer.epochs=1", SWEEP)
+    assert (sweep.code, sweep.result["done"], sweep.result["failed"]) == (1, 1, 3)
+    rows = ledger()
+    assert [(row["optim.lr"], row["model"], row["status"]) for row in rows] == [
+        ("0.01", "cnn", "done"),
+        ("0.01", "cnnn", "failed"),
+        ("-1", "cnn", "failed"),
+        ("-1", "cnnn", "failed"),
+    ]
+    assert [row["cause"] for row in rows] == [
+        "",
+        (unknown := "model has no option cnnn; did you mean 'cnn'?"),
+        "optim.lr=-1: must be a number of at least 0",
+        unknown,
+    ]
+    told = [line for line in sweep.stderr.splitlines() if line.startswith(("warning: job", "job"))]
+    assert [line[:14] for line in told[:3]] == ["warning: job 1", "warning: job 2", "warning: job 3"]  # before job 0
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0"]
+
+
 def test_a_job_that_failed_is_tried_again_as_often_as_asked_for(dltrain, fragile):
     sweep = dltrain("-m", *fragile, "model.how=killed", "sweep.retries=2", "seed=1,2")
     assert sweep.code == 1

@@ -32,14 +32,17 @@ from dltrain.config.origins import Origins, file_of
 from dltrain.errors import ConfigError, UserError, did_you_mean
 
 
-def check_command(arguments: Sequence[str]) -> None:
+def check_command(arguments: Sequence[str], each_job: bool = False) -> None:
     """Compose what ``arguments`` ask for and check it; for a sweep, each of its jobs, of a very large one the first.
+
+    A sweep of which some jobs can run is in order, unless ``each_job`` must be or it stops at its first failure: the
+    others will be among those that have failed.
 
     Raises:
         UserError: a flag is wrong.
         ConfigError: every problem of the configuration, in one list.
     """
-    _Command(parse_flags(arguments)).check()
+    _Command(parse_flags(arguments)).check(each_job)
 
 
 class _Command:
@@ -56,14 +59,24 @@ class _Command:
         self.repository = self._repository()
         self.origins = Origins(self.repository, self.overrides)
 
-    def check(self) -> None:
-        groups, values = self._sorted()
-        cfg = self._composed(groups, values)
-        if cfg is not None and self.sweep and sweeps.is_basic(cfg):
-            fitting = [one for one in self.overrides if one in groups or one in values]
-            self._check_jobs([*self._parsed(sweeps.params(cfg)), *fitting])
+    def check(self, each_job: bool) -> None:
+        steering = self._steering() if self.sweep else None
+        if steering is not None and sweeps.is_basic(steering):
+            given = [*self._parsed(sweeps.params(steering)), *self.overrides]
+            self._check_jobs(given, each_job or steering.sweep.on_failure == "stop")
+        else:
+            self._composed(*self._sorted(self.overrides))
         if self.problems:
             raise ConfigError(dict.fromkeys(self.problems))
+
+    def _steering(self) -> DictConfig | None:
+        """The configuration as far as it concerns the sweep as a whole; ``None`` where it cannot be composed."""
+        fixed = [one for one in self.overrides if not one.is_sweep_override()]
+        groups = [one for one in fixed if overrides.chooses(one, self.repository)]
+        steers = [one for one in fixed if one not in groups and one.key_or_group.startswith(("hydra.", "sweep."))]
+        with contextlib.suppress(Exception):  # what is wrong is found again, and told, with the jobs
+            return self._load(groups, [one.input_line or "" for one in steers])
+        return None
 
     def _parsed(self, texts: Sequence[str]) -> list[Override]:
         if spaced := translate.spaced(texts):
@@ -103,11 +116,11 @@ class _Command:
         """The override that names further folders: every composition needs it."""
         return [one.input_line or "" for one in self.overrides if one.key_or_group == "hydra.searchpath"]
 
-    def _sorted(self) -> tuple[list[Override], list[Override]]:
+    def _sorted(self, given: Sequence[Override]) -> tuple[list[Override], list[Override]]:
         """Overrides that choose an option of a group, and those that give a key its value; wrong ones are noted."""
         groups: list[Override] = []
         values: list[Override] = []
-        for override in self.overrides:
+        for override in given:
             chooses = overrides.chooses(override, self.repository)
             if problem := overrides.wrong(override, self.repository):
                 self.problems.append(f"{override.input_line} (command line): {problem}")
@@ -206,39 +219,44 @@ class _Command:
         except ConfigError as error:
             self.problems += error.problems
 
-    def _check_jobs(self, given: Sequence[Override]) -> None:
-        """Check every further value of every swept key, the others at their first, then the values together."""
-        self.problems += [
-            sweeps.interval(one) for one in given if one.is_sweep_override() and not one.is_discrete_sweep()
-        ]
-        choices = sweeps.choices(given, sweeps.TRIED)
-        first = [texts[0] for texts in choices]
-        for number, texts in enumerate(choices):
-            for text in texts[1:]:
-                self._check_job((*first[:number], text, *first[number + 1 :]))
-        if self.problems:
-            return
-        found: dict[str, list[str]] = {}
-        for number, job in enumerate(islice(product(*choices), sweeps.TRIED)):
-            self._check_job(job)
-            for text in self.problems:
-                found.setdefault(text, []).append(f"job {number} ({' '.join(job)})")
-            self.problems.clear()
-        for text, jobs in found.items():
-            others = f" (and {len(jobs) - 1} more jobs)" if len(jobs) > 1 else ""
-            self.problems.append(f"{jobs[0]}: {text}{others}")
+    def _check_jobs(self, given: Sequence[Override], each: bool) -> None:
+        """Note what is wrong with the jobs, if it is so with all of them, or if ``each`` must be in order.
 
-    def _check_job(self, texts: Sequence[str]) -> None:
-        job = [self._override(text) for text in texts]
-        groups = [one for one in job if overrides.chooses(one, self.repository)]
-        values = [one for one in job if one not in groups]
+        Every combination of values is tried, and where there are very many, each value in one of them.
+        """
+        swept = [one for one in given if one.is_sweep_override()]
+        self.problems += [sweeps.interval(one) for one in swept if not one.is_discrete_sweep()]
+        empty = [one for one in swept if not any(sweeps.values(one))]
+        for one in empty:
+            why = overrides.wrong(one, self.repository) or "this names no value"
+            self.problems.append(f"{one.input_line} (command line): {why}")
+        choices = sweeps.choices([one for one in given if one not in empty], sweeps.TRIED)
+        first = [texts[0] for texts in choices]
+        singly = [(*first[:n], text, *first[n + 1 :]) for n, texts in enumerate(choices) for text in texts[1:]]
+        jobs = dict.fromkeys([*islice(product(*choices), sweeps.TRIED), *singly])
+        wrong: set[int] = set()
+        found: dict[str, list[int]] = {}
+        for number, job in enumerate(jobs):
+            for text in self._problems_of(job):
+                wrong.add(number)
+                found.setdefault(text, []).append(number)
+        if each or len(wrong) == len(jobs):
+            told = list(jobs)
+            self.problems += [sweeps.of_jobs(text, numbers, told) for text, numbers in found.items()]
+
+    def _problems_of(self, texts: Sequence[str]) -> list[str]:
+        """What is wrong with the job of these overrides."""
+        before, self.problems = self.problems, []
+        groups, values = self._sorted([self._override(text) for text in texts])
         try:
             cfg = copy.deepcopy(self._with_groups(tuple(one.input_line or "" for one in groups)))
             ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-        except Exception:  # as when the first job is composed, which says what is wrong
+        except Exception:  # composed once more, slowly, to find all that is wrong
             self._composed(groups, values)
         else:
             self._check(cfg)
+        found, self.problems = self.problems, before
+        return list(dict.fromkeys(found))
 
     def _override(self, text: str) -> Override:
         if text not in self._parsed_once:

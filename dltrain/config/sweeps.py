@@ -11,8 +11,8 @@ TRIED = 200  # at most so many values of one key, and so many jobs, are checked 
 
 
 def is_basic(cfg: DictConfig) -> bool:
-    """Whether the sweeper is Hydra's own, which runs every combination; others choose their jobs as they go."""
-    return str(OmegaConf.select(cfg, "hydra.sweeper._target_")).endswith(".BasicSweeper")
+    """Whether the sweeper runs every combination; others choose their jobs as they go."""
+    return str(OmegaConf.select(cfg, "hydra.sweeper._target_")).endswith((".Combinations", ".BasicSweeper"))
 
 
 def params(cfg: DictConfig) -> list[str]:
@@ -48,3 +48,13 @@ def choices(overrides: Sequence[Override], limit: int | None = None) -> list[lis
 def interval(override: Override) -> str:
     """What to type in the place of an interval, for Hydra's own sweeper."""
     return f"{override.input_line} (command line): a sweep takes values with commas, or range(...), not an interval"
+
+
+def of_jobs(problem: str, numbers: Sequence[int], jobs: Sequence[Sequence[str]]) -> str:
+    """The ``problem`` of those of the ``jobs`` that have these ``numbers``, with the job in which it can be seen."""
+    number, others = numbers[0], len(numbers) - 1
+    job = jobs[number]
+    if others + 1 == len(jobs) or any(problem.startswith(f"{text} ") for text in job):
+        return problem
+    name = f"job {number}" if number < TRIED else "a job"  # those behind are out of order
+    return f"{name} ({' '.join(job)}): {problem}{f' (and {others} more jobs)' if others else ''}"

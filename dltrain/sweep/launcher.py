@@ -19,11 +19,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from dltrain.config import check
 from dltrain.config.rules import shown
+from dltrain.config.translate import is_composition_error, translated
 from dltrain.errors import ConfigError, UserError
 from dltrain.extras import require_extras
 from dltrain.record import flat
 from dltrain.run import RunFolder
+from dltrain.sweep.combinations import Combinations
 from dltrain.sweep.forked import Forked, jobs_at_once
 from dltrain.sweep.ledger import OURS, Job, Ledger, naming
 from dltrain.sweep.pool import Engine, Planned, Pool
@@ -90,18 +93,21 @@ class Jobs(Launcher):
             # A search launches its jobs a few at a time; those of before need not be read again.
             ledger = self.ledger = self.ledger or Ledger(folder, self.command)
             planned = self._planned(ledger, [tuple(map(str, one)) for one in job_overrides])
-            once = {one.overrides: one for one in planned}  # a value that is given twice makes one job
-            missing = [one for one in once.values() if one.job.status != "done"]
-            if len(missing) < len(once):
-                log.info("%d of %d jobs are done already", len(once) - len(missing), len(once))
+            names = [naming(map(str, one)) for one in job_overrides]
+            missing = [one for one in planned.values() if one.job.status != "done"]
+            if done := len(planned) - len(missing):
+                log.info("%d of %d jobs are done already", done, len(set(names)))
+            if self.config.sweep.on_failure == "stop" and len(planned) < len(set(names)):
+                missing = []
             at_once = jobs_at_once(self.n_jobs, len(missing))
             judge = None
             if self.engine == "fork":  # jobs elsewhere could not ask it
-                judge = self.judge or judge_of(ledger, [one.config for one in planned])
+                judge = self.judge or judge_of(ledger, [one.config for one in planned.values()])
             Pool(partial(self._engine, at_once, judge), at_once, ledger, missing, judge).run()
         finally:
             lock.release()
-        return [_answer(one) for one in planned]
+        values = {name: one.value for name, one in planned.items()}
+        return [_answer(ledger.jobs[name], values.get(name)) for name in names]
 
     def _engine(self, at_once: int, judge: Judge | None, stack: ExitStack) -> Engine:
         if self.engine == "ray":
@@ -114,32 +120,60 @@ class Jobs(Launcher):
 
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
 
-    def _planned(self, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]]) -> list[Planned]:
-        """Every job with its configuration, which is composed now: files that change later change no job.
+    def _planned(self, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Planned]:
+        """Every job that can run, with its configuration; the others have failed already, which is told.
+
+        The configurations are composed now: files that change later change no job. A value that is given twice makes
+        one job.
 
         Raises:
             ConfigError: the configuration of a job that has run already has changed since.
         """
-        found, problems = [], []
+        found: dict[tuple[str, ...], Planned] = {}
+        problems = []
         for overrides in job_overrides:
             named = naming(overrides)
             number = ledger.number_of(named)
-            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            known = ledger.jobs.get(named)
+            try:
+                config = self._composed(overrides)
+            except ConfigError as error:
+                if known and known.status == "done":
+                    problems += [f"job {number}: {one}" for one in error.problems]
+                else:
+                    job = known or ledger.plan(number, named, ledger.folder / str(number))
+                    job.begun, job.cause, job.result = True, "; ".join(error.problems), {}
+                    log.warning("job %d failed before it began: %s [%s]", number, job.cause, " ".join(named))
+                continue
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            known = ledger.jobs.get(named)
             job = known or ledger.plan(number, named, _folder_of(config))
             if known:
                 problems += [f"job {number}: {one}" for one in _changes(job, config)]
             with read_write(config.hydra):  # of now, wherever and whenever the job will run
                 config.hydra.sweep.dir = str(ledger.folder)
                 config.hydra.sweep.subdir = str(job.folder.relative_to(ledger.folder))
-            found.append(Planned(named, config, job))
+            found[named] = Planned(named, config, job)
         if problems:
             raise ConfigError(
                 [*problems, "the configuration has changed since this sweep began: name another hydra.sweep.dir=..."]
             )
         return found
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job.
+
+        Raises:
+            ConfigError: it cannot be composed, or is wrong.
+        """
+        try:
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        except Exception as error:
+            if not is_composition_error(error):
+                raise
+            raise ConfigError(translated(error)) from error
+        check(config)
+        return config
 
 
 def register(command: str) -> None:
@@ -153,7 +187,7 @@ def register(command: str) -> None:
         package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
     module = sys.modules["hydra_plugins.dltrain"] = ModuleType("hydra_plugins.dltrain")
     vars(package)["dltrain"] = module
-    for plugin in (Jobs, Search):
+    for plugin in (Jobs, Combinations, Search):
         vars(module)[plugin.__name__] = plugin
         plugin.__module__ = module.__name__
         Plugins.instance().register(plugin)
@@ -191,13 +225,15 @@ def _plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _answer(planned: Planned) -> JobReturn:
-    """What a sweeper is told of a job: the best value of the monitored metric, NaN where there is none."""
-    job, value = planned.job, planned.value
+def _answer(job: Job, value: float | None) -> JobReturn:
+    """What a sweeper is told of a job: the best value of the monitored metric, NaN where there is none.
+
+    ``value``: what training returned, where the job ran now.
+    """
     if value is None:
         value = job.metrics.get(job.monitor or "", math.nan) if job.status == "done" else math.nan
     answer = JobReturn()
-    answer.overrides = list(planned.overrides)
+    answer.overrides = list(job.overrides)
     answer.return_value = value
     answer.status = JobStatus.COMPLETED
     return answer
