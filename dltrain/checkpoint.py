@@ -10,6 +10,7 @@ import copy
 import hashlib
 import os
 import pickle
+import shutil
 import struct
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.errors import CheckpointError, TrainingError
 
@@ -201,9 +202,17 @@ class Checkpoints:
         if saved is not None:
             self._submit("best.pt", saved)
 
-    def tensors_of(self, content: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
-        """The ``content`` of a checkpoint with the tensors that a network such as ``model`` can take."""
-        return content
+    def take_over_best(self, saved: dict[str, Any], folder: Path, model: nn.Module) -> None:
+        """:meth:`restore_best` from a ``last.pt`` in ``folder``, which may be that of a run which keeps shards."""
+        self.restore_best(self.tensors_of(saved, folder, model))
+
+    def tensors_of(self, content: dict[str, Any], folder: Path, model: nn.Module) -> dict[str, Any]:
+        """The ``content`` of a checkpoint in ``folder`` with the tensors that a network such as ``model`` can take."""
+        if "shards" not in content:
+            return content
+        from dltrain.distributed.sharded import joined  # its torch modules take long to import
+
+        return joined(content, folder)
 
     def wait(self) -> None:
         """Come back once all is on the disk.
@@ -247,8 +256,19 @@ class Checkpoints:
             try:
                 make_way = self._keep_previous if name == "last.pt" else None
                 save(self.folder / name, {**self.header, **content}, make_way)
+                self._remove_shards()
             except Exception as error:  # raised where the trainer next looks, for this thread has nobody to tell
                 self._error = error
+
+    def _remove_shards(self) -> None:
+        """Remove the folders with shards that no checkpoint names any more."""
+        if folders := [path for path in self.folder.iterdir() if path.is_dir()]:
+            contents = [load(path) for path in self.folder.glob("*.pt")]
+            parts = [part for content in contents for part in (content, content.get("best") or {})]
+            named = {part["shards"]["folder"] for part in parts if "shards" in part}
+            for folder in folders:
+                if folder.name not in named:
+                    shutil.rmtree(folder)
 
     def _keep_previous(self) -> None:
         """Give ``last.pt``, which is about to be replaced, a second name behind those before it."""

@@ -21,9 +21,12 @@ _FREE = (
     *("device", "report", "resume", "trust", "out", "logger", "pruner", "sweep", "dataset.root", "dataset.path"),
     *("dataset.cache", "dataset.download", "trainer.epochs", "trainer.early_stopping"),
     *(f"trainer.checkpoint.{name}" for name in ("every_n_epochs", "every_n_steps", "every_n_minutes", "keep")),
-    *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile", "trainer.devices"),
+    *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile"),
+    *("trainer.devices", "trainer.strategy"),
     *("data.name", "data.schedule_length", "scheduler.tried_over"),
 )
+
+_KERNELS = ("fused", "foreach")  # options of torch's optimizers
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: boo
     try:
         changed = require_same(resumable.state["config"], config_text, force)
         fresh = [dict(group) for group in trainer.optimizer.param_groups]
-        state = trainer.checkpoints.tensors_of(resumable.state, trainer.model)
+        state = trainer.checkpoints.tensors_of(resumable.state, resumable.path.resolve().parent, trainer.model)
         trainer.load_state_dict(state["trainer"], without=_anew(changed))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise CheckpointError(f"the state in '{resumable.path}' does not fit this run: {error}") from error
@@ -129,12 +132,16 @@ def _anew(changed: set[str]) -> list[str]:
 
 
 def _take_up_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set[str]) -> None:
-    """After loading, which brings back the options that were saved, set those that have ``changed`` since."""
+    """After loading, which brings back the options that were saved, set those that have ``changed`` since.
+
+    Which kernels compute them is as now in any case: shards have no fused ones.
+    """
     groups = trainer.optimizer.param_groups
     before, rate = (group[0].get("initial_lr", group[0]["lr"]) for group in (groups, fresh))
     if "optim.lr" in changed and before:
         scale_learning_rate(trainer, rate / before)
     for group, new in zip(groups, fresh, strict=True):
+        group.update({name: new[name] for name in _KERNELS if name in new})
         # A schedule that starts anew has left its own marks there.
         all_of_them = "schedule" in _anew(changed)
         kept = ("params", "lr") if before and not all_of_them else ("params",)

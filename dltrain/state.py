@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
 from dltrain.device import random_state, set_random_state
 from dltrain.metrics import MeanLoss
 
@@ -37,12 +41,25 @@ def load_state_dict(trainer: "Trainer", state: Mapping[str, Any], without: Seque
     for name, part in _parts(trainer):
         if name not in without:
             part.load_state_dict(state[name])
+    _lay_out(trainer.optimizer)
     if trainer.early_stopping:  # from the history, so that it may be another one than before
         trainer.early_stopping = trainer.early_stopping.after(trainer.history)
     if trainer.pruning:
         trainer.pruning.catch_up(trainer.history, asks=not trainer.finished)
     trainer.watch.reset()
     set_random_state(state["random"])  # last: what is above may draw
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Give what ``optimizer`` keeps of each parameter the parameter's layout in memory.
+
+    It may have been saved with another, on another device or in shards, and torch's fused kernels go through both as
+    they lie, whatever their strides.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _parts(trainer: "Trainer") -> list[tuple[str, Any]]:

@@ -107,18 +107,21 @@ def test_one_process_writes_and_speaks_for_all(together, tmp_path):
     assert "confusion_matrix" in json.loads((run / "result.json").read_text())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_run_goes_on_in_another_number_of_processes(dltrain, together, tmp_path, strategy):
-    # An epoch costs so little that the time for checkpoints would skip the one in the middle of the second.
+@pytest.mark.parametrize(("strategy", "other"), [("ddp", "fsdp"), ("fsdp", "ddp")])
+def test_a_run_goes_on_in_another_number_of_processes(dltrain, together, tmp_path, strategy, other):
+    """Of three processes two, then one, then two that hold the network in the other way."""
     options = [*SMALL, "model.dropout=0.3", "trainer.ema_decay=0.9", "optim=adamw", "report=false"]
-    dltrain(*options, "trainer.epochs=4", "hydra.run.dir=whole")
+    dltrain(*options, "trainer.epochs=5", "hydra.run.dir=whole")
     shards = [f"trainer.strategy={strategy}", "hydra.run.dir=broken"]
     assert together(3, *options, *shards, "trainer.epochs=2")[0].code == 0
-    ended = together(2, "resume", "broken", "trainer.epochs=4")
+    ended = together(2, "resume", "broken", "trainer.epochs=3")
+    assert ended[0].code == 0, ended[0].stderr
+    alone = dltrain("resume", "broken", "trainer.epochs=4", "trainer.devices=1", "trainer.strategy=ddp")
+    assert alone.code == 0, alone.stderr
+    assert "shards" not in checkpoint.load(tmp_path / "broken" / "checkpoints" / "last.pt")
+    ended = together(2, "resume", "broken", "trainer.epochs=5", f"trainer.strategy={other}")
     assert ended[0].code == 0, ended[0].stderr
     assert_same(tmp_path / "whole", tmp_path / "broken", rtol=1e-3)
-    if strategy == "ddp":
-        assert dltrain("resume", "broken", "trainer.epochs=5", "trainer.devices=1").code == 0
 
 
 def test_shards_are_written_by_each_process_and_read_as_one_network(together, verb, tmp_path):
@@ -330,7 +333,7 @@ def test_torchrun_starts_all_anew_and_the_run_goes_on(tmp_path, monkeypatch):
         (["trainer.devices=0"], "must be a whole number of at least 1, or auto"),
         (["trainer.devices=two"], "must be a whole number of at least 1, or auto"),
         (["trainer.strategy=fspd"], "did you mean 'fsdp'?"),
-        (["trainer.strategy=fsdp"], "add trainer.devices=N, or start with torchrun"),
+        (["trainer.strategy=fsdp"], "add trainer.devices=N, or take ddp"),
         (["trainer.devices=2", "trainer.strategy=fsdp", "trainer.on_nonfinite=rollback"], "use stop or skip"),
         (["trainer.devices=8", "dataset.batch_size=4"], "is the batch of all 8 processes"),
         (["trainer.devices=2", "device=mps"], "use device=cuda, a GPU each, or device=cpu"),

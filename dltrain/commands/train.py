@@ -129,7 +129,8 @@ def _go_on(
     try:
         here = resumable is not None and resumable.run == folder.path.resolve()
         folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)
-        trainer.checkpoints.restore_best(resumable.state["best"] if resumable else None)
+        if resumable and resumable.state["best"]:
+            trainer.checkpoints.take_over_best(resumable.state["best"], resumable.path.resolve().parent, trainer.model)
         result = _run(parts, folder)
     except BaseException:
         trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
@@ -240,7 +241,7 @@ def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
     """
     trainer = parts.trainer
     best = trainer.world.share(lambda: checkpoint.load(trainer.checkpoints.best))
-    best = trainer.checkpoints.tensors_of(best, trainer.model)
+    best = trainer.checkpoints.tensors_of(best, trainer.checkpoints.folder, trainer.model)
     trainer.evaluated.load_state_dict(best["model"])
     if trainer.pruning and trainer.pruning.should_stop:
         return {}, {"pruned": str(trainer.pruning)}

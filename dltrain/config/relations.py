@@ -57,7 +57,7 @@ def _check_processes(trainer: Mapping[str, Any], batch_size: Any) -> Iterator[Pr
     if trainer.get("strategy") != "fsdp":
         return
     if count == 1 and not distributed.is_worker():
-        yield Problem("trainer.strategy", "there is one process: add trainer.devices=N, or start with torchrun", "fsdp")
+        yield Problem("trainer.strategy", "is for several processes: add trainer.devices=N, or take ddp", "fsdp")
     if trainer.get("on_nonfinite") == "rollback":
         yield Problem("trainer.on_nonfinite", "excludes trainer.strategy=fsdp: use stop or skip", "rollback")
 

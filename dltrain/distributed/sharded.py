@@ -7,19 +7,19 @@ Reading runs no code of the files, as elsewhere: torch's own reader would unpick
 import pickle
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, zeros
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
 from dltrain import checkpoint
 from dltrain.checkpoint import Checkpoints
@@ -45,17 +45,25 @@ class ShardedCheckpoints(Checkpoints):
 
     def save_best(self, content: dict[str, Any]) -> None:
         super().save_best(self._without_shards(content, f"best-{content['epoch']}"))
-        self._settle_shards()
+        self._settle_together()
 
     def save_last(self, content: dict[str, Any]) -> dict[str, Any]:
         saved = super().save_last(self._without_shards(content, f"last-{content['trainer']['step']}"))
-        self._settle_shards()
+        self._settle_together()
         return saved
 
-    def tensors_of(self, content: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
+    def take_over_best(self, saved: dict[str, Any], folder: Path, model: nn.Module) -> None:
+        if "shards" in saved and folder.resolve() == self.folder.resolve():
+            self.restore_best(saved)
+        else:
+            self.save_best(self.tensors_of(saved, folder, model))
+
+    def tensors_of(self, content: dict[str, Any], folder: Path, model: nn.Module) -> dict[str, Any]:
         parameter = next(model.parameters())
         assert isinstance(parameter, DTensor)
-        return joined(content, self.folder, parameter.device_mesh)
+        if "shards" in content:
+            return joined(content, folder, parameter.device_mesh)
+        return _spread(content, {name for name, _ in model.named_parameters()}, parameter.device_mesh)
 
     def _without_shards(self, content: dict[str, Any], name: str) -> dict[str, Any]:
         """``content`` with its shards written to the folder ``name``, which it names."""
@@ -67,30 +75,26 @@ class ShardedCheckpoints(Checkpoints):
         files = {file: digest for found in self.world.gather(own) for file, digest in found.items()}
         return {**plain, "shards": {"folder": name, "files": files}}
 
-    def _settle_shards(self) -> None:
-        """Have all on the disk, and remove the shards that no checkpoint names any more."""
+    def _settle_together(self) -> None:
+        """Have all on the disk before a process goes on: shards that no file names yet must not look like old ones."""
         self.wait()
-        if self.writes:
-            named = {name for path in self.folder.glob("*.pt") for name in _folders(checkpoint.load(path))}
-            for folder in self.folder.iterdir():
-                if folder.is_dir() and folder.name not in named:
-                    shutil.rmtree(folder)
         self.world.share(lambda: None)
 
 
 def joined(content: dict[str, Any], folder: Path, mesh: DeviceMesh | None = None) -> dict[str, Any]:
     """``content`` of a checkpoint in ``folder`` with its tensors: each process's shards of them on ``mesh``, or whole.
 
+    What it holds of ``best.pt``, whose shards lie elsewhere, is left out.
+
     Raises:
         CheckpointError: shards are missing or damaged.
     """
-    if "shards" not in content:
-        return content
     place = folder / content["shards"]["folder"]
     try:
         _verify(place, content["shards"]["files"], mesh)
         names: dict[str, Tensor] = {}
-        plain = _prepared(content, names, mesh)
+        own = {key: value for key, value in content.items() if key not in ("shards", "best")}
+        plain = _prepared(own, names, mesh)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is meant
             load(names, storage_reader=_Reader(place), no_dist=mesh is None)
@@ -137,16 +141,33 @@ def _prepared(content: Any, tensors: dict[str, Tensor], mesh: DeviceMesh | None)
     return content
 
 
+def _spread(content: Mapping[str, Any], names: Collection[str], mesh: DeviceMesh) -> dict[str, Any]:
+    """``content`` with each process's shards in place of the whole tensors that it holds of these parameters."""
+    spread = dict(content)
+    for key, value in content.items():
+        if key in ("model", "ema"):
+            spread[key] = {name: _shard(one, mesh) if name in names else one for name, one in value.items()}
+        elif key == "trainer":
+            spread[key] = _spread(value, names, mesh)
+        elif key == "optimizer":  # what it keeps of a parameter has its shape, but for counts of steps
+            spread[key] = {**value, "state": {number: _sharded(one, mesh) for number, one in value["state"].items()}}
+    return spread
+
+
+def _sharded(state: Mapping[str, Any], mesh: DeviceMesh) -> dict[str, Any]:
+    return {
+        name: _shard(one, mesh) if isinstance(one, Tensor) and one.dim() > 0 else one for name, one in state.items()
+    }
+
+
+def _shard(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
+    return distribute_tensor(tensor.to(mesh.device_type).contiguous(), mesh, [Shard(0)], src_data_rank=None)
+
+
 def _empty(shape: Sequence[int], dtype: torch.dtype, mesh: DeviceMesh | None) -> Tensor:
     if mesh is None:
         return torch.zeros(*shape, dtype=dtype)
     return zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
-
-
-def _folders(content: Mapping[str, Any]) -> list[str]:
-    """Folders with shards that a checkpoint names."""
-    best = content.get("best") or {}
-    return [part["shards"]["folder"] for part in (content, best) if "shards" in part]
 
 
 def _emptied(folder: Path) -> None:
