@@ -55,6 +55,28 @@ def test_a_grid_is_every_combination_once(dltrain):
     ]
 
 
+def test_a_trial_with_a_value_that_cannot_be_is_told_as_failed(dltrain):
+    outcome = dltrain(*SEARCH, "optim.lr=choice(0.1,-1)", "hydra.sweeper.sampler=grid", SWEEP)
+    assert outcome.code == 1
+    assert {row["optim.lr"]: row["status"] for row in ledger()} == {"0.1": "done", "-1": "failed"}
+    found = {trial.params["optim.lr"]: (trial.state.name, trial.user_attrs.get("cause")) for trial in study().trials}
+    assert found == {0.1: ("COMPLETE", None), -1: ("FAIL", "optim.lr=-1: must be a number of at least 0")}
+
+
+def test_a_search_ends_at_its_first_failure_where_that_is_asked_for(dltrain):
+    space = ("optim.lr=choice(1e38,0.1)", "hydra.sweeper.sampler=grid", "sweep.on_failure=stop")
+    assert dltrain(*SEARCH, *space, SWEEP).code == 1
+    assert [row["status"] for row in ledger()] == ["failed"]
+
+
+def test_a_study_of_another_metric_is_not_gone_on_with(dltrain):
+    assert dltrain(*SEARCH, LR, SWEEP, "hydra.sweeper.n_trials=1").code == 0
+    outcome = dltrain(*SEARCH, LR, SWEEP, "hydra.sweeper.n_trials=2", "hydra.sweeper.metrics=test/loss")
+    assert outcome.code == 2
+    assert "the study 'dltrain' minimizes val/loss: name another" in outcome.stderr
+    assert len(study().trials) == 1
+
+
 def test_choices_of_lists_are_typed_as_they_were(dltrain):
     space = ("model.hidden_sizes=choice([8],[8,4])", "hydra.sweeper.sampler=grid")
     assert dltrain(*SEARCH, *space, SWEEP, "sweep.retries=1").code == 0

@@ -24,6 +24,8 @@ def report(arguments: Sequence[str]) -> None:
     from dltrain.run import find_run
 
     log_to(None)
+    if not Path(run).expanduser().exists():
+        raise UserError(f"there is no run or sweep '{run}'; name a folder, such as outputs/<date>/<time>")
     folder = find_run(run)[0].resolve()
     out = Path(own["out"]).expanduser() if "out" in own else folder / "report.html"
     try:

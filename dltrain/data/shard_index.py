@@ -137,7 +137,7 @@ def indexed(files: Sequence[Path], shards: Shards, task: Task, source: str) -> I
     key = key_of(files, ("shards", _FORMAT, task, *shards.reads))
 
     def rows(about: dict[str, Any]) -> Iterator[np.ndarray]:
-        log.info("indexing %d shards of %s", len(files), source)
+        log.info("indexing %d shard%s of %s", len(files), "s" * (len(files) != 1), source)
         classes: dict[str, int] = {}
         groups: list[list[int]] = []
         reported = time.monotonic()

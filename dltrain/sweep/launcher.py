@@ -101,7 +101,7 @@ class Jobs(Launcher):
                 missing = []
             at_once = jobs_at_once(self.n_jobs, len(missing))
             judge = None
-            if self.engine == "fork":  # jobs elsewhere could not ask it
+            if self.engine == "fork" and missing:  # jobs elsewhere could not ask it
                 judge = self.judge or judge_of(ledger, [one.config for one in planned.values()])
             Pool(partial(self._engine, at_once, judge), at_once, ledger, missing, judge).run()
         finally:

@@ -125,8 +125,9 @@ class Ledger:
 
     def swept(self) -> list[str]:
         """The keys of which jobs have different values; of a single job, all of its keys."""
-        every = list(dict.fromkeys(key for job in self for key in job.settings))
-        differing = [key for key in every if len({job.settings.get(key) for job in self}) > 1]
+        jobs = self.jobs.values()  # those to come too, so that the columns are the same from the start
+        every = list(dict.fromkeys(key for job in jobs for key in job.settings))
+        differing = [key for key in every if len({job.settings.get(key) for job in jobs}) > 1]
         return differing or every
 
     def metrics(self) -> list[str]:

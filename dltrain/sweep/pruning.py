@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.errors import ConfigError
 from dltrain.metric_names import lower_is_better
+from dltrain.record import flat
 from dltrain.sweep.ledger import Job, Ledger, setting
 
 FILE = "pruning.log"  # the study of a sweep whose jobs nobody searches for
@@ -149,23 +150,26 @@ class GridJudge(Judge):
 
 
 def judge_of(ledger: Ledger, configs: Sequence[DictConfig]) -> Judge | None:
-    """What prunes jobs with these configurations, ``None`` where nothing does.
+    """What prunes jobs with these configurations, of which there is one at least; ``None`` where nothing does.
 
     Raises:
         ConfigError: the pruner or the metric is not the same for all.
     """
-    _require_same("pruner", (OmegaConf.to_container(config.pruner, resolve=True) for config in configs))
+    _require_same(flat({"pruner": OmegaConf.to_container(config.pruner, resolve=True)}) for config in configs)
     pruner = make_pruner(configs[0])
     if pruner is None:
         return None
-    _require_same("trainer.checkpoint.monitor", map(monitor, configs))
+    _require_same({"trainer.checkpoint.monitor": monitor(config)} for config in configs)
     return GridJudge(ledger, pruner, monitor(configs[0]))
 
 
-def _require_same(key: str, values: Iterable[Any]) -> None:
+def _require_same(values: Iterable[Mapping[str, Any]]) -> None:
     first, *others = values
-    if other := next((one for one in others if one != first), None):
-        raise ConfigError([f"{key} compares the jobs of a sweep, so it is one for all: not {first} and {other}"])
+    for other in others:
+        if name := next((name for name in {**first, **other} if first.get(name) != other.get(name)), None):
+            raise ConfigError(
+                [f"{name} is {first.get(name)} and {other.get(name)}: a pruner compares jobs, so it is one for all"]
+            )
 
 
 def _journal(path: Path) -> Any:

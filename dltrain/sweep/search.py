@@ -80,8 +80,8 @@ class Search(Sweeper):
         space, fixed = self._space(arguments)
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         study = self._study(optuna, folder, self.context.config_loader.load_sweep_config(self.config, fixed))
+        OmegaConf.save(self.config, folder / "multirun.yaml")
         for trials in self._batches(optuna, study, folder, space):
             jobs = [[*fixed, *(f"{key}={typed(trial.params[key])}" for key in space)] for trial in trials]
             for trial, overrides in zip(trials, jobs, strict=True):
@@ -93,8 +93,11 @@ class Search(Sweeper):
                 )
             self.launcher.launch(jobs, initial_job_idx=trials[0].number)
             ledger = getattr(self.launcher, "ledger", None) or Ledger(folder)
-            for trial, overrides in zip(trials, jobs, strict=True):
-                self._tell(optuna, study, trial, ledger.jobs.get(naming(overrides)))
+            found = [ledger.jobs.get(naming(overrides)) for overrides in jobs]
+            for trial, job in zip(trials, found, strict=True):
+                self._tell(optuna, study, trial, job)
+            if self.config.sweep.on_failure == "stop" and any(job and job.status == "failed" for job in found):
+                return
 
     def _batches(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> Iterator[list[Any]]:
         """Trials to run at once: those that this search had begun when it was killed or interrupted, then new ones."""
@@ -202,8 +205,12 @@ class Search(Sweeper):
             )
         except ImportError as error:
             raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
-        if [direction.name.lower() for direction in study.directions] != directions:
-            raise UserError(f"the study '{self.study_name}' has other directions: name another study or storage")
+        known = (study.metric_names or metrics, [direction.name.lower() for direction in study.directions])
+        if known != (metrics, directions):
+            goals = " and ".join(f"{goal}s {name}" for name, goal in zip(*known, strict=False))
+            raise UserError(
+                f"the study '{self.study_name}' {goals}: name another with hydra.sweeper.study_name or storage"
+            )
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             study.set_metric_names(metrics)
         return study
