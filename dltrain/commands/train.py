@@ -1,13 +1,10 @@
 """``dltrain [overrides]``: train a network and say how good it is."""
 
-import contextlib
-import json
 import logging
 import os
-import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +12,21 @@ from typing import Any
 
 from dltrain import checkpoint, distributed, signals
 from dltrain.build import Parts, build, start_loggers
+from dltrain.commands.result import best_of, draw, leave_result, show, write_report
 from dltrain.config.earlier import as_text, of_text
 from dltrain.device import pick_device, process_state, seed_apart
 from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.meeting import Plan, joined, meeting
 from dltrain.distributed.world import World
-from dltrain.errors import DltrainError, Interrupted, TrainingError
+from dltrain.errors import TrainingError
 from dltrain.log import log_to, write_to
 from dltrain.metrics import ClassificationMetrics
 from dltrain.monitor import Pruning
-from dltrain.resume import Resumable, candidates, find_resumable, restore
-from dltrain.run import RunFolder, finite
+from dltrain.resume import Resumable, find_resumable, restore
+from dltrain.run import RunFolder
 from dltrain.startup import defer_compiler
 
 log = logging.getLogger(__name__)
-
-_PRINTED = ("status", "run", "best", "test", "seconds")
 
 
 def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest, pruning: Pruning | None = None) -> float:
@@ -135,15 +131,15 @@ def _go_on(
     except BaseException:
         trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
         if cfg.report and world.is_main:
-            _report(None, folder.path)
+            write_report(None, folder.path)
         raise
     finally:
         trainer.checkpoints.settle()  # before another process may write here
         trainer.loggers.close({})
     if world.is_main:
         if cfg.report:
-            _draw(parts, folder.path)
-            _report(parts, folder.path)
+            draw(parts, folder.path)
+            write_report(parts, folder.path)
         show(result)
     return trainer.best.value
 
@@ -188,12 +184,12 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         told = {"epochs": trainer.epoch, **{f"test/{name}": value for name, value in test.items()}}
     except OSError as error:  # the folder is gone, or the disk full
         failure = TrainingError(f"the run in '{folder.path}' cannot go on: {error}")
-        _leave_result(parts, folder, failure)
+        leave_result(parts, folder, failure)
         raise failure from error
     except BaseException as error:
         with trainer.stop.deferred():  # the launcher also tells this process to stop, which is not why the run ends
             explained = trainer.world.explained(error)
-            _leave_result(parts, folder, explained)
+            leave_result(parts, folder, explained)
         if explained is error:
             raise
         raise explained from error
@@ -202,7 +198,7 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
     timings: dict[str, Any] = {"train": round(trainer.seconds, 3), "test": round(time.perf_counter() - trained, 3)}
     timings |= {"profile": profile} if profile else {}
     extra |= {"events": trainer.events} if trainer.events else {}
-    return folder.write_result("done", **_best(parts), test=test, epochs=trainer.epoch, timings=timings, **extra)
+    return folder.write_result("done", **best_of(parts), test=test, epochs=trainer.epoch, timings=timings, **extra)
 
 
 def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, float]]:
@@ -211,27 +207,6 @@ def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, flo
     from dltrain.profiling import profiling  # torch's profiler takes a moment to import
 
     return profiling(parts.trainer, path / "profile")
-
-
-def _leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
-    """Say in ``result.json``, and on stdout unless it is a bug, that ``error`` ended the run."""
-    trainer = parts.trainer
-    if not trainer.world.is_main:
-        return
-    interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
-    cause = {} if interrupted else {"error": str(error) or type(error).__name__}
-    events = {"events": trainer.events} if trainer.events else {}
-    try:
-        result = folder.write_result("interrupted" if interrupted else "failed", **_best(parts), **cause, **events)
-    except OSError as unwritable:  # the error itself says more than that the folder cannot be written to
-        log.warning("result.json was not written: %s", unwritable)
-        return
-    trainer.checkpoints.settle()  # so that what is on its way to the disk counts
-    saved = any(path.exists() for path in candidates(folder.path))
-    how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
-    log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
-    if interrupted or isinstance(error, DltrainError):
-        show(result)
 
 
 def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
@@ -250,59 +225,3 @@ def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
     metrics = trainer.evaluate(parts.test)
     extra = {"confusion_matrix": metrics.confusion.tolist()} if isinstance(metrics, ClassificationMetrics) else {}
     return metrics.compute(), extra
-
-
-def _best(parts: Parts) -> dict[str, Any]:
-    trainer = parts.trainer
-    if not trainer.best.epoch:
-        return {}
-    row = trainer.history[trainer.best.epoch - 1]
-    val = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
-    return {"best": {"epoch": trainer.best.epoch, "monitor": trainer.best.monitor, "val": val}}
-
-
-def _draw(parts: Parts, path: Path) -> None:
-    from dltrain.report.curves import draw_curves
-
-    trainer = parts.trainer
-    title = f"{parts.data.facts.name} · {type(trainer.model).__name__}"
-    try:
-        draw_curves(trainer.history, trainer.best.epoch, title, path / "curves.png")
-    except OSError as error:  # the result is safe: a picture that cannot be written costs a warning
-        log.warning("curves.png was not written: %s", error)
-
-
-def _report(parts: Parts | None, path: Path) -> None:
-    """Write the page of the run in ``path``; with ``parts`` it shows what the best network makes of the test part."""
-    from dltrain.reporting import Network, report_after_training
-
-    if parts is None:
-        report_after_training(None, path)
-        return
-    trainer, data = parts.trainer, parts.data
-    levels = data.preprocessing.get("levels", 255)
-    # This process alone looks at all of the test part, which it cannot where the network lies in shards.
-    test = parts.test.whole() if parts.test and not trainer.sharded else None
-    network = Network(trainer.evaluated, trainer.loss, data.facts, levels, test, trainer.precision)
-    report_after_training(network, path)
-
-
-def show(result: Mapping[str, Any]) -> None:
-    """Print the result to stdout: a table on a terminal, one JSON line elsewhere."""
-    if not sys.stdout.isatty():
-        with contextlib.suppress(BrokenPipeError):  # nobody reads on, which takes nothing from the run
-            print(json.dumps(finite({name: result[name] for name in _PRINTED if name in result})), flush=True)
-            return
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail as well
-        return
-    from rich.console import Console
-
-    from dltrain.progress import result_table
-
-    console = Console(highlight=False)
-    best = result.get("best", {})
-    if best:
-        console.print(result_table(result.get("test", {}), best["val"]))
-    epoch = f", best epoch {best['epoch']} by {best['monitor']}" if best else ""
-    console.print(f"{result['status']} in {result['seconds']:.1f} s{epoch}")
-    console.print(result["run"], soft_wrap=True)
