@@ -35,7 +35,7 @@ def check(cfg: Any, folder: Path) -> None:
     if disk["checkpoints"] > disk["free"]:
         room = f"{size(disk['free'])} are free, the checkpoints need {size(disk['checkpoints'])}"
         raise UserError(f"the disk of '{folder}' is too full: {room}; hydra.run.dir=... names another place")
-    found = {"status": "ok", **_facts(parts), **facts, "lr": at_epochs(rates, parts.trainer), "disk": disk}
+    found = {"status": "ok", **_facts(parts), "devices": cfg.trainer.devices, **facts, "lr": at_epochs(rates, parts.trainer), "disk": disk}
     if sys.stdout.isatty():
         _report(found, rates)
     else:
@@ -89,6 +89,8 @@ def _report(found: dict[str, Any], rates: list[float]) -> None:
     console.print(_time(found))
     console.print(_monitors(found), soft_wrap=True)
     console.print(_disk(found["disk"]))
+    if found["devices"] != 1:
+        console.print(f"devices   {found['devices']}: time and memory are those of one process that does it all")
     console.print(f"\n{_rates_title(found, rates)}")
     if len(set(rates)) > 1:
         console.print("\n".join(plot(rates)))
@@ -134,7 +136,7 @@ def _seconds(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _monitors(found: dict[str, Any]) -> str:
