@@ -210,7 +210,8 @@ def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
             if not single:  # a single run was checked before its folder was made; here keys of a sweep come together
                 config.check(cfg)
             if cfg.trainer.devices != 1 and not distributed.is_worker():
-                return launch.run_together(alone, cfg, path)
+                goes_on = ["resume=auto"] if not single and cfg.resume == "auto" else []  # set by our launcher
+                return launch.run_together([*alone, *goes_on], cfg, path)
             from dltrain.commands.train import train  # imports torch: time enough for a signal
 
             return train(cfg, path, command, stop, pruning)

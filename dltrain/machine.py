@@ -22,10 +22,13 @@ def available_memory() -> int:
     return free
 
 
-def die_with_parent(signal: int) -> None:
-    """Have the system send ``signal`` to this process when the one that started it ends, however it ends (Linux)."""
+def die_with_parent(signal: int, parent: int | None = None) -> None:
+    """Have the system send ``signal`` to this process when the one that started it ends, however it ends (Linux).
+
+    ``parent`` is the process that started it, where that is known; it may have ended already.
+    """
     if sys.platform == "linux":
-        parent = os.getppid()
+        parent = parent or os.getppid()
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal)
         if os.getppid() != parent:  # it went before this
             os.kill(os.getpid(), signal)

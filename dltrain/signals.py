@@ -9,7 +9,7 @@ from types import FrameType
 from dltrain.errors import Interrupted
 
 # Batch systems send SIGUSR1 ahead of a time limit; Windows has none.
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -64,7 +64,7 @@ def handled() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():  # Python lets the main thread alone handle signals
         yield request
         return
-    before = {number: signal.signal(number, request._receive) for number in _SIGNALS}
+    before = {number: signal.signal(number, request._receive) for number in HANDLED}
     try:
         yield request
     finally:

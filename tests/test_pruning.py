@@ -282,7 +282,7 @@ def test_a_run_that_goes_on_tells_of_all_epochs_and_asks_at_the_last():
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["pruner=median", "pruner.n_warmup_steps=1,2"], "it is one for all"),
+        (["pruner=median", "pruner.n_warmup_steps=1,2"], "it is one for all jobs"),
         (["pruner=hyperband", "trainer.epochs=2,4"], "pruner.max_resource is 2 and 4"),
         (["pruner=median", "trainer.checkpoint.monitor=val/loss,val/accuracy"], "is val/loss and val/accuracy"),
         (["pruner=median", "hydra/sweeper=optuna", LR, "hydra.sweeper.metrics=[val/loss,val/accuracy]"], "one metric"),

@@ -69,6 +69,21 @@ def test_a_search_ends_at_its_first_failure_where_that_is_asked_for(dltrain):
     assert [row["status"] for row in ledger()] == ["failed"]
 
 
+def test_a_search_that_has_its_trials_says_so(dltrain, tmp_path):
+    storage = f"hydra.sweeper.storage={tmp_path}/study.log"
+    assert dltrain(*SEARCH, LR, storage, "hydra.sweep.dir=first", "hydra.sweeper.n_trials=1").code == 0
+    second = dltrain(*SEARCH, LR, storage, "hydra.sweep.dir=second", "hydra.sweeper.n_trials=1")
+    assert (second.code, second.result["jobs"]) == (0, 0)
+    assert "has its 1 trials already" in second.stderr
+
+
+def test_other_choices_than_those_of_the_study_are_refused(dltrain):
+    assert dltrain(*SEARCH, "optim.lr=choice(0.1,0.2)", SWEEP, "hydra.sweeper.n_trials=1").code == 0
+    refused = dltrain(*SEARCH, "optim.lr=choice(0.1,0.2,0.3)", SWEEP, "hydra.sweeper.n_trials=2")
+    assert refused.code == 2
+    assert "optim.lr: the study was begun with CategoricalDistribution(choices=(0.1, 0.2))" in refused.stderr
+
+
 def test_a_study_of_another_metric_is_not_gone_on_with(dltrain):
     assert dltrain(*SEARCH, LR, SWEEP, "hydra.sweeper.n_trials=1").code == 0
     outcome = dltrain(*SEARCH, LR, SWEEP, "hydra.sweeper.n_trials=2", "hydra.sweeper.metrics=test/loss")
@@ -117,6 +132,8 @@ def test_several_objectives(dltrain):
         ([LR, "hydra.sweeper.n_trials=0"], "n_trials must be a whole number from 1 on"),
         ([LR, "hydra.sweeper.direction=up"], "direction must be auto, or minimize or maximize"),
         ([LR, "hydra.sweeper.sampler=grid"], "optim.lr has an interval"),
+        (["optim.lr=interval(0.1,0.01)"], "optim.lr=interval(0.1,0.01): "),
+        (["optim.lr=tag(log,interval(0,0.1))"], "optim.lr=tag(log,interval(0,0.1)): "),
         ([LR, "hydra.sweeper.storage=nowhere/study.log"], "there is no folder"),
         ([LR, "hydra.sweeper.storage=sqlite:////nowhere/study.db"], "unable to open database file"),
         ([LR, "hydra.sweeper.storage=postgresql://host/study"], "install the database's driver"),

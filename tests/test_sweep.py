@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,12 @@ class Net(nn.Module):
         self.steps += 1
         if self.steps == 7 and self.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.steps == 7 and self.how == "left":
+            os._exit(0)
+        if self.steps == 7 and self.how == "exit":
+            raise SystemExit(0)
+        if self.steps == 7 and self.how == "terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
         if self.steps == 7 and self.how == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
             bytearray(2**31)
@@ -210,6 +217,59 @@ def test_a_file_that_has_changed_since_the_sweep_began_is_noticed(dltrain, fragi
     assert (tmp_path / "sweep" / "sweep.csv").read_bytes() == before
 
 
+def test_a_job_that_was_killed_as_it_began_is_no_obstacle(dltrain, tmp_path):
+    """Hydra's file of its configuration is empty, or half written, at that moment."""
+    command = ("-m", *SHORT, "seed=1,2", SWEEP)
+    assert dltrain(*command).code == 0
+    book = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    (tmp_path / "sweep" / "1" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "sweep" / "1" / "checkpoints")
+    (tmp_path / "sweep" / "1" / ".hydra" / "config.yaml").write_text("")
+    assert [entry["job"] for entry in book["jobs"]] == [0, 1]
+    again = dltrain(*command)
+    assert again.code == 0, again.stderr
+    assert [row["status"] for row in ledger()] == ["done", "done"]
+
+
+def test_a_job_is_the_same_however_it_is_typed(dltrain):
+    assert dltrain("-m", *SHORT, "optim.lr=0.01,0.1", "seed=1,2", SWEEP).code == 0
+    again = dltrain("-m", "seed=1,2", "pruner=none", "++optim.lr=0.01,0.1", *reversed(SHORT), SWEEP)
+    assert again.code == 0, again.stderr
+    assert "4 of 4 jobs are done already" in again.stderr
+    assert len(ledger()) == 4
+
+
+def test_a_file_that_has_changed_is_noticed_by_new_jobs_too(dltrain, fragile, tmp_path):
+    assert dltrain("-m", *fragile, "seed=1,2").code == 0
+    (tmp_path / "my_conf" / "model" / "fragile.yaml").write_text(
+        "_target_: fragile.Net\noutputs: ${data.num_outputs}\nhow: fine\n"
+    )
+    again = dltrain("-m", *fragile, "seed=3")
+    assert again.code == 2
+    assert "job 0: model.how was 'well', is 'fine'" in again.stderr
+
+
+def test_two_jobs_do_not_share_a_folder(dltrain):
+    refused = dltrain("-m", *SHORT, "seed=1,2", SWEEP, "hydra.sweep.subdir=same")
+    assert refused.code == 2
+    assert "jobs 0 and 1 would share the folder" in refused.stderr
+
+
+ODD = {
+    "left": "it ended without a result (exit code 0)",
+    "exit": "its code called sys.exit(0)",
+    "terminated": "a signal has ended it",
+}
+
+
+def test_jobs_that_end_oddly_have_failed(dltrain, fragile):
+    sweep = dltrain("-m", *fragile, f"model.how={','.join(ODD)}", "seed=1")
+    assert sweep.code == 1
+    assert (sweep.result["status"], sweep.result["failed"]) == ("failed", 3)
+    for row, cause in zip(ledger(), ODD.values(), strict=True):
+        assert row["status"] == "failed" and row["cause"].endswith(cause)
+
+
 def test_two_jobs_at_once_give_what_one_after_the_other_does(dltrain, tmp_path, monkeypatch):
     command = ("-m", *SHORT, "seed=1,2,3")
     assert dltrain(*command, SWEEP).code == 0
@@ -273,9 +333,12 @@ def test_an_interrupted_sweep_saves_the_running_job_and_goes_on_later(dltrain, t
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     os.kill(process.pid, number)
-    process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == code
     assert [row["status"] for row in ledger(tmp_path / "sweep")] == ["interrupted"]
+    assert json.loads(stdout)["status"] == "interrupted"
+    assert f"the same command with hydra.sweep.dir='{tmp_path}/sweep'" in stderr
+    assert (tmp_path / "sweep" / "sweep.html").exists()
 
 
 @pytest.mark.parametrize(

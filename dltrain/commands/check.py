@@ -35,7 +35,14 @@ def check(cfg: Any, folder: Path) -> None:
     if disk["checkpoints"] > disk["free"]:
         room = f"{size(disk['free'])} are free, the checkpoints need {size(disk['checkpoints'])}"
         raise UserError(f"the disk of '{folder}' is too full: {room}; hydra.run.dir=... names another place")
-    found = {"status": "ok", **_facts(parts), "devices": cfg.trainer.devices, **facts, "lr": at_epochs(rates, parts.trainer), "disk": disk}
+    found = {
+        "status": "ok",
+        **_facts(parts),
+        "devices": cfg.trainer.devices,
+        **facts,
+        "lr": at_epochs(rates, parts.trainer),
+        "disk": disk,
+    }
     if sys.stdout.isatty():
         _report(found, rates)
     else:

@@ -182,8 +182,9 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         trained = time.perf_counter()
         test, extra = _test(parts)
         told = {"epochs": trainer.epoch, **{f"test/{name}": value for name, value in test.items()}}
-    except OSError as error:  # the folder is gone, or the disk full
-        failure = TrainingError(f"the run in '{folder.path}' cannot go on: {error}")
+    except (OSError, SystemExit) as error:  # the folder is gone, or the disk full; or a class of the user's gave up
+        why = f"its code called sys.exit({error.code})" if isinstance(error, SystemExit) else error
+        failure = TrainingError(f"the run in '{folder.path}' cannot go on: {why}")
         leave_result(parts, folder, failure)
         raise failure from error
     except BaseException as error:

@@ -234,15 +234,15 @@ class _Command:
         first = [texts[0] for texts in choices]
         singly = [(*first[:n], text, *first[n + 1 :]) for n, texts in enumerate(choices) for text in texts[1:]]
         jobs = dict.fromkeys([*islice(product(*choices), sweeps.TRIED), *singly])
-        wrong: set[int] = set()
         found: dict[str, list[int]] = {}
         for number, job in enumerate(jobs):
-            for text in self._problems_of(job):
-                wrong.add(number)
+            problems = self._problems_of(job)
+            if not problems and not each:  # the sweep can begin, and the launcher looks at each of its jobs
+                return
+            for text in problems:
                 found.setdefault(text, []).append(number)
-        if each or len(wrong) == len(jobs):
-            told = list(jobs)
-            self.problems += [sweeps.of_jobs(text, numbers, told) for text, numbers in found.items()]
+        told = list(jobs)
+        self.problems += [sweeps.of_jobs(text, numbers, told) for text, numbers in found.items()]
 
     def _problems_of(self, texts: Sequence[str]) -> list[str]:
         """What is wrong with the job of these overrides."""

@@ -3,11 +3,14 @@
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from types import FrameType
 from typing import Any
 
 from dltrain import distributed
@@ -15,6 +18,7 @@ from dltrain.distributed import COMMAND
 from dltrain.errors import ConfigError, Interrupted, TrainingError
 from dltrain.machine import core_count
 from dltrain.run import read_json, write_json
+from dltrain.signals import HANDLED
 
 _SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
 
@@ -76,16 +80,41 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
-            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGUSR1",
+            signals_to_handle="SIGHUP",  # the others below
             shutdown_timeout=_SECONDS_TO_SAVE,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
+        code = 0
         try:
-            elastic_launch(config, sys.executable)("-m", "dltrain", *arguments)
+            with _ended_once():
+                elastic_launch(config, sys.executable)("-m", "dltrain", *arguments)
         except SignalException as error:
-            sys.exit(Interrupted(error.sigval).exit_code)  # which rank 0 has said
+            code = Interrupted(error.sigval).exit_code
         except ChildFailedError as error:
-            sys.exit(_exit_code(error.failures, path))
+            code = _exit_code(error.failures, path)
+        if code:  # outside of "except": torch's own message is not why, and rank 0 has said what is
+            sys.exit(code)
+
+
+@contextmanager
+def _ended_once() -> Iterator[None]:
+    """Within, the first signal has torch's launcher end its processes; it would leave them behind at a second one."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    has_come = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal has_come
+        if not has_come:
+            has_come = True
+            raise SignalException(f"signal {number}", sigval=signal.Signals(number))
+
+    before = {number: signal.signal(number, end) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit_code(failures: Any, path: Path | None) -> int:

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
+
+Plugins.instance()  # imports all plugins, and anew what was imported before: not the class that is inherited from
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 
 class Combinations(BasicSweeper):

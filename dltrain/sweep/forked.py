@@ -70,6 +70,7 @@ class Forked:
         self.at_once = at_once
         self.judge = judge
         self.shows = at_once == 1
+        self.pid = os.getpid()
         _import_once()
 
     def start(self, planned: Planned, slot: int) -> _Process:
@@ -115,7 +116,7 @@ class Forked:
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
         # A job must not go on alone: started again, the sweep would find its folder taken.
-        die_with_parent(signal.SIGKILL)
+        die_with_parent(signal.SIGKILL, self.pid)
         task: TaskFunction = self.task
         if self.judge and asked:
             pruning = Pruning(partial(_ask, asked), self.judge.name, self.judge.metric)

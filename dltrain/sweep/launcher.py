@@ -5,8 +5,8 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,22 +19,23 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from dltrain.config import check
 from dltrain.config.rules import shown
-from dltrain.config.translate import is_composition_error, translated
-from dltrain.errors import ConfigError, UserError
+from dltrain.distributed.launch import quoted
+from dltrain.errors import ConfigError, Interrupted, UserError
 from dltrain.extras import require_extras
 from dltrain.record import flat
-from dltrain.run import RunFolder
+from dltrain.run import RunFolder, finite
 from dltrain.sweep.combinations import Combinations
+from dltrain.sweep.composer import Composer
 from dltrain.sweep.forked import Forked, jobs_at_once
-from dltrain.sweep.ledger import OURS, Job, Ledger, naming
+from dltrain.sweep.ledger import STEERING, Job, Key, Ledger, key_of, naming
 from dltrain.sweep.pool import Engine, Planned, Pool
 from dltrain.sweep.pruning import Judge, judge_of
 from dltrain.sweep.search import Search
 
 log = logging.getLogger(__name__)
 
+_LOOKED_AT = 20  # jobs of before that are looked at for changed files, where new ones alone are asked for
 _NEEDED = {  # modules, the extra that has them, and what needs them
     "local": (["submitit"], "slurm", "hydra/launcher=submitit_local"),
     "slurm": (["submitit"], "slurm", "hydra/launcher=submitit_slurm"),
@@ -51,6 +52,8 @@ class Jobs(Launcher):
     command = ""
     judge: Judge | None = None  # of a search, which has a study of its own
     ledger: Ledger | None = None  # once jobs have been launched
+    has_stopped = False  # at a job that failed, as sweep.on_failure=stop asks for
+    _is_locked = False
 
     def __init__(self, n_jobs: int | str = 1, engine: str = "fork", **options: Any):
         self.n_jobs = n_jobs
@@ -81,33 +84,67 @@ class Jobs(Launcher):
         """How many jobs run at once."""
         return jobs_at_once(self.n_jobs, sys.maxsize)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what is missing or has failed, and say of every job what came of it."""
-        setup_globals()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+    @contextmanager
+    def locked(self) -> Iterator[Path]:
+        """Within, the folder of the sweep is this process's own; may be nested."""
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        if self._is_locked:
+            yield folder
+            return
         folder.mkdir(parents=True, exist_ok=True)
         lock = RunFolder(folder, "")
         lock.lock()
+        self._is_locked = True
         try:
-            # A search launches its jobs a few at a time; those of before need not be read again.
-            ledger = self.ledger = self.ledger or Ledger(folder, self.command)
-            planned = self._planned(ledger, [tuple(map(str, one)) for one in job_overrides])
-            names = [naming(map(str, one)) for one in job_overrides]
-            missing = [one for one in planned.values() if one.job.status != "done"]
-            if done := len(planned) - len(missing):
-                log.info("%d of %d jobs are done already", done, len(set(names)))
-            if self.config.sweep.on_failure == "stop" and len(planned) < len(set(names)):
-                missing = []
-            at_once = jobs_at_once(self.n_jobs, len(missing))
-            judge = None
-            if self.engine == "fork" and missing:  # jobs elsewhere could not ask it
-                judge = self.judge or judge_of(ledger, [one.config for one in planned.values()])
-            Pool(partial(self._engine, at_once, judge), at_once, ledger, missing, judge).run()
+            yield folder
         finally:
+            self._is_locked = False
             lock.release()
-        values = {name: one.value for name, one in planned.items()}
-        return [_answer(ledger.jobs[name], values.get(name)) for name in names]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run what is missing or has failed, and say of every job what came of it.
+
+        Once a job has failed, with ``sweep.on_failure=stop``, nothing runs any more.
+        """
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        given = [tuple(map(str, one)) for one in job_overrides]
+        with self.locked() as folder:
+            if self.ledger is None:
+                log.info("sweep in %s", folder)
+                self.ledger = Ledger(folder, self.command)
+            # A search launches its jobs a few at a time; those of before need not be read again.
+            planned = self._planned(self.ledger, given)
+            self._run(self.ledger, list(planned.values()), len({key_of(one) for one in given}))
+        answers = []
+        for overrides in given:
+            job, own = self.ledger.find(overrides), planned.get(key_of(overrides))
+            assert job is not None
+            answers.append(_answer(job, own.value if own else None))
+        return answers
+
+    def _run(self, ledger: Ledger, planned: Sequence[Planned], count: int) -> None:
+        """Run those of the ``planned`` jobs that are not done; ``count`` with those that cannot run."""
+        missing = [one for one in planned if one.job.status != "done"]
+        if len(missing) < len(planned):
+            log.info("%d of %d jobs are done already", len(planned) - len(missing), count)
+        self.has_stopped |= len(planned) < count and self.config.sweep.on_failure == "stop"
+        if self.has_stopped:
+            missing = []
+        at_once = jobs_at_once(self.n_jobs, len(missing))
+        judge = None
+        if self.engine == "fork" and missing:  # jobs elsewhere could not ask it
+            judge = self.judge or judge_of(ledger, [one.config for one in planned])
+        pool = Pool(partial(self._engine, at_once, judge), at_once, ledger, missing, judge)
+        try:
+            pool.run()
+        except Interrupted:
+            from dltrain.commands.sweep import finish_sweep
+
+            finish_sweep(ledger.folder)
+            log.warning("to go on: the same command with hydra.sweep.dir=%s", quoted(ledger.folder))
+            raise
+        self.has_stopped |= pool.has_stopped
 
     def _engine(self, at_once: int, judge: Judge | None, stack: ExitStack) -> Engine:
         if self.engine == "ray":
@@ -120,60 +157,54 @@ class Jobs(Launcher):
 
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
 
-    def _planned(self, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Planned]:
+    def _planned(self, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]]) -> dict[Key, Planned]:
         """Every job that can run, with its configuration; the others have failed already, which is told.
 
         The configurations are composed now: files that change later change no job. A value that is given twice makes
         one job.
 
         Raises:
-            ConfigError: the configuration of a job that has run already has changed since.
+            ConfigError: files have changed since jobs of this sweep ran, or two jobs would have the same folder.
         """
-        found: dict[tuple[str, ...], Planned] = {}
-        problems = []
+        _require_one_way(job_overrides)
+        compose = Composer(self.context, self.config)
+        found: dict[Key, Planned] = {}
+        changed: list[str] = []
+        shared: list[str] = []
         for overrides in job_overrides:
-            named = naming(overrides)
-            number = ledger.number_of(named)
-            known = ledger.jobs.get(named)
+            if key_of(overrides) in found:
+                continue
+            number, known = ledger.number_of(overrides), ledger.find(overrides)
             try:
-                config = self._composed(overrides)
+                config = compose(overrides)
             except ConfigError as error:
                 if known and known.status == "done":
-                    problems += [f"job {number}: {one}" for one in error.problems]
+                    changed += [f"job {number}: {one}" for one in error.problems]
                 else:
-                    job = known or ledger.plan(number, named, ledger.folder / str(number))
+                    job = known or ledger.plan(number, overrides, ledger.folder / str(number))
                     job.begun, job.cause, job.result = True, "; ".join(error.problems), {}
-                    log.warning("job %d failed before it began: %s [%s]", number, job.cause, " ".join(named))
+                    log.warning("job %d failed before it began: %s [%s]", number, job.cause, " ".join(job.overrides))
                 continue
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            job = known or ledger.plan(number, named, _folder_of(config))
-            if known:
-                problems += [f"job {number}: {one}" for one in _changes(job, config)]
+            values = _values(config)
+            job = known or ledger.plan(number, overrides, _folder_of(config))
+            changed += _changes(job, values)
+            shared += _shared_folder(job, ledger)
+            job.config = values
             with read_write(config.hydra):  # of now, wherever and whenever the job will run
                 config.hydra.sweep.dir = str(ledger.folder)
                 config.hydra.sweep.subdir = str(job.folder.relative_to(ledger.folder))
-            found[named] = Planned(named, config, job)
-        if problems:
-            raise ConfigError(
-                [*problems, "the configuration has changed since this sweep began: name another hydra.sweep.dir=..."]
-            )
+            found[key_of(overrides)] = Planned(job.overrides, config, job)
+        others = [job for job in ledger if key_of(job.overrides) not in found][:_LOOKED_AT]
+        for job in others:  # their results will stand beside the new ones
+            with suppress(ConfigError):
+                changed += _changes(job, _values(compose(job.overrides)))
+        if changed:
+            changed.append("the configuration has changed since this sweep began: name another hydra.sweep.dir=...")
+        if problems := [*changed, *shared]:
+            raise ConfigError(problems)
         return found
-
-    def _composed(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of a job.
-
-        Raises:
-            ConfigError: it cannot be composed, or is wrong.
-        """
-        try:
-            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-        except Exception as error:
-            if not is_composition_error(error):
-                raise
-            raise ConfigError(translated(error)) from error
-        check(config)
-        return config
 
 
 def register(command: str) -> None:
@@ -196,33 +227,55 @@ def register(command: str) -> None:
 
 def _folder_of(config: DictConfig) -> Path:
     """Where a job will run, as Hydra itself will find it."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
+    hydra: Any = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.cfg = config  # its own method would copy it
     try:
         return Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
     finally:
-        HydraConfig.instance().cfg = before
+        hydra.cfg = before
 
 
-def _changes(job: Job, config: DictConfig) -> list[str]:
-    """How the configuration of a job differs from the one that it ran with."""
-    file = job.folder / ".hydra" / "config.yaml"
-    if not file.is_file():
-        return []
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    before, now = (flat(_plain(one)) for one in (OmegaConf.load(file), kept))
-    steering = ("resume", OURS)
+def _require_one_way(job_overrides: Sequence[Sequence[str]]) -> None:
+    """What steers the sweep is no part of what a job is, so jobs cannot differ in it."""
+    steering = [set(overrides) - set(naming(overrides)) for overrides in job_overrides]
+    every = set[str]().union(*steering)
+    if differing := sorted(every - every.intersection(*steering)):
+        raise ConfigError([f"{' and '.join(differing)}: it steers the sweep, so it is one for all jobs"])
+
+
+def _values(config: DictConfig) -> dict[str, Any]:
+    """The values of a job by their full keys, as JSON holds them, without those that may change between two tries."""
+    nodes: dict[str, Any] = {
+        str(key): config._get_node(key)
+        for key in config.keys()
+        if key not in (*STEERING, "resume")  # noqa: SIM118
+    }
+    content = {
+        key: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value() for key, node in nodes.items()
+    }
+    values: dict[str, Any] = finite(flat(content))
+    return values
+
+
+def _changes(job: Job, now: Mapping[str, Any]) -> list[str]:
+    """How the values of a job differ from those that it was planned with before, if it was."""
     return [
-        f"{key} was {shown(before.get(key))}, is {shown(now.get(key))}"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key) and not key.startswith(steering)
+        f"job {job.number}: {key} was {shown(job.config.get(key))}, is {shown(now.get(key))}"
+        for key in dict.fromkeys([*job.config, *now])
+        if job.config and job.config.get(key) != now.get(key)
     ]
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    content = OmegaConf.to_container(config)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+def _shared_folder(job: Job, ledger: Ledger) -> list[str]:
+    """Two jobs in one folder would take each other's results for their own."""
+    other = next((one for one in ledger.jobs.values() if one is not job and one.folder == job.folder), None)
+    if other is None:
+        return []
+    return [
+        f"jobs {other.number} and {job.number} would share the folder {job.folder}:"
+        " let hydra.sweep.subdir tell them apart, as ${hydra.job.num} does"
+    ]
 
 
 def _answer(job: Job, value: float | None) -> JobReturn:

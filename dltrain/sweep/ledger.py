@@ -6,6 +6,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +17,23 @@ from dltrain.record import metrics_of
 from dltrain.run import read_json, write_json, write_text
 
 FORMAT = 1
-OURS = "sweep."  # keys that steer the sweep, and name no job
+STEERING = ("hydra", "sweep", "pruner")  # keys that steer the sweep, and name no job
 _FILE = "sweep.json"
+
+Key = tuple[str, ...]
 
 
 @dataclass
 class Job:
-    """One job: ``overrides`` name it, ``number`` is its place in the table and, by default, its folder's name."""
+    """One job: ``overrides`` name it, ``number`` is its place in the table and, by default, its folder's name.
+
+    ``config`` are the values, by their full keys, that it was planned with.
+    """
 
     number: int
     overrides: tuple[str, ...]
     folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
     cause: str = ""  # why it failed, in one line
     result: dict[str, Any] = field(default_factory=dict)
     begun: bool = True
@@ -78,39 +85,52 @@ class Ledger:
         if found and found.get("format") != FORMAT:
             raise UserError(f"'{folder / _FILE}' has format {found.get('format')}; this dltrain reads format {FORMAT}")
         self.command = str(found.get("command") or command)
-        self.jobs: dict[tuple[str, ...], Job] = {}
+        self.jobs: dict[Key, Job] = {}
+        common = found.get("config", {})
         for entry in found.get("jobs", ()):
-            job = Job(entry["job"], tuple(entry["overrides"]), folder / entry["folder"], entry["cause"])
+            job = Job(entry["job"], tuple(entry["overrides"]), folder / entry["folder"], cause=entry["cause"])
+            config = entry.get("config")
+            if config:
+                job.config = {key: value for key, value in common.items() if key not in config["without"]}
+                job.config |= config["own"]
             job.refresh()
-            self.jobs[job.overrides] = job
+            self.jobs[key_of(job.overrides)] = job
 
     def __iter__(self) -> Iterator[Job]:
         """The jobs that have begun, by their numbers."""
         return iter(sorted((job for job in self.jobs.values() if job.begun), key=lambda job: job.number))
 
+    def find(self, overrides: Sequence[str]) -> Job | None:
+        """The job with these overrides, in whatever order."""
+        return self.jobs.get(key_of(overrides))
+
     def number_of(self, overrides: Sequence[str]) -> int:
         """The number of the job with these overrides: its own, or the next that is free."""
-        known = self.jobs.get(tuple(overrides))
+        known = self.find(overrides)
         return known.number if known else 1 + max((job.number for job in self.jobs.values()), default=-1)
 
-    def plan(self, number: int, overrides: Sequence[str], folder: Path) -> Job:
+    def plan(self, number: int, overrides: Sequence[str], folder: Path, config: Mapping[str, Any] | None = None) -> Job:
         """Add a job that is yet to begin."""
-        job = self.jobs[tuple(overrides)] = Job(number, tuple(overrides), folder, begun=False)
+        job = Job(number, naming(overrides), folder, dict(config or {}), begun=False)
+        self.jobs[key_of(overrides)] = job
         return job
 
     def write(self) -> None:
         """Bring ``sweep.json`` and ``sweep.csv`` up to date; each is whole at any time."""
         jobs = list(self)
+        common = next((job.config for job in jobs if job.config), {})  # jobs differ in a few keys only
         listed = [
             {
                 "job": job.number,
                 "overrides": list(job.overrides),
                 "folder": str(job.folder.relative_to(self.folder)),
                 "cause": job.cause,
+                "config": job.config and _difference(common, job.config),
             }
             for job in jobs
         ]
-        write_json(self.folder / _FILE, {"format": FORMAT, "command": self.command, "jobs": listed})
+        whole = {"format": FORMAT, "command": self.command, "config": common, "jobs": listed}
+        write_json(self.folder / _FILE, whole)
         keys, metrics = self.swept(), self.metrics()
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
@@ -143,19 +163,33 @@ def is_sweep(folder: Path) -> bool:
     return (folder / _FILE).is_file()
 
 
+def _difference(common: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    nothing = object()
+    return {
+        "own": {key: value for key, value in config.items() if common.get(key, nothing) != value},
+        "without": [key for key in common if key not in config],
+    }
+
+
 def naming(overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that name a job: without those that steer Hydra and the sweep."""
-    return tuple(one for one in overrides if not one.lstrip("+").startswith(("hydra.", OURS)))
+    return tuple(one for one in overrides if re.split(r"[./=@]", one.lstrip("+~"), maxsplit=1)[0] not in STEERING)
 
 
-def setting(overrides: Iterable[str]) -> tuple[str, ...]:
-    """Overrides but for the seed, which is no hyper-parameter."""
-    return tuple(one for one in overrides if not one.startswith("seed="))
+def key_of(overrides: Iterable[str]) -> Key:
+    """What makes a job the same one, however it was typed: its keys with the last value of each, in order."""
+    by_key = {one.lstrip("+").partition("=")[0]: one.lstrip("+") for one in naming(overrides)}
+    return tuple(sorted(by_key.values()))
 
 
-def grouped(jobs: Iterable[Job]) -> Mapping[tuple[str, ...], list[Job]]:
+def setting(overrides: Iterable[str]) -> Key:
+    """:func:`key_of` without the seed, which is no hyper-parameter."""
+    return tuple(one for one in key_of(overrides) if not one.startswith("seed="))
+
+
+def grouped(jobs: Iterable[Job]) -> Mapping[Key, list[Job]]:
     """Jobs by their :func:`setting`."""
-    groups: dict[tuple[str, ...], list[Job]] = {}
+    groups: dict[Key, list[Job]] = {}
     for job in jobs:
         groups.setdefault(setting(job.overrides), []).append(job)
     return groups

@@ -58,8 +58,8 @@ def perform(context: HydraContext, task: TaskFunction, config: DictConfig) -> An
             answer.value = done.return_value
         except SystemExit as leave:
             answer.code = leave.code if isinstance(leave.code, int) else 1
-            error = leave.__context__
-            answer.cause = " ".join(str(error or "").split()) or type(error).__name__
+            if error := leave.__context__:  # none where other processes have trained: result.json says why
+                answer.cause = " ".join(str(error).split()) or type(error).__name__
     return answer
 
 
@@ -112,6 +112,7 @@ class Pool:
         self.waiting = deque(missing)
         self.slots = list(range(at_once))
         self.running: list[Started] = []
+        self.has_stopped = False  # at a failure
         self.stops_at_failure = any(one.config.sweep.on_failure == "stop" for one in missing)
         self.retries = max((int(one.config.sweep.retries) for one in missing), default=0)
 
@@ -162,20 +163,24 @@ class Pool:
         answer = started.answer()
         self.slots.append(started.slot)
         job.refresh()
-        if answer.is_lost and is_stopping and job.result.get("status") != "running":
+        status = job.result.get("status")
+        if is_stopping and answer.is_lost and status != "running":
             job.begun = bool(job.result)  # else it still waited in a queue, and this was no try
         elif answer.is_lost:
             job.cause = answer.cause
-        elif answer.code and job.status != "interrupted":
-            job.cause = answer.cause or str(job.result.get("error") or f"exit code {answer.code}")
+        elif not (status == "done" and answer.code == 0) and not (status == "interrupted" and is_stopping):
+            signalled = "a signal has ended it" if status == "interrupted" else ""
+            told = signalled or answer.cause or job.result.get("error")
+            job.cause = str(told or f"it ended without a result (exit code {answer.code})")
         self.ledger.write()
         if self.judge:
             self.judge.end(job)
-        again = answer.code not in (0, 2) and job.status == "failed" and planned.tries <= self.retries
+        again = answer.code != 2 and job.status == "failed" and planned.tries <= self.retries and not is_stopping
         if job.begun:
             self.board.ends(job, again)
         planned.value = answer.value
         if again:
             self.waiting.appendleft(planned)
         elif job.status == "failed" and self.stops_at_failure:
+            self.has_stopped = True
             self.waiting.clear()

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.errors import ConfigError
 from dltrain.metric_names import lower_is_better
 from dltrain.record import flat
-from dltrain.sweep.ledger import Job, Ledger, setting
+from dltrain.sweep.ledger import Job, Ledger, key_of, setting
 
 FILE = "pruning.log"  # the study of a sweep whose jobs nobody searches for
 
@@ -64,7 +64,7 @@ class Judge:
 
         A job that goes on from a checkpoint tells of epochs again: the first word on each stands.
         """
-        trial = self.trials[job.overrides]
+        trial = self.trials[key_of(job.overrides)]
         before = self._frozen(trial)
         if epoch not in before.intermediate_values:
             trial.report(value, epoch)
@@ -126,16 +126,16 @@ class GridJudge(Judge):
 
         found = self._open(job)
         if found and found.state == optuna.trial.TrialState.RUNNING:
-            self.trials[job.overrides] = optuna.trial.Trial(self.study, found._trial_id)
+            self.trials[key_of(job.overrides)] = optuna.trial.Trial(self.study, found._trial_id)
             return
         if not found:
             self.study.enqueue_trial({}, user_attrs={"overrides": list(job.overrides)})
-        self.trials[job.overrides] = self.study.ask()
+        self.trials[key_of(job.overrides)] = self.study.ask()
 
     def end(self, job: Job) -> None:
         from optuna.trial import TrialState
 
-        trial = self.trials[job.overrides]
+        trial = self.trials[key_of(job.overrides)]
         if job.pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif job.status == "done" and job.monitor in job.metrics:
@@ -146,7 +146,7 @@ class GridJudge(Judge):
     def _open(self, job: Job) -> Any:
         """The trial of a job that has not ended, if there is one."""
         found = (one for one in self.study.get_trials(deepcopy=False) if not one.state.is_finished())
-        return next((one for one in found if tuple(one.user_attrs["overrides"]) == job.overrides), None)
+        return next((one for one in found if key_of(one.user_attrs["overrides"]) == key_of(job.overrides)), None)
 
 
 def judge_of(ledger: Ledger, configs: Sequence[DictConfig]) -> Judge | None:

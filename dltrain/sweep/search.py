@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.errors import ConfigError, UserError, did_you_mean
 from dltrain.metric_names import NAMES, lower_is_better
-from dltrain.sweep.ledger import Job, Ledger, naming
+from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.pruning import Judge, make_pruner, monitor
 from dltrain.sweep.space import distribution, grid_values, typed
 
@@ -78,26 +79,41 @@ class Search(Sweeper):
             raise UserError('hydra/sweeper=optuna needs Optuna: pip install "dltrain[optuna]"') from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         space, fixed = self._space(arguments)
+        with getattr(self.launcher, "locked", self._folder)() as folder:  # or two searches would tell the same trials
+            composed = self.context.config_loader.load_sweep_config(self.config, fixed)
+            study = self._study(optuna, folder, composed, space)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            self._search(optuna, study, folder, space, fixed)
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """The sweep's folder, where the launcher is not ours."""
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        study = self._study(optuna, folder, self.context.config_loader.load_sweep_config(self.config, fixed))
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        yield folder
+
+    def _search(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any], fixed: Sequence[str]) -> None:
+        has_begun = False
         for trials in self._batches(optuna, study, folder, space):
+            has_begun = True
             jobs = [[*fixed, *(f"{key}={typed(trial.params[key])}" for key in space)] for trial in trials]
             for trial, overrides in zip(trials, jobs, strict=True):
                 trial.set_user_attr("overrides", overrides)
                 trial.set_user_attr("sweep", str(folder))
             if self.prunes:
                 self.launcher.judge = Judge(
-                    study, next(iter(self.metrics), ""), dict(zip(map(naming, jobs), trials, strict=True))
+                    study, next(iter(self.metrics), ""), dict(zip(map(key_of, jobs), trials, strict=True))
                 )
             self.launcher.launch(jobs, initial_job_idx=trials[0].number)
             ledger = getattr(self.launcher, "ledger", None) or Ledger(folder)
-            found = [ledger.jobs.get(naming(overrides)) for overrides in jobs]
+            found = [ledger.find(overrides) for overrides in jobs]
             for trial, job in zip(trials, found, strict=True):
                 self._tell(optuna, study, trial, job)
-            if self.config.sweep.on_failure == "stop" and any(job and job.status == "failed" for job in found):
+            if getattr(self.launcher, "has_stopped", False):
                 return
+        if not has_begun:
+            log.info("the study '%s' has its %d trials already", self.study_name, self.n_trials)
+            Ledger(folder, getattr(self.launcher, "command", "")).write()
 
     def _batches(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> Iterator[list[Any]]:
         """Trials to run at once: those that this search had begun when it was killed or interrupted, then new ones."""
@@ -161,7 +177,10 @@ class Search(Sweeper):
         for override in OverridesParser.create(self.context.config_loader).parse_overrides(texts):
             key = override.get_key_element()
             if override.is_sweep_override():
-                space[key] = distribution(override)
+                try:
+                    space[key] = distribution(override)
+                except ValueError as error:
+                    raise ConfigError([f"{override.input_line}: {error}"]) from error
                 fixed.pop(key, None)
             else:
                 fixed[key] = f"{key}={override.get_value_element_as_str()}"
@@ -184,7 +203,7 @@ class Search(Sweeper):
             return samplers.CmaEsSampler(seed=seed, n_startup_trials=self.n_startup_trials)
         return samplers.TPESampler(seed=seed, n_startup_trials=self.n_startup_trials, constant_liar=True)
 
-    def _study(self, optuna: Any, folder: Path, config: DictConfig) -> Any:
+    def _study(self, optuna: Any, folder: Path, config: DictConfig, space: Mapping[str, Any]) -> Any:
         from dltrain.sweep.storage import storage_of
 
         metrics = self.metrics or [monitor(config)]
@@ -211,6 +230,9 @@ class Search(Sweeper):
             raise UserError(
                 f"the study '{self.study_name}' {goals}: name another with hydra.sweeper.study_name or storage"
             )
+        for trial in study.get_trials(deepcopy=False):
+            for key in trial.distributions.keys() & space.keys():
+                _require_alike(optuna, key, trial.distributions[key], space[key])
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             study.set_metric_names(metrics)
         return study
@@ -227,6 +249,17 @@ class Search(Sweeper):
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, values)
+
+
+def _require_alike(optuna: Any, key: str, before: Any, now: Any) -> None:
+    """Optuna takes other bounds for the trials to come, but no other choices and no other kind of number."""
+    try:
+        optuna.distributions.check_distribution_compatibility(before, now)
+    except ValueError as error:
+        raise UserError(
+            f"{key}: the study was begun with {before}, and cannot go on with {now}:"
+            " name another with hydra.sweeper.study_name or storage"
+        ) from error
 
 
 def _require_prunable(metrics: Sequence[str]) -> None:
