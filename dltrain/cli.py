@@ -18,6 +18,7 @@ from dltrain.help import asks_for_help, help_text
 from dltrain.verbs import VERBS
 
 _CTRL_C = 130
+_SIGNAL = 128  # exit codes from here on are a signal's
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,25 +30,28 @@ def main(argv: list[str] | None = None) -> int:
         die_with_parent(signal.SIGTERM)
     if distributed.rank() > 0:
         return follow(arguments)
+    code = _run(arguments)
+    if code < _SIGNAL:  # else the launcher tells the others, and torch may be half imported
+        _release_others(arguments)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         _dispatch(arguments)
         sys.stdout.flush()
-        _release_others(arguments)
     except SystemExit as leave:  # argparse, Hydra's own flags, or a job that has reported its error
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except BrokenPipeError:  # `dltrain list | head`: nobody reads on, and flushing at exit must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
-        code = report_error(error)
-        if isinstance(error, UserError):
-            _release_others(arguments)
-        return code
+        return report_error(error)
     return 0
 
 
 def _release_others(arguments: Sequence[str]) -> None:
-    """Let the other processes go where they wait for a run, and there was but help to be shown, for example."""
+    """Let the other processes go where they wait for a run that has not come about."""
     if distributed.size() > 1 and _verb(arguments) in (None, "resume"):
         from dltrain.distributed.meeting import meeting
 

@@ -1,5 +1,6 @@
 """Where the processes of a run find each other, what rank 0 has planned, and what has ended one of them."""
 
+import atexit
 import contextlib
 import functools
 import json
@@ -48,8 +49,13 @@ class Meeting:
         store, self.rank, self.size = next(iter(rendezvous("env://")))
         self.store = PrefixStore(f"dltrain/{distributed.restarts()}", store)
         self.store.set(f"process {self.rank}", f"{os.uname().nodename} {os.getpid()}")
+        # A connection of its own: another's lasts as long as what it waits for.
+        self._looking = self.store.clone()
         self._left = threading.Event()
-        threading.Thread(target=self._watch, name="other processes", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="other processes", daemon=True)
+        self._watcher.start()
+        # A thread that is within the store when the interpreter ends would abort the process.
+        atexit.register(self.leave)
 
     def announce(self, plan: Plan) -> None:
         """Tell the others what is to be done, and where, should the launcher have to start all anew."""
@@ -59,19 +65,34 @@ class Meeting:
 
     def announce_nothing(self) -> None:
         """Tell the others, unless they have a plan, that there is nothing to be done."""
-        self.store.compare_set(_PLAN, "", _NO_PLAN)
+        with contextlib.suppress(dist.DistError):  # the launcher has gone, and the others with it
+            self.store.compare_set(_PLAN, "", _NO_PLAN)
 
     def plan(self) -> Plan | None:
-        """What rank 0 has planned, once it has."""
+        """What rank 0 has planned, once it has; ``None`` where there is nothing to be done.
+
+        Raises:
+            TrainingError: rank 0 has failed, or has gone.
+        """
+        while not self.store.check([_PLAN]):  # the store's own waiting would keep signals from being handled
+            lost = self._lost()
+            if failed := self._failure():
+                raise _ElsewhereError(*failed)
+            if lost and not self.store.check([_PLAN]):
+                raise TrainingError(f"{lost} has ended before there was anything to do")
+            time.sleep(_POLL / 10)
         told = json.loads(self.store.get(_PLAN).decode())
         return None if told is None else Plan(*told)
 
     def tell(self, error: BaseException) -> None:
         """Tell the others what has ended this process, unless another has failed before."""
-        self._left.set()
+        self.leave()
         code = error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
         text = str(error) or type(error).__name__
-        told = text if isinstance(error, DltrainError) else f"a bug: {text}"
+        if isinstance(error, Interrupted):
+            told = "interrupted"
+        else:
+            told = text if isinstance(error, DltrainError) else f"a bug: {text}"
         with contextlib.suppress(dist.DistError):  # the store has gone with the process that kept it
             self.store.compare_set(_ERROR, "", f"{self.rank} {code} {told}")
 
@@ -94,12 +115,14 @@ class Meeting:
     def leave(self) -> None:
         """Look no longer at what becomes of the others."""
         self._left.set()
+        if threading.current_thread() is not self._watcher:
+            self._watcher.join()
 
     def _failure(self) -> tuple[int, int, str] | None:
         """Rank, exit code and message of the first process that has failed."""
         with contextlib.suppress(dist.DistError):
-            if self.store.check([_ERROR]):
-                rank, code, text = self.store.get(_ERROR).decode().split(" ", 2)
+            if self._looking.check([_ERROR]):
+                rank, code, text = self._looking.get(_ERROR).decode().split(" ", 2)
                 return int(rank), int(code), text
         return None
 
@@ -109,8 +132,8 @@ class Meeting:
         lost = []
         with contextlib.suppress(dist.DistError):
             for rank in range(self.size):
-                if self.store.check([f"process {rank}"]):
-                    host, pid = self.store.get(f"process {rank}").decode().split()
+                if self._looking.check([f"process {rank}"]):
+                    host, pid = self._looking.get(f"process {rank}").decode().split()
                     lost += [f"rank {rank}"] if host == here and not _is_alive(int(pid)) else []
         return ", ".join(lost)
 
@@ -119,7 +142,8 @@ class Meeting:
         while not self._left.wait(_POLL):
             if (failed := self._failure()) and failed[0] != self.rank and not self._left.wait(_PATIENCE):
                 if self.rank == 0:
-                    print(f"dltrain: {_ElsewhereError(*failed)}", file=sys.stderr, flush=True)
+                    told = "interrupted" if failed[1] > _SIGNAL else _ElsewhereError(*failed)
+                    print(f"dltrain: {told}", file=sys.stderr, flush=True)
                 os._exit(failed[1])
 
 

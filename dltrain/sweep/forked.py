@@ -121,8 +121,12 @@ class Forked:
         if self.judge and asked:
             pruning = Pruning(partial(_ask, asked), self.judge.name, self.judge.metric)
             task = partial(task, pruning=pruning)  # type: ignore[call-arg]  # a job of ours takes it
+        # Also for processes that the job starts. train.log has what the others say.
+        _silence(1)
+        if not self.shows:
+            _silence(2)
         with contextlib.ExitStack() as stack:
-            if not self.shows:  # train.log has it
+            if not self.shows:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
                 take_share(slot, self.at_once)
@@ -130,6 +134,12 @@ class Forked:
         pipe.send(answer)
         pipe.close()
         os._exit(answer.code)  # what the parent has opened is the parent's to close
+
+
+def _silence(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def _ask(asked: Connection, epoch: int, value: float, asks: bool) -> bool:

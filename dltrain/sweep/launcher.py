@@ -246,11 +246,7 @@ def _require_one_way(job_overrides: Sequence[Sequence[str]]) -> None:
 
 def _values(config: DictConfig) -> dict[str, Any]:
     """The values of a job by their full keys, as JSON holds them, without those that may change between two tries."""
-    nodes: dict[str, Any] = {
-        str(key): config._get_node(key)
-        for key in config.keys()
-        if key not in (*STEERING, "resume")  # noqa: SIM118
-    }
+    nodes: dict[str, Any] = {str(key): config._get_node(key) for key in config if key not in (*STEERING, "resume")}
     content = {
         key: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value() for key, node in nodes.items()
     }
