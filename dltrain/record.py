@@ -15,11 +15,6 @@ _NO_OPTIONS = ("hydra", "logger", "experiment")  # composed in ways of their own
 _NOT_SHOWN = ("defaults", "hydra", "data")
 
 
-def is_job_of_sweep(folder: Path) -> bool:
-    """Whether Hydra ran this as one of several jobs."""
-    return bool(_hydra(folder).get("mode") == "MULTIRUN")
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration that ran, empty where there is none."""
     return _read(folder / "config.yaml")

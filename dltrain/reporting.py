@@ -18,7 +18,7 @@ from dltrain.errors import DltrainError
 from dltrain.inference import Loss, predict
 from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
-from dltrain.record import changed_from_defaults, choices_of, flat, history_of, is_job_of_sweep, read_config
+from dltrain.record import changed_from_defaults, choices_of, flat, history_of, read_config
 from dltrain.report.page import write_report
 from dltrain.report.story import Mistake, Story, Test
 from dltrain.run import read_json
@@ -44,8 +44,7 @@ class Network:
 def report_after_training(network: Network | None, folder: Path) -> None:
     """Write ``report.html`` in moments; the result is safe, so whatever goes wrong costs a warning."""
     try:
-        if not is_job_of_sweep(folder):
-            write_report(tell(folder, network, _SECONDS), folder / "report.html")
+        write_report(tell(folder, network, _SECONDS), folder / "report.html")
     except Exception as error:
         log.warning("report.html was not written: %s", error)
 
@@ -79,7 +78,7 @@ def tell(folder: Path, network: Network | None = None, seconds: float | None = N
     config = read_config(folder)
     result = {"run": str(folder), **read_json(folder / "result.json")}
     facts, names = config.get("data", {}), config.get("data", {}).get("class_names") or []
-    matrix = result.get("confusion_matrix")
+    matrix, pruned = result.get("confusion_matrix"), str(result.get("pruned", ""))
     return Story(
         name=facts.get("name") or folder.name,
         model=str(config.get("model", {}).get("_target_", "")).rpartition(".")[2],
@@ -93,8 +92,9 @@ def tell(folder: Path, network: Network | None = None, seconds: float | None = N
         choices=choices_of(folder),
         class_names=names,
         classes=by_class(matrix, names) if matrix else (),
-        test=_look(network, seconds) if network and network.test else None,
-        notes=[note] if note else [],
+        # The weights of a pruned job are nobody's choice.
+        test=_look(network, seconds) if network and network.test and not pruned else None,
+        notes=[one for one in (pruned, note) if one],
     )
 
 

@@ -166,6 +166,29 @@ class RunFolder:
 _locks: set[int] = set()
 
 
+def is_in_use(path: Path) -> bool | None:
+    """Whether a process runs in the folder ``path``; ``None`` where there are no locks to know it by."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return False
+
+
 def _close_locks() -> None:
     """A lock would outlast a killed run in the processes that read its data."""
     for lock in _locks:

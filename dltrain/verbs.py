@@ -125,13 +125,14 @@ compared with the network of the run; only a file that gives the same is left th
         "overrides",
     ),
     "report": Verb(
-        "RUN [out=FILE]",
-        "write the page of a run, done or still going",
+        "RUN|SWEEP [out=FILE]",
+        "write the page of a run or sweep, done or still going",
         """\
 Writes report.html of a run folder anew, also while the run is still going, or once it has failed: outcome, curves,
-confusion matrix, mistakes, configuration, environment.
+confusion matrix, mistakes, configuration, environment. In the folder of a sweep it writes sweep.html and sweep.csv,
+and says what has won so far; a job that reads running while no process is at it is told as interrupted.
 
-  out=...     where the page goes; report.html in the run folder by default
+  out=...     where the page goes; report.html in the run folder, sweep.html in that of a sweep by default
   device=...  dataset.root=..., dataset.path=..., trust=[package] as for evaluate
 
   dltrain report outputs/2026-01-31/12-00-00-1a2b3c4d out=page.html""",

@@ -21,6 +21,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"),
     *("--disable-background-networking", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=2000"),
 )
+QUICK = ("trainer.epochs=3", "dataset.limit=64", "model=mlp")
 RUNS = {
     "digits": ("trainer.epochs=2", "dataset.limit=200", "optim.lr=0.02"),
     "diabetes": ("dataset=diabetes", "trainer.epochs=3"),
@@ -224,10 +225,24 @@ def test_data_that_are_gone_cost_the_pictures_and_no_more(dltrain, verb, tmp_pat
     assert "The test part could not be looked at: dataset.root" in (run.folder / "report.html").read_text()
 
 
-def test_jobs_of_a_sweep_have_no_page_of_their_own(dltrain, tmp_path):
-    dltrain("-m", "trainer.epochs=1", "dataset.limit=20", "seed=1,2", "hydra.sweep.dir=sweep", report=True)
-    assert (tmp_path / "sweep" / "0" / "curves.png").exists()
-    assert not list(tmp_path.rglob("report.html"))
+def test_jobs_of_a_sweep_have_pages_that_the_page_of_the_sweep_links_to(dltrain, tmp_path):
+    sweep = dltrain("-m", *QUICK, "seed=1,2", "optim.lr=0.01,1e30", "hydra.sweep.dir=sweep", report=True)
+    assert (sweep.result["done"], sweep.result["failed"]) == (2, 2)
+    page = (tmp_path / "sweep" / "sweep.html").read_text()
+    assert re.findall('href="(.*?)"', page) == [f"{number}/report.html" for number in range(4)]
+    for number in (0, 2):
+        assert (tmp_path / "sweep" / str(number) / "curves.png").exists()
+        assert "among 64 test images" in (tmp_path / "sweep" / str(number) / "report.html").read_text()
+    assert "training diverged" in (tmp_path / "sweep" / "1" / "report.html").read_text()
+
+
+def test_a_pruned_run_says_so_on_its_page_and_its_test_part_is_not_looked_at(dltrain, verb):
+    run = dltrain(*QUICK)
+    result = json.loads((run.folder / "result.json").read_text())
+    (run.folder / "result.json").write_text(json.dumps({**result, "test": {}, "pruned": "pruned at epoch 3: no use"}))
+    assert verb("report", run.result["run"]).code == 0
+    page = (run.folder / "report.html").read_text()
+    assert "pruned at epoch 3: no use" in page and "test images" not in page
 
 
 def test_a_report_that_fails_is_a_warning(dltrain, monkeypatch):

@@ -118,10 +118,19 @@ def test_a_trial_that_failed_is_told_as_failed(dltrain):
 
 def test_several_objectives(dltrain):
     wanted = ("hydra.sweeper.metrics=[val/loss,val/accuracy]", "hydra.sweeper.n_trials=3")
-    assert dltrain(*SEARCH, LR, *wanted, SWEEP).code == 0
+    outcome = dltrain(*SEARCH, LR, *wanted, SWEEP)
+    assert outcome.code == 0
     assert [direction.name for direction in study().directions] == ["MINIMIZE", "MAXIMIZE"]
     for row, trial in zip(ledger(), study().trials, strict=True):
         assert trial.values == [float(row["val/loss"]), float(row["val/accuracy"])]
+    assert {one["job"] for one in outcome.result["front"]} == {trial.number for trial in study().best_trials}
+
+
+def test_a_search_names_the_best_by_what_it_is_after(dltrain):
+    outcome = dltrain(*SEARCH, LR, "hydra.sweeper.metrics=test/accuracy", "hydra.sweeper.n_trials=4", SWEEP)
+    assert outcome.code == 0, outcome.stderr
+    best = outcome.result["best"]
+    assert (best["monitor"], best["mean"]["test/accuracy"]) == ("test/accuracy", study().best_value)
 
 
 @pytest.mark.parametrize(

@@ -402,7 +402,7 @@ def test_importance_is_the_share_of_variance_that_the_groups_explain():
     assert importance(ranks, [float(number // 2) for number in range(10)]) == 1.0
 
 
-def test_the_page_of_a_sweep_shows_what_won_and_is_written_anew_by_report(dltrain, fragile, tmp_path):
+def test_the_page_of_a_sweep_shows_what_won_and_is_written_anew_by_report(dltrain, verb, fragile, tmp_path):
     assert dltrain("-m", *fragile, "model.how=well,wrong", "optim.lr=0.01,0.02", "seed=1,2").code == 1
     page = (tmp_path / "sweep" / "sweep.html").read_text()
     for words in (
@@ -415,7 +415,7 @@ def test_the_page_of_a_sweep_shows_what_won_and_is_written_anew_by_report(dltrai
         assert words in page
     assert outcome(Ledger(tmp_path / "sweep")).summary()["best"]["command"].replace("'", "&#x27;") in page
     (tmp_path / "sweep" / "sweep.html").unlink()
-    again = dltrain("report", "sweep")
+    again = verb("report", "sweep")
     assert again.code == 0 and again.result["jobs"] == 8
     assert (tmp_path / "sweep" / "sweep.html").read_text() == page
 

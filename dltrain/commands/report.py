@@ -1,10 +1,12 @@
 """``dltrain report``: write the page of a run or a sweep anew, also while it is still going."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
 from dltrain.errors import UserError
+from dltrain.run import is_in_use
 from dltrain.sweep.ledger import is_sweep
 
 
@@ -12,10 +14,12 @@ def report(arguments: Sequence[str]) -> None:
     """Write ``report.html``, or ``sweep.html`` and say what won.
 
     Raises:
-        UserError: there is no such run, or the page cannot be written.
+        UserError: there is no such run, a sweep comes with further words, or the page cannot be written.
     """
     words, own = own_keys(arguments, ["out"])
     if words and is_sweep(Path(words[0]).expanduser()):
+        if words[1:]:
+            raise UserError(f"the page of a sweep takes nothing but out=FILE, and not {' '.join(words[1:])}")
         _report_sweep(Path(words[0]).expanduser().resolve(), own.get("out"))
         return
     run, overrides = run_of(words, "dltrain report RUN [out=FILE]")
@@ -40,10 +44,13 @@ def report(arguments: Sequence[str]) -> None:
 
 def _report_sweep(folder: Path, out: str | None) -> None:
     from dltrain.commands.sweep import show, write_page
-    from dltrain.sweep.ledger import Ledger
+    from dltrain.sweep.ledger import settled
     from dltrain.sweep.outcome import outcome
 
-    found = outcome(Ledger(folder))
+    found = outcome(settled(folder))
+    if not is_in_use(folder):  # a sweep that goes on keeps its table itself
+        with contextlib.suppress(OSError):  # of a folder that cannot be written to, the page may go elsewhere
+            found.ledger.write_table()
     page = Path(out).expanduser() if out else folder / "sweep.html"
     try:
         write_page(found, page)

@@ -5,21 +5,21 @@ import os
 from pathlib import Path
 
 from dltrain.commands.arguments import on_terminal, print_json
-from dltrain.metric_names import lower_is_better
 from dltrain.record import history_of
 from dltrain.run import write_text
-from dltrain.sweep.ledger import Ledger
+from dltrain.sweep.ledger import settled
 from dltrain.sweep.outcome import Outcome, outcome
 
-_PAGES = ("report.html", "curves.png")  # what a job is linked to: dltrain report RUN makes the first
+_PAGES = ("report.html", "curves.png")  # what a job is linked to: the first that it has
 
 log = logging.getLogger(__name__)
 
 
 def finish_sweep(folder: Path) -> bool:
     """Write ``sweep.html`` of the sweep in ``folder`` and show what won; whether all of its jobs are done."""
-    found = outcome(Ledger(folder))
+    found = outcome(settled(folder))
     try:
+        found.ledger.write_table()
         write_page(found, folder / "sweep.html")
     except Exception as error:  # the ledger is safe: a page that cannot be made costs a warning
         log.warning("sweep.html was not written: %s", error)
@@ -50,15 +50,18 @@ def write_page(found: Outcome, path: Path) -> None:
                 number=job.number,
                 status="pruned" if job.pruned else job.status,
                 settings={key: job.settings[key] for key in keys if key in job.settings},
-                metrics=job.metrics,
+                metrics={name: value for name, value in job.metrics.items() if value is not None},
                 page=os.path.relpath(page, path.parent) if page else "",
                 cause=job.told,
                 history=history_of(job.folder),
             )
         )
     ranked = [
-        Ranked(one.settings, {m: one.shown(m) for m in one.means}, len(one.jobs), one.pruned) for one in found.choices
+        Ranked(one.settings, {m: one.shown(m) for m in one.means}, one.seeds, one.pruned) for one in found.choices
     ]
     command = str(found.summary().get("best", {}).get("command", ""))
     folder = str(found.ledger.folder)
-    write_text(path, render_sweep(folder, found.monitor, lower_is_better(found.monitor), ranked, rows, command))
+    front = [job.number for job in found.front]
+    objectives = [metric for metric, _ in found.ledger.objectives]
+    text = render_sweep(folder, found.monitor, found.lower, ranked, rows, command, front, objectives)
+    write_text(path, text)

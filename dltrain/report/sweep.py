@@ -30,18 +30,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Jobs that differ in their seed alone: each metric as it is shown, and how many of them were pruned."""
+    """Jobs that differ in their seed alone: each metric as it is shown, how many have a result, and were pruned."""
 
     settings: Mapping[str, str]
     metrics: Mapping[str, str]
-    seeds: int
+    seeds: str  # 3, or 1 of 3
     pruned: int = 0
 
 
 def render_sweep(
-    folder: str, monitor: str, lower: bool, ranked: Sequence[Ranked], rows: Sequence[Row], command: str
+    folder: str,
+    monitor: str,
+    lower: bool,
+    ranked: Sequence[Ranked],
+    rows: Sequence[Row],
+    command: str,
+    front: Sequence[int] = (),
+    objectives: Sequence[str] = (),
 ) -> str:
-    """The page as HTML; ``monitor`` is the metric that ranks, better where it is lower or higher."""
+    """The page as HTML; ``monitor`` is the metric that ranks, better where it is lower or higher.
+
+    ``front``: the numbers of the jobs on the Pareto front of several ``objectives``.
+    """
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     hyper = [key for key in keys if key != "seed"]
     known = [row for row in rows if math.isfinite(row.metrics.get(monitor, math.nan))]
@@ -60,7 +70,12 @@ def render_sweep(
         (
             f"<header><h1>Sweep of {len(rows)} jobs</h1>"
             f'<p class="soft">{escape(told)}<br><span class="path">{escape(folder)}</span></p></header>',
-            section("What won", _ranking(ranked, hyper, monitor), _command(command)),
+            section(
+                "What won",
+                _ranking(ranked, hyper, monitor),
+                _front([next(row for row in rows if row.number == one) for one in front], keys, objectives),
+                _command(command),
+            ),
             section("Which keys matter", places(charts, 0)),
             section("All jobs", _jobs(rows, keys, monitor)),
         )
@@ -114,7 +129,23 @@ def _ranking(ranked: Sequence[Ranked], keys: Sequence[str], monitor: str) -> str
     ]
     heads = ["", *map(escape, keys), *map(escape, names), "seeds", *(["pruned"] if pruned else [])]
     note = '<p class="soft">Pruned jobs rank behind those that ran to their end.</p>' if pruned else ""
+    if any(" of " in one.seeds for one in ranked):
+        note += '<p class="soft">Settings without a result for some of their seeds rank behind those with all.</p>'
     return table(heads, lines, "figures") + note
+
+
+def _front(rows: Sequence[Row], keys: Sequence[str], objectives: Sequence[str]) -> str:
+    lines = [
+        [
+            _linked(row),
+            *(escape(row.settings.get(key, "")) for key in keys),
+            *(figure(row.metrics[name]) for name in objectives),
+        ]
+        for row in rows
+    ]
+    note = '<p class="soft">No job beats one of these in one objective without being worse in another.</p>'
+    heads = ["job", *map(escape, keys), *map(escape, objectives)]
+    return f"<h3>Pareto front</h3>{note}{table(heads, lines, 'figures')}" if rows else ""
 
 
 def _command(command: str) -> str:
@@ -124,7 +155,7 @@ def _command(command: str) -> str:
 def _jobs(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> str:
     lines = [
         [
-            f'<a href="{escape(row.page)}">{row.number}</a>' if row.page else str(row.number),
+            _linked(row),
             escape(row.status),
             *(escape(row.settings.get(key, "")) for key in keys),
             figure(row.metrics.get(monitor)),
@@ -133,6 +164,11 @@ def _jobs(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> str:
         for row in rows
     ]
     return table(["job", "status", *map(escape, keys), escape(monitor), "cause"], lines, "figures")
+
+
+def _linked(row: Row) -> str:
+    """The number of a job, as a link where it has a page."""
+    return f'<a href="{escape(row.page)}">{row.number}</a>' if row.page else str(row.number)
 
 
 def _parallel(rows: Sequence[Row], keys: Sequence[str], monitor: str, lower: bool) -> Chart:
@@ -168,7 +204,7 @@ def _place(value: str, axis: Mapping[str, Any]) -> Any:
 
 def _importance(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> list[Chart]:
     results = [row.metrics[monitor] for row in rows]
-    if len(keys) < 2:
+    if not keys:
         return []
     found = {key: importance([row.settings.get(key, "") for row in rows], results) for key in keys}
     order = sorted(found, key=lambda key: -found[key])
@@ -185,7 +221,8 @@ def _slice(rows: Sequence[Row], key: str, monitor: str) -> Chart:
     return chart | ({"x": axis["values"]} if "values" in axis else {})
 
 
-def _curves(rows: Sequence[Row], monitor: str) -> list[Chart]:
+def _curves(rows: Sequence[Row], metric: str) -> list[Chart]:
+    monitor = metric.replace("test/", "val/")  # a test metric has one value a job, and no curve
     histories = [thinned(row.history, None) if row.history else [] for row in rows]
     epochs = sorted({int(one["epoch"]) for history in histories for one in history})
     series = []

@@ -17,5 +17,7 @@ class Finish(Callback):
         from dltrain.commands.sweep import finish_sweep
 
         folder = Path(str(config.hydra.sweep.dir)).absolute()
-        if is_sweep(folder) and not finish_sweep(folder):  # another launcher than ours keeps no ledger
+        # Another launcher than ours keeps no ledger, and a search that finds its trials done starts none.
+        is_ours = str(config.hydra.launcher._target_).startswith("hydra_plugins.dltrain.")
+        if (is_ours or is_sweep(folder)) and not finish_sweep(folder):
             sys.exit(1)

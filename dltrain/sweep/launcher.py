@@ -51,6 +51,7 @@ class Jobs(Launcher):
 
     command = ""
     judge: Judge | None = None  # of a search, which has a study of its own
+    objectives: Sequence[tuple[str, str]] = ()  # of a search: its metrics, and whether to minimize or maximize each
     ledger: Ledger | None = None  # once jobs have been launched
     has_stopped = False  # at a job that failed, as sweep.on_failure=stop asks for
     _is_locked = False
@@ -113,6 +114,7 @@ class Jobs(Launcher):
             if self.ledger is None:
                 log.info("sweep in %s", folder)
                 self.ledger = Ledger(folder, self.command)
+                self.ledger.objectives = list(self.objectives)
             # A search launches its jobs a few at a time; those of before need not be read again.
             planned = self._planned(self.ledger, given)
             self._run(self.ledger, list(planned.values()), len({key_of(one) for one in given}))

@@ -1,11 +1,12 @@
 """What became of each job of a sweep: ``sweep.csv``, a row a job from its start. Imports no torch.
 
-``sweep.json`` says which job has which overrides, folder and cause of failure; everything else is read from the
-``result.json`` of each job, so that the ledger is true however a job or the sweep ended.
+``sweep.json`` says which job has which overrides, folder and cause of failure, and what a search is after; everything
+else is read from the ``result.json`` of each job, so that the ledger is true however a job or the sweep ended.
 """
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from dltrain.errors import UserError
 from dltrain.record import metrics_of
-from dltrain.run import read_json, write_json, write_text
+from dltrain.run import is_in_use, read_json, write_json, write_text
 
 FORMAT = 1
 STEERING = ("hydra", "sweep", "pruner")  # keys that steer the sweep, and name no job
@@ -77,23 +78,44 @@ class Job:
 
 
 class Ledger:
-    """The jobs of the sweep in ``folder``, kept by their overrides."""
+    """The jobs of the sweep in ``folder``, kept by their overrides.
+
+    ``objectives``: of a search, the metrics that it is after, each to ``minimize`` or to ``maximize``; else empty.
+
+    Raises:
+        UserError: the folder has a ledger that cannot be read.
+    """
 
     def __init__(self, folder: Path, command: str = ""):
         self.folder = folder
-        found = read_json(folder / _FILE)
-        if found and found.get("format") != FORMAT:
-            raise UserError(f"'{folder / _FILE}' has format {found.get('format')}; this dltrain reads format {FORMAT}")
-        self.command = str(found.get("command") or command)
+        self.command = command
+        self.objectives: list[tuple[str, str]] = []
+        self._swept: list[str] = []  # differing keys as the file has them, which knows no jobs that are yet to begin
         self.jobs: dict[Key, Job] = {}
-        common = found.get("config", {})
-        for entry in found.get("jobs", ()):
-            job = Job(entry["job"], tuple(entry["overrides"]), folder / entry["folder"], cause=entry["cause"])
-            config = entry.get("config")
-            if config:
-                job.config = {key: value for key, value in common.items() if key not in config["without"]}
-                job.config |= config["own"]
+        try:
+            self._read(json.loads((folder / _FILE).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise UserError(f"'{folder / _FILE}' cannot be read: {error}") from error
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"'{folder / _FILE}' cannot be read: it is no ledger of a sweep") from error
+        for job in self.jobs.values():
             job.refresh()
+
+    def _read(self, found: Mapping[str, Any]) -> None:
+        if found.get("format") != FORMAT:
+            file = self.folder / _FILE
+            raise UserError(f"'{file}' has format {found.get('format')}; this dltrain reads format {FORMAT}")
+        self.command = str(found.get("command") or self.command)
+        self.objectives = [(str(metric), str(goal)) for metric, goal in found.get("objectives", ())]
+        self._swept = list(found.get("swept", ()))
+        common = found.get("config", {})
+        for entry in found["jobs"]:
+            job = Job(entry["job"], tuple(entry["overrides"]), self.folder / entry["folder"], cause=entry["cause"])
+            if differs := entry.get("config"):
+                job.config = {key: value for key, value in common.items() if key not in differs["without"]}
+                job.config |= differs["own"]
             self.jobs[key_of(job.overrides)] = job
 
     def __iter__(self) -> Iterator[Job]:
@@ -117,8 +139,7 @@ class Ledger:
 
     def write(self) -> None:
         """Bring ``sweep.json`` and ``sweep.csv`` up to date; each is whole at any time."""
-        jobs = list(self)
-        common = next((job.config for job in jobs if job.config), {})  # jobs differ in a few keys only
+        common = next((job.config for job in self if job.config), {})  # jobs differ in a few keys only
         listed = [
             {
                 "job": job.number,
@@ -127,15 +148,19 @@ class Ledger:
                 "cause": job.cause,
                 "config": job.config and _difference(common, job.config),
             }
-            for job in jobs
+            for job in self
         ]
-        whole = {"format": FORMAT, "command": self.command, "config": common, "jobs": listed}
-        write_json(self.folder / _FILE, whole)
+        content = {"format": FORMAT, "command": self.command, "objectives": self.objectives}
+        write_json(self.folder / _FILE, {**content, "swept": self._differing(), "config": common, "jobs": listed})
+        self.write_table()
+
+    def write_table(self) -> None:
+        """Bring ``sweep.csv`` alone up to date."""
         keys, metrics = self.swept(), self.metrics()
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["job", "status", *keys, *metrics, "seconds", "run", "cause"])
-        for job in jobs:
+        for job in self:
             values = [job.metrics.get(name, "") for name in metrics]
             chosen = [job.settings.get(key, "") for key in keys]
             writer.writerow(
@@ -145,10 +170,14 @@ class Ledger:
 
     def swept(self) -> list[str]:
         """The keys of which jobs have different values; of a single job, all of its keys."""
+        return self._differing() or self._every()
+
+    def _every(self) -> list[str]:
+        return list(dict.fromkeys(key for job in self.jobs.values() for key in job.settings))
+
+    def _differing(self) -> list[str]:
         jobs = self.jobs.values()  # those to come too, so that the columns are the same from the start
-        every = list(dict.fromkeys(key for job in jobs for key in job.settings))
-        differing = [key for key in every if len({job.settings.get(key) for job in jobs}) > 1]
-        return differing or every
+        return [key for key in self._every() if key in self._swept or len({job.settings.get(key) for job in jobs}) > 1]
 
     def metrics(self) -> list[str]:
         """The names of all metrics of the results."""
@@ -161,6 +190,20 @@ class Ledger:
 def is_sweep(folder: Path) -> bool:
     """Whether a sweep has begun in ``folder``."""
     return (folder / _FILE).is_file()
+
+
+def settled(folder: Path) -> Ledger:
+    """The ledger of a sweep that may have ended: a job that reads ``running`` without a process was interrupted.
+
+    Raises:
+        UserError: see :class:`Ledger`.
+    """
+    has_ended = is_in_use(folder) is False  # asked first, so that a job that ends meanwhile is read as it has ended
+    ledger = Ledger(folder)
+    for job in ledger:
+        if has_ended and job.status == "running" and is_in_use(job.folder) is False:  # one may be resumed by itself
+            job.result = {**job.result, "status": "interrupted"}
+    return ledger
 
 
 def _difference(common: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

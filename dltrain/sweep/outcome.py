@@ -1,8 +1,8 @@
-"""What won: the jobs of a sweep in the order of the monitored metric, with means over their seeds. Imports no torch."""
+"""What won: the jobs of a sweep by the metric that counts, with means over their seeds. Imports no torch."""
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -15,11 +15,14 @@ from dltrain.sweep.ledger import Job, Ledger, grouped
 class Choice:
     """Jobs that differ in their seed alone: the values of the swept keys, and each metric's mean and deviation.
 
-    These are of the jobs that ran to their end; where each was pruned before, of what they had got to.
+    These are of the ``averaged`` jobs: those that ran to their end; where each was pruned before, of what they had got
+    to.
     """
 
     settings: dict[str, str]
     jobs: list[Job]
+    averaged: list[Job]
+    wanted: int  # how many seeds there would be if none were missing
     means: dict[str, float]
     deviations: dict[str, float]  # sample standard deviations; empty of a single job
 
@@ -27,6 +30,16 @@ class Choice:
     def pruned(self) -> int:
         """How many of the jobs were pruned."""
         return sum(bool(job.pruned) for job in self.jobs)
+
+    @property
+    def lacking(self) -> float:
+        """The share of seeds without a job that was averaged and ran to its end."""
+        return 1 - len(_whole(self.averaged)) / self.wanted
+
+    @property
+    def seeds(self) -> str:
+        """How many jobs were averaged: ``3``, or ``1 of 3``."""
+        return f"{len(self.averaged)}" + (f" of {self.wanted}" if len(self.averaged) < self.wanted else "")
 
     def value(self, metric: str) -> float:
         """Of ``metric``, NaN where it is not known."""
@@ -42,20 +55,41 @@ class Choice:
 
 @dataclass
 class Outcome:
-    """A sweep as a whole; ``choices`` the best first, then those with pruned jobs, then those without a result."""
+    """A sweep as a whole, ranked by ``monitor``: the first objective of a search, else what most of the jobs monitor.
+
+    ``choices``: the best first of those with all their seeds, then those that lack some, because jobs failed, were
+    pruned or are missing, then those without a result.
+    """
 
     ledger: Ledger
     monitor: str
+    lower: bool  # whether lower values of it are better
     choices: list[Choice]
 
     @property
     def best(self) -> Job | None:
         """The best job of the best choice."""
-        if not self.choices:
-            return None
-        done = [job for job in _whole(self.choices[0].jobs) if self.monitor in job.metrics]
-        sign = 1 if lower_is_better(self.monitor) else -1
+        done = [job for job in _whole(self.choices[0].averaged) if _knows(job, self.monitor)] if self.choices else []
+        sign = 1 if self.lower else -1
         return min(done, key=lambda job: sign * job.metrics[self.monitor], default=None)
+
+    @property
+    def front(self) -> list[Job]:
+        """The Pareto front of several objectives: jobs that none beats in one without being worse in another.
+
+        The best by the first objective comes first; of fewer than two objectives there is none.
+        """
+        goals = self.ledger.objectives
+        if len(goals) < 2:
+            return []
+        jobs = [job for job in _whole(self.ledger) if all(_knows(job, metric) for metric, _ in goals)]
+        points = [[job.metrics[metric] * (1 if goal == "minimize" else -1) for metric, goal in goals] for job in jobs]
+        found: list[tuple[list[float], Job]] = []
+        for point, _, job in sorted(zip(points, range(len(jobs)), jobs, strict=True)):
+            # Whatever beats a point comes before it in this order, and is on the front or beaten by one that is.
+            if not any(_beats(other, point) for other, _ in found):
+                found.append((point, job))
+        return [job for _, job in found]
 
     def summary(self) -> dict[str, Any]:
         """What a sweep says on stdout."""
@@ -73,43 +107,78 @@ class Outcome:
                 "run": str(best.folder),
                 "settings": first.settings,
                 "monitor": self.monitor,
-                "seeds": len(first.jobs),
+                "seeds": len(first.averaged),
                 "mean": first.means,
                 "std": first.deviations,
-                "command": best.result.get("command", shlex.join(["dltrain", *best.overrides])),
+                "command": _command(best),
             }
+        if len(self.ledger.objectives) > 1:
+            found["front"] = [self._on_front(job) for job in self.front]
         return found
+
+    def _on_front(self, job: Job) -> dict[str, Any]:
+        return {
+            "job": job.number,
+            "run": str(job.folder),
+            "settings": {key: job.settings[key] for key in self.ledger.swept() if key in job.settings},
+            "values": {metric: job.metrics[metric] for metric, _ in self.ledger.objectives},
+            "command": _command(job),
+        }
 
 
 def outcome(ledger: Ledger) -> Outcome:
-    """Rank the jobs by the metric that most of them monitor."""
+    """Rank the jobs by the first objective, or by the metric that most of them monitor."""
     jobs = list(ledger)
-    monitors = [job.monitor for job in jobs if job.monitor]
-    monitor = max(set(monitors), key=monitors.count) if monitors else "val/loss"
+    if ledger.objectives:
+        monitor, goal = ledger.objectives[0]
+        lower = goal == "minimize"
+    else:
+        monitors = [job.monitor for job in jobs if job.monitor]
+        monitor = max(set(monitors), key=monitors.count) if monitors else "val/loss"
+        lower = lower_is_better(monitor)
     keys = [key for key in ledger.swept() if key != "seed"]
-    choices = [_choice(members, keys) for members in grouped(jobs).values()]
-    sign = 1 if lower_is_better(monitor) else -1
+    groups = list(grouped(jobs).values())
+    # In a plain sweep each setting gets all seeds; a search draws what it wants.
+    most = 0 if ledger.objectives else max(map(len, groups), default=0)
+    choices = [_choice(members, keys, monitor, max(most, len(members))) for members in groups]
 
     def place(choice: Choice) -> tuple[bool, float, float]:
         value = choice.value(monitor)
-        # The seeds that a pruner has left over make a choice look better than it is.
-        return math.isnan(value), choice.pruned / len(choice.jobs), 0.0 if math.isnan(value) else sign * value
+        # The seeds that failures or a pruner have left over make a choice look better than it is.
+        return math.isnan(value), choice.lacking, 0.0 if math.isnan(value) else value if lower else -value
 
-    return Outcome(ledger, monitor, sorted(choices, key=place))
+    return Outcome(ledger, monitor, lower, sorted(choices, key=place))
 
 
-def _choice(jobs: Sequence[Job], keys: Sequence[str]) -> Choice:
-    done = _whole(jobs) or [job for job in jobs if job.pruned]
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether a point of values to minimize is better in one of them and worse in none."""
+    return one != other and all(left <= right for left, right in zip(one, other, strict=True))
+
+
+def _choice(jobs: Sequence[Job], keys: Sequence[str], monitor: str, wanted: int) -> Choice:
+    whole = _whole(jobs)
+    done = [job for job in whole if _knows(job, monitor)] or whole or [job for job in jobs if job.pruned]
     names = dict.fromkeys(name for job in done for name in job.metrics)
-    values = {name: [job.metrics[name] for job in done if job.metrics.get(name) is not None] for name in names}
+    values = {name: [job.metrics[name] for job in done if _knows(job, name)] for name in names}
     return Choice(
         settings={key: jobs[0].settings[key] for key in keys if key in jobs[0].settings},
         jobs=list(jobs),
+        averaged=done,
+        wanted=wanted,
         means={name: fmean(found) for name, found in values.items() if found},
         deviations={name: stdev(found) for name, found in values.items() if len(found) > 1},
     )
 
 
-def _whole(jobs: Sequence[Job]) -> list[Job]:
+def _whole(jobs: Iterable[Job]) -> list[Job]:
     """The jobs that ran to their end."""
     return [job for job in jobs if job.status == "done" and not job.pruned]
+
+
+def _knows(job: Job, metric: str) -> bool:
+    """Whether ``metric`` came out as a number; a NaN is null in ``result.json``."""
+    return job.metrics.get(metric) is not None
+
+
+def _command(job: Job) -> str:
+    return str(job.result.get("command", shlex.join(["dltrain", *job.overrides])))

@@ -113,7 +113,6 @@ class Search(Sweeper):
                 return
         if not has_begun:
             log.info("the study '%s' has its %d trials already", self.study_name, self.n_trials)
-            Ledger(folder, getattr(self.launcher, "command", "")).write()
 
     def _batches(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any]) -> Iterator[list[Any]]:
         """Trials to run at once: those that this search had begun when it was killed or interrupted, then new ones."""
@@ -210,6 +209,7 @@ class Search(Sweeper):
         directions = self.directions
         if directions == ["auto"]:
             directions = ["minimize" if lower_is_better(name) else "maximize" for name in metrics]
+        self.launcher.objectives = list(zip(metrics, directions, strict=False))
         pruner = make_pruner(config)
         self.prunes = pruner is not None
         if self.prunes:

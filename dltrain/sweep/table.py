@@ -1,6 +1,8 @@
 """The outcome of a sweep on a terminal."""
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,28 +18,44 @@ def print_outcome(found: Outcome) -> None:
     console = Console(highlight=False)
     keys = list(dict.fromkeys(key for choice in found.choices for key in choice.settings))
     names = [name for name in found.ledger.metrics() if name.rpartition("/")[2] in _MAIN and name != found.monitor]
-    metrics = [found.monitor, *names]
+    metrics = list(dict.fromkeys([found.monitor, *(metric for metric, _ in found.ledger.objectives), *names]))
     table = Table(box=None, pad_edge=False)
-    pruned = found.summary()["pruned"]
+    summary = found.summary()
+    pruned = summary["pruned"]
     for name in (*keys, *metrics, "seeds", *(["pruned"] if pruned else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for number, choice in enumerate(found.choices[:_SHOWN]):
         cells = [_rounded(choice.settings.get(key, "")) for key in keys]
         cells += [choice.shown(name) for name in metrics]
-        cells += [str(len(choice.jobs)), *([str(choice.pruned or "")] if pruned else [])]
+        cells += [choice.seeds, *([str(choice.pruned or "")] if pruned else [])]
         table.add_row(*cells, style="bold" if number == 0 else "dim" if choice.pruned else None)
     console.print(table)
     if len(found.choices) > _SHOWN:
         console.print(f"and {len(found.choices) - _SHOWN} more in {found.ledger.folder / 'sweep.csv'}")
+    _print_front(console, summary.get("front", []))
     for job in found.ledger:
         if job.status != "done":
             console.print(f"job {job.number} {job.status}: {job.told or ' '.join(job.overrides)}", soft_wrap=True)
     if pruned:
         console.print(f"{pruned} jobs were pruned, and rank behind those that ran to their end")
-    summary = found.summary()
     console.print(f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", soft_wrap=True)
     if found.best is not None:
         console.print(f"best: {summary['best']['command']}", soft_wrap=True)
+
+
+def _print_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
+    """The jobs between which several objectives leave the choice."""
+    if not front:
+        return
+    console.print("Pareto front:")
+    table = Table(box=None, pad_edge=False)
+    keys = list(dict.fromkeys(key for one in front for key in one["settings"]))
+    for name in ("job", *keys, *front[0]["values"]):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in front:
+        settings = [_rounded(one["settings"].get(key, "")) for key in keys]
+        table.add_row(str(one["job"]), *settings, *(f"{value:.4g}" for value in one["values"].values()))
+    console.print(table)
 
 
 def _rounded(setting: str) -> str:
