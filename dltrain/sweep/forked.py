@@ -58,11 +58,15 @@ class _Process:
 class Forked:
     """``at_once`` jobs share the threads and the GPUs of this machine; ``judge`` answers those that may be pruned.
 
+    ``draws``: whether jobs draw their curves.
+
     Raises:
         UserError: this system has no fork.
     """
 
-    def __init__(self, context: HydraContext, task: TaskFunction, at_once: int, judge: Judge | None = None):
+    def __init__(
+        self, context: HydraContext, task: TaskFunction, at_once: int, judge: Judge | None = None, draws: bool = True
+    ):
         if not hasattr(os, "fork"):
             raise UserError("this system cannot fork processes: use hydra/launcher=basic")
         self.context = context
@@ -71,7 +75,7 @@ class Forked:
         self.judge = judge
         self.shows = at_once == 1
         self.pid = os.getpid()
-        _import_once()
+        _import_once(draws)
 
     def start(self, planned: Planned, slot: int) -> _Process:
         ours, theirs = multiprocessing.Pipe(duplex=False)
@@ -160,12 +164,15 @@ def take_share(slot: int, slots: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _import_once() -> None:
+def _import_once(draws: bool) -> None:
     """Import what every job needs, before the first of them is forked; nothing here starts a thread."""
     from dltrain.startup import defer_compiler
 
     defer_compiler()
     import dltrain.commands.train  # noqa: F401
+
+    if draws:  # matplotlib takes a third of a second, as long as a short job
+        import matplotlib.backends.backend_agg  # noqa: F401
 
 
 def jobs_at_once(n_jobs: int | str, jobs: int) -> int:

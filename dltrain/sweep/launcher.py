@@ -137,7 +137,8 @@ class Jobs(Launcher):
         judge = None
         if self.engine == "fork" and missing:  # jobs elsewhere could not ask it
             judge = self.judge or judge_of(ledger, [one.config for one in planned])
-        pool = Pool(partial(self._engine, at_once, judge), at_once, ledger, missing, judge)
+        draws = any(one.config.report for one in missing)
+        pool = Pool(partial(self._engine, at_once, judge, draws), at_once, ledger, missing, judge)
         try:
             pool.run()
         except Interrupted:
@@ -148,13 +149,13 @@ class Jobs(Launcher):
             raise
         self.has_stopped |= pool.has_stopped
 
-    def _engine(self, at_once: int, judge: Judge | None, stack: ExitStack) -> Engine:
+    def _engine(self, at_once: int, judge: Judge | None, draws: bool, stack: ExitStack) -> Engine:
         if self.engine == "ray":
             from dltrain.sweep.on_ray import OnRay
 
             return OnRay(stack, self.context, self.task, self.options)
         if self.engine == "fork":
-            return Forked(self.context, self.task, at_once, judge)
+            return Forked(self.context, self.task, at_once, judge, draws)
         from dltrain.sweep.submitted import Submitted  # of systems with signals for users alone
 
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
