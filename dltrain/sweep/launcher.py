@@ -5,37 +5,35 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.rules import shown
 from dltrain.distributed.launch import quoted
 from dltrain.errors import ConfigError, Interrupted, UserError
 from dltrain.extras import require_extras
-from dltrain.record import flat
-from dltrain.run import RunFolder, finite
+from dltrain.run import RunFolder
 from dltrain.sweep.combinations import Combinations
 from dltrain.sweep.composer import Composer
 from dltrain.sweep.forked import Forked, jobs_at_once
-from dltrain.sweep.ledger import STEERING, Job, Key, Ledger, key_of, naming
+from dltrain.sweep.ledger import Job, Ledger, key_of
+from dltrain.sweep.planning import plan_jobs
 from dltrain.sweep.pool import Engine, Planned, Pool
 from dltrain.sweep.pruning import Judge, judge_of
 from dltrain.sweep.search import Search
 
 log = logging.getLogger(__name__)
 
-_LOOKED_AT = 20  # jobs of before that are looked at for changed files, where new ones alone are asked for
 _NEEDED = {  # modules, the extra that has them, and what needs them
     "local": (["submitit"], "slurm", "hydra/launcher=submitit_local"),
     "slurm": (["submitit"], "slurm", "hydra/launcher=submitit_slurm"),
@@ -79,6 +77,7 @@ class Jobs(Launcher):
         self.context = hydra_context
         self.task = task_function
         self.config = config
+        self.compose = Composer(hydra_context, config)
 
     @property
     def width(self) -> int:
@@ -111,16 +110,16 @@ class Jobs(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         given = [tuple(map(str, one)) for one in job_overrides]
         with self.locked() as folder:
+            begins = self.ledger is None  # a search launches its jobs a few at a time
             if self.ledger is None:
                 log.info("sweep in %s", folder)
                 self.ledger = Ledger(folder, self.command)
                 self.ledger.objectives = list(self.objectives)
-            # A search launches its jobs a few at a time; those of before need not be read again.
-            planned = self._planned(self.ledger, given)
-            self._run(self.ledger, list(planned.values()), len({key_of(one) for one in given}))
+            found = plan_jobs(self.compose, self.ledger, given, looks_back=begins)
+            self._run(self.ledger, list(found.values()), len({key_of(one) for one in given}))
         answers = []
         for overrides in given:
-            job, own = self.ledger.find(overrides), planned.get(key_of(overrides))
+            job, own = self.ledger.find(overrides), found.get(key_of(overrides))
             assert job is not None
             answers.append(_answer(job, own.value if own else None))
         return answers
@@ -160,55 +159,6 @@ class Jobs(Launcher):
 
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
 
-    def _planned(self, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]]) -> dict[Key, Planned]:
-        """Every job that can run, with its configuration; the others have failed already, which is told.
-
-        The configurations are composed now: files that change later change no job. A value that is given twice makes
-        one job.
-
-        Raises:
-            ConfigError: files have changed since jobs of this sweep ran, or two jobs would have the same folder.
-        """
-        _require_one_way(job_overrides)
-        compose = Composer(self.context, self.config)
-        found: dict[Key, Planned] = {}
-        changed: list[str] = []
-        shared: list[str] = []
-        for overrides in job_overrides:
-            if key_of(overrides) in found:
-                continue
-            number, known = ledger.number_of(overrides), ledger.find(overrides)
-            try:
-                config = compose(overrides)
-            except ConfigError as error:
-                if known and known.status == "done":
-                    changed += [f"job {number}: {one}" for one in error.problems]
-                else:
-                    job = known or ledger.plan(number, overrides, ledger.folder / str(number))
-                    job.begun, job.cause, job.result = True, "; ".join(error.problems), {}
-                    log.warning("job %d failed before it began: %s [%s]", number, job.cause, " ".join(job.overrides))
-                continue
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-            values = _values(config)
-            job = known or ledger.plan(number, overrides, _folder_of(config))
-            changed += _changes(job, values)
-            shared += _shared_folder(job, ledger)
-            job.config = values
-            with read_write(config.hydra):  # of now, wherever and whenever the job will run
-                config.hydra.sweep.dir = str(ledger.folder)
-                config.hydra.sweep.subdir = str(job.folder.relative_to(ledger.folder))
-            found[key_of(overrides)] = Planned(job.overrides, config, job)
-        others = [job for job in ledger if key_of(job.overrides) not in found][:_LOOKED_AT]
-        for job in others:  # their results will stand beside the new ones
-            with suppress(ConfigError):
-                changed += _changes(job, _values(compose(job.overrides)))
-        if changed:
-            changed.append("the configuration has changed since this sweep began: name another hydra.sweep.dir=...")
-        if problems := [*changed, *shared]:
-            raise ConfigError(problems)
-        return found
-
 
 def register(command: str) -> None:
     """Make our plugins known to Hydra, which takes them from the package ``hydra_plugins`` only.
@@ -226,55 +176,6 @@ def register(command: str) -> None:
         plugin.__module__ = module.__name__
         Plugins.instance().register(plugin)
     Jobs.command = command
-
-
-def _folder_of(config: DictConfig) -> Path:
-    """Where a job will run, as Hydra itself will find it."""
-    hydra: Any = HydraConfig.instance()
-    before = hydra.cfg
-    hydra.cfg = config  # its own method would copy it
-    try:
-        return Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
-    finally:
-        hydra.cfg = before
-
-
-def _require_one_way(job_overrides: Sequence[Sequence[str]]) -> None:
-    """What steers the sweep is no part of what a job is, so jobs cannot differ in it."""
-    steering = [set(overrides) - set(naming(overrides)) for overrides in job_overrides]
-    every = set[str]().union(*steering)
-    if differing := sorted(every - every.intersection(*steering)):
-        raise ConfigError([f"{' and '.join(differing)}: it steers the sweep, so it is one for all jobs"])
-
-
-def _values(config: DictConfig) -> dict[str, Any]:
-    """The values of a job by their full keys, as JSON holds them, without those that may change between two tries."""
-    nodes: dict[str, Any] = {str(key): config._get_node(key) for key in config if key not in (*STEERING, "resume")}
-    content = {
-        key: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value() for key, node in nodes.items()
-    }
-    values: dict[str, Any] = finite(flat(content))
-    return values
-
-
-def _changes(job: Job, now: Mapping[str, Any]) -> list[str]:
-    """How the values of a job differ from those that it was planned with before, if it was."""
-    return [
-        f"job {job.number}: {key} was {shown(job.config.get(key))}, is {shown(now.get(key))}"
-        for key in dict.fromkeys([*job.config, *now])
-        if job.config and job.config.get(key) != now.get(key)
-    ]
-
-
-def _shared_folder(job: Job, ledger: Ledger) -> list[str]:
-    """Two jobs in one folder would take each other's results for their own."""
-    other = next((one for one in ledger.jobs.values() if one is not job and one.folder == job.folder), None)
-    if other is None:
-        return []
-    return [
-        f"jobs {other.number} and {job.number} would share the folder {job.folder}:"
-        " let hydra.sweep.subdir tell them apart, as ${hydra.job.num} does"
-    ]
 
 
 def _answer(job: Job, value: float | None) -> JobReturn:

@@ -1,0 +1,116 @@
+"""What the jobs of a sweep are, before the first of them runs. Imports no torch."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from dltrain.config.rules import shown
+from dltrain.errors import ConfigError
+from dltrain.record import flat
+from dltrain.run import finite
+from dltrain.sweep.composer import Composer
+from dltrain.sweep.ledger import STEERING, Job, Key, Ledger, key_of, naming
+from dltrain.sweep.pool import Planned
+
+log = logging.getLogger(__name__)
+
+_LOOKED_AT = 20  # jobs of before that are looked at for changed files, where new ones alone are asked for
+
+
+def plan_jobs(
+    compose: Composer, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]], looks_back: bool
+) -> dict[Key, Planned]:
+    """Every job that can run, with its configuration; the others have failed already, which is told.
+
+    The configurations are composed now: files that change later change no job. A value that is given twice makes
+    one job. With ``looks_back`` the configurations of jobs that ran before are looked at too, of very many some.
+
+    Raises:
+        ConfigError: files have changed since jobs of this sweep ran, or two jobs would have the same folder.
+    """
+    _require_one_way(job_overrides)
+    found: dict[Key, Planned] = {}
+    changed: list[str] = []
+    shared: list[str] = []
+    places = {job.folder: job for job in ledger.jobs.values()}
+    for overrides in job_overrides:
+        if key_of(overrides) in found:
+            continue
+        number, known = ledger.number_of(overrides), ledger.find(overrides)
+        try:
+            config = compose(overrides)
+        except ConfigError as error:
+            if known and known.status == "done":
+                changed += [f"job {number}: {one}" for one in error.problems]
+            else:
+                job = known or ledger.plan(number, overrides, ledger.folder / str(number))
+                job.begun, job.cause, job.result = True, "; ".join(error.problems), {}
+                log.warning("job %d failed before it began: %s [%s]", number, job.cause, " ".join(job.overrides))
+            continue
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        values = _values(config)
+        job = known or ledger.plan(number, overrides, _folder_of(config))
+        changed += _changes(job, values)
+        if (other := places.setdefault(job.folder, job)) is not job:  # each would take the other's result for its own
+            shared.append(
+                f"jobs {other.number} and {number} would share the folder {job.folder}:"
+                " let hydra.sweep.subdir tell them apart, as ${hydra.job.num} does"
+            )
+        job.config = values
+        with read_write(config.hydra):  # of now, wherever and whenever the job will run
+            config.hydra.sweep.dir = str(ledger.folder)
+            config.hydra.sweep.subdir = str(job.folder.relative_to(ledger.folder))
+        found[key_of(overrides)] = Planned(job.overrides, config, job)
+    others = [job for job in ledger if key_of(job.overrides) not in found]
+    for job in others[:_LOOKED_AT] if looks_back else ():  # their results will stand beside the new ones
+        with suppress(ConfigError):
+            changed += _changes(job, _values(compose(job.overrides)))
+    if changed:
+        changed.append("the configuration has changed since this sweep began: name another hydra.sweep.dir=...")
+    if problems := [*changed, *shared]:
+        raise ConfigError(problems)
+    return found
+
+
+def _folder_of(config: DictConfig) -> Path:
+    """Where a job will run, as Hydra itself will find it."""
+    hydra: Any = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.cfg = config  # its own method would copy it
+    try:
+        return Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
+    finally:
+        hydra.cfg = before
+
+
+def _require_one_way(job_overrides: Sequence[Sequence[str]]) -> None:
+    """What steers the sweep is no part of what a job is, so jobs cannot differ in it."""
+    steering = [set(overrides) - set(naming(overrides)) for overrides in job_overrides]
+    every = set[str]().union(*steering)
+    if differing := sorted(every - every.intersection(*steering)):
+        raise ConfigError([f"{' and '.join(differing)}: it steers the sweep, so it is one for all jobs"])
+
+
+def _values(config: DictConfig) -> dict[str, Any]:
+    """The values of a job by their full keys, as JSON holds them, without those that may change between two tries."""
+    nodes: dict[str, Any] = {str(key): config._get_node(key) for key in config if key not in (*STEERING, "resume")}
+    content = {
+        key: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value() for key, node in nodes.items()
+    }
+    values: dict[str, Any] = finite(flat(content))
+    return values
+
+
+def _changes(job: Job, now: Mapping[str, Any]) -> list[str]:
+    """How the values of a job differ from those that it was planned with before, if it was."""
+    return [
+        f"job {job.number}: {key} was {shown(job.config.get(key))}, is {shown(now.get(key))}"
+        for key in dict.fromkeys([*job.config, *now])
+        if job.config and job.config.get(key) != now.get(key)
+    ]
