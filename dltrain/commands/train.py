@@ -150,7 +150,8 @@ def _set_pruning(parts: Parts, pruning: Pruning | None, chosen: str | None) -> N
         trainer.pruning = replace(pruning, metric=pruning.metric or trainer.best.monitor)
     elif chosen is not None:
         log.warning(
-            "the pruner has no effect here: it compares jobs of dltrain -m, by hydra/launcher=serial or parallel"
+            "the pruner has no effect here: it compares jobs of dltrain -m that are a process each,"
+            " by hydra/launcher=serial or parallel"
         )
 
 
