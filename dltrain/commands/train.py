@@ -136,6 +136,9 @@ def _go_on(
     finally:
         trainer.checkpoints.settle()  # before another process may write here
         trainer.loggers.close({})
+        for loader in (trainer.train, trainer.val, parts.test):
+            if loader:
+                loader.close()
     if world.is_main:
         if cfg.report:
             draw(parts, folder.path)

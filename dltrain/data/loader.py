@@ -73,6 +73,13 @@ class Loader:
         whole.cut, whole._reader, whole._batches = None, None, _BatchSampler()
         return whole
 
+    def close(self) -> None:
+        """End the processes that read ahead; the next iteration starts others.
+
+        Left to the garbage collector they end in no particular order, and torch waits 5 seconds for each.
+        """
+        self._reader = None
+
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch (from 0) whose order the next iterations follow, and the batch (from 0) they begin with."""
         self.epoch = epoch
