@@ -124,6 +124,30 @@ def test_a_run_goes_on_in_another_number_of_processes(dltrain, together, tmp_pat
     assert_same(tmp_path / "whole", tmp_path / "broken", rtol=1e-3)
 
 
+def test_shards_go_on_in_one_process_and_where_an_evaluation_comes_before_the_first_step(together, tmp_path):
+    """FSDP makes the memory that a network takes when it is first used; that must do for training as well."""
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "from dltrain.models import MLP\n"
+        "class Net(MLP):\n"
+        "    steps = 0\n"
+        "    def forward(self, inputs):\n"
+        "        Net.steps += self.training\n"
+        "        if Net.steps == 5 and os.environ['RANK'] == '1' and 'STOP' in os.environ:\n"
+        "            os.kill(os.getpid(), 15)\n"
+        "        return super().forward(inputs)\n"
+    )
+    options = [*SMALL, "model=mlp", "model._target_=mine.Net", "trainer.strategy=fsdp", "report=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOP", "1")  # in the last step of an epoch, which all know of in the evaluation behind it
+        stopped = together(2, *options, "hydra.run.dir=run")
+    assert stopped[0].code == 143, stopped[0].stderr
+    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["trainer"]["epoch"] == 0
+    for processes in (2, 1):
+        ended = together(processes, "resume", "run", f"trainer.epochs={4 - processes}", "trust=[mine]")
+        assert ended[0].code == 0, ended[0].stderr
+
+
 def test_shards_are_written_by_each_process_and_read_as_one_network(together, verb, tmp_path):
     options = [*SMALL, "trainer.strategy=fsdp", "trainer.ema_decay=0.9", "report=false"]
     first = together(2, *options, "hydra.run.dir=run")[0]
