@@ -12,6 +12,7 @@ from secrets import token_hex
 from typing import Any
 
 from dltrain import __version__, distributed
+from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
@@ -166,7 +167,8 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool =
     prefer_ours()
     shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not shows:
-        check_command(for_hydra(arguments), each_job)
+        with stdout_kept():  # it imports classes of the user's
+            check_command(for_hydra(arguments), each_job)
     if flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides:
         if distributed.is_worker():
             raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
@@ -206,7 +208,7 @@ def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
     path = Path(job.runtime.output_dir)
     command = launch.command_of(alone)
     try:
-        with signals.handled() as stop, discarded_unless_begun(path, command):
+        with signals.handled() as stop, discarded_unless_begun(path, command), stdout_kept():
             if not single:  # a single run was checked before its folder was made; here keys of a sweep come together
                 config.check(cfg)
             if cfg.trainer.devices != 1 and not distributed.is_worker():

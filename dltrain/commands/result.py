@@ -1,19 +1,18 @@
 """What a run of training leaves behind: ``result.json``, pictures and a page, and what it says on stdout."""
 
-import contextlib
-import json
 import logging
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dltrain.answer import stdout
 from dltrain.build import Parts
+from dltrain.commands.arguments import on_terminal, print_json
 from dltrain.errors import DltrainError, Interrupted
 from dltrain.resume import candidates
-from dltrain.run import RunFolder, finite
+from dltrain.run import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -78,17 +77,17 @@ def write_report(parts: Parts | None, path: Path) -> None:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the result to stdout: a table on a terminal, one JSON line elsewhere."""
-    if not sys.stdout.isatty():
-        with contextlib.suppress(BrokenPipeError):  # nobody reads on, which takes nothing from the run
-            print(json.dumps(finite({name: result[name] for name in _PRINTED if name in result})), flush=True)
-            return
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail as well
+    if not on_terminal():
+        try:
+            print_json({name: result[name] for name in _PRINTED if name in result})
+        except BrokenPipeError:  # nobody reads on, which takes nothing from the run, but the flush at exit would fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
         return
     from rich.console import Console
 
     from dltrain.progress import result_table
 
-    console = Console(highlight=False)
+    console = Console(file=stdout(), highlight=False)
     best = result.get("best", {})
     if best:
         console.print(result_table(result.get("test", {}), best["val"]))
