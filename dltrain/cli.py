@@ -128,19 +128,23 @@ def check(arguments: Sequence[str]) -> None:
 def report_error(error: BaseException) -> int:
     """Print one message for what the user can mend, a traceback for a bug; returns the exit code."""
     if isinstance(error, KeyboardInterrupt | Interrupted):
-        print("dltrain: interrupted", file=sys.stderr)
-        return error.exit_code if isinstance(error, Interrupted) else _CTRL_C
+        return _say("interrupted", error.exit_code if isinstance(error, Interrupted) else _CTRL_C)
     if isinstance(error, DltrainError):
-        print(f"dltrain: {error}", file=sys.stderr)
-        return error.exit_code
+        return _say(str(error), error.exit_code)
     if "hydra" in sys.modules:
         from dltrain.config.translate import is_composition_error, translated
 
         if is_composition_error(error):
-            print(f"dltrain: {'; '.join(translated(error))}", file=sys.stderr)
-            return 2
+            return _say("; ".join(translated(error)), 2)
     traceback.print_exception(error)
+    distributed.leave_error(f"a bug: {''.join(traceback.format_exception_only(error)).strip()}")
     return 1
+
+
+def _say(text: str, code: int) -> int:
+    print(f"dltrain: {text}", file=sys.stderr, flush=True)
+    distributed.leave_error(text)  # once it is said: the launcher says what has not been
+    return code
 
 
 def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool = False) -> None:
