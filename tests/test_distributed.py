@@ -314,6 +314,12 @@ def test_a_killed_process_ends_the_run_which_can_go_on(together, tmp_path, monke
     assert ended[0].code == 0 and len(history(tmp_path / "run")) == done + 1
 
 
+def test_a_sweep_of_runs_in_several_processes_has_one_line_on_stdout(dltrain):
+    swept = dltrain("-m", *SMALL, "trainer.epochs=1", "seed=1,2", "trainer.devices=2")
+    assert swept.code == 0, swept.stderr
+    assert swept.result["done"] == 2
+
+
 def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path):
     process = started("trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
     process.send_signal(signal.SIGUSR1)  # which torch's launcher would not hand on by itself

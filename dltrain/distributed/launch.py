@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from dltrain import distributed
+from dltrain.answer import stdout
 from dltrain.distributed import COMMAND
 from dltrain.distributed.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted
@@ -64,7 +65,7 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
     # torch's launcher logs what the run itself reports, at length.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     import torch
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -84,7 +85,7 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
             max_restarts=0,
             signals_to_handle="SIGQUIT",  # the others below
             shutdown_timeout=_SECONDS_TO_SAVE,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=Std.NONE if _shows_stdout() else Std.OUT),
         )
         before = read_json(path / "result.json") if path else {}
         ended: Interrupted | dict[int, int] = {}
@@ -119,6 +120,14 @@ def _ended_once() -> Iterator[None]:
 
     with handled_by(end):
         yield
+
+
+def _shows_stdout() -> bool:
+    """Whether what Python writes to stdout gets there; of a job of a sweep it does not."""
+    try:
+        return stdout().fileno() == 1
+    except OSError:  # it is kept in memory
+        return False
 
 
 def _count(wanted: int | str, device: str, gpus: int) -> int:
