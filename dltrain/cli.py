@@ -12,6 +12,7 @@ from secrets import token_hex
 from typing import Any
 
 from dltrain import __version__, distributed
+from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
@@ -131,19 +132,23 @@ def check(arguments: Sequence[str]) -> None:
 def report_error(error: BaseException) -> int:
     """Print one message for what the user can mend, a traceback for a bug; returns the exit code."""
     if isinstance(error, KeyboardInterrupt | Interrupted):
-        print("dltrain: interrupted", file=sys.stderr)
-        return error.exit_code if isinstance(error, Interrupted) else _CTRL_C
+        return _say("interrupted", error.exit_code if isinstance(error, Interrupted) else _CTRL_C)
     if isinstance(error, DltrainError):
-        print(f"dltrain: {error}", file=sys.stderr)
-        return error.exit_code
+        return _say(str(error), error.exit_code)
     if "hydra" in sys.modules:
         from dltrain.config.translate import is_composition_error, translated
 
         if is_composition_error(error):
-            print(f"dltrain: {'; '.join(translated(error))}", file=sys.stderr)
-            return 2
+            return _say("; ".join(translated(error)), 2)
     traceback.print_exception(error)
+    distributed.leave_error(f"a bug: {''.join(traceback.format_exception_only(error)).strip()}")
     return 1
+
+
+def _say(text: str, code: int) -> int:
+    print(f"dltrain: {text}", file=sys.stderr, flush=True)
+    distributed.leave_error(text)  # once it is said: the launcher says what has not been
+    return code
 
 
 def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool = False) -> None:
@@ -170,7 +175,8 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool =
     prefer_ours()
     shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not shows:
-        check_command(for_hydra(arguments), each_job)
+        with stdout_kept():  # it imports classes of the user's
+            check_command(for_hydra(arguments), each_job)
     if flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides:
         if distributed.is_worker():
             raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
@@ -210,7 +216,7 @@ def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
     path = Path(job.runtime.output_dir)
     command = launch.command_of(alone)
     try:
-        with signals.handled() as stop, discarded_unless_begun(path, command):
+        with signals.handled() as stop, discarded_unless_begun(path, command), stdout_kept():
             if not single:  # a single run was checked before its folder was made; here keys of a sweep come together
                 config.check(cfg)
             if cfg.trainer.devices != 1 and not distributed.is_worker():

@@ -7,28 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.device import Precision
+from dltrain.distributed.strategy import is_sharded
 from dltrain.metrics import Metrics
 
 Key = TypeVar("Key")
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss, metrics: Metrics, precision: Precision
 ) -> Metrics:
     """Run ``model`` over ``batches`` in evaluation mode and gather ``metrics``; the model's mode is put back."""
     training = model.training
     model.eval()
+    # FSDP keeps the memory in which it puts layers together, and what inference mode makes is of no use in training.
+    without_gradients = torch.no_grad() if is_sharded(model.parameters()) else torch.inference_mode()
     try:
-        for inputs, targets in batches:
-            rows = len(targets)  # none where more processes than samples share a batch; all compute all the same
-            inputs, targets = stand_in(inputs, targets)
-            with precision.autocast():
-                outputs = model(inputs)
-                batch_loss = loss(outputs, targets)
-            if rows:
-                metrics.update(outputs, targets, batch_loss)
+        with without_gradients:
+            for inputs, targets in batches:
+                rows = len(targets)  # none where more processes than samples share a batch; all compute all the same
+                inputs, targets = stand_in(inputs, targets)
+                with precision.autocast():
+                    outputs = model(inputs)
+                    batch_loss = loss(outputs, targets)
+                if rows:
+                    metrics.update(outputs, targets, batch_loss)
     finally:
         model.train(training)
     return metrics

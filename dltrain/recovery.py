@@ -128,9 +128,10 @@ def halve(trainer: "Trainer", samples: int, error: RuntimeError) -> None:
     if trainer.on_oom == "stop" or at_least or trainer.world.size > 1:
         fewest = "single samples" if trainer.smallest == 1 else "pairs of samples"
         least = f" even for {fewest}" if at_least else ""
+        halves = "" if at_least or trainer.world.size > 1 else ", trainer.on_oom=halve"  # where it can help
         raise TrainingError(
             f"out of memory{least} at step {trainer.step + 1}: {str(error).splitlines()[0]}; try a smaller"
-            " dataset.batch_size or model, trainer.on_oom=halve, or trainer.precision=bf16"
+            f" dataset.batch_size or model{halves}, or trainer.precision=bf16"
         ) from error
     torch.cuda.empty_cache()
     trainer.accumulate *= 2

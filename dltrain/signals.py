@@ -1,15 +1,16 @@
 """Signals ask a run to stop at its next step, where its state can be saved; a second Ctrl-C ends it at once."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from dltrain.errors import Interrupted
 
-# Batch systems send SIGUSR1 ahead of a time limit; Windows has none.
-HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# Batch systems send SIGUSR1 ahead of a time limit, a terminal that is closed SIGHUP; Windows has neither.
+HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -49,6 +50,7 @@ class StopRequest:
             self._deferred = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        leave_closed_terminal()
         if self.error is None:
             self.error = Interrupted(number)
             if not self._deferred:
@@ -59,14 +61,31 @@ class StopRequest:
 
 @contextmanager
 def handled() -> Iterator[StopRequest]:
-    """Within, SIGINT, SIGTERM and SIGUSR1 go to the yielded request; their handlers before come back."""
+    """Within, :data:`HANDLED` signals go to the yielded request; their handlers before come back."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # Python lets the main thread alone handle signals
         yield request
         return
-    before = {number: signal.signal(number, request._receive) for number in HANDLED}
-    try:
+    with handled_by(request._receive):
         yield request
+
+
+@contextmanager
+def handled_by(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, ``receive`` handles :data:`HANDLED` signals, but for a SIGHUP that is ignored, as ``nohup`` has it."""
+    numbers = [one for one in HANDLED if one.name != "SIGHUP" or signal.getsignal(one) != signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_closed_terminal() -> None:
+    """Have stdout and stderr lead nowhere where their terminal is gone: each write to it is an error."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from dltrain import checkpoint
-from dltrain.distributed import launch
+from dltrain.distributed import ending, launch
 from dltrain.distributed.layers import share_layers
 from dltrain.distributed.sharded import joined
 from dltrain.distributed.world import World, _span
-from dltrain.errors import CheckpointError, ConfigError
+from dltrain.errors import CheckpointError, ConfigError, TrainingError
 from dltrain.metrics import RegressionMetrics
+from dltrain.run import read_json
 
 # 70 training samples: batches of 16, 16, 16, 16 and 6, which 2 and 3 processes divide unevenly.
 SMALL = ["dataset.limit=70", "dataset.batch_size=16", "optim.lr=0.01", "trainer.epochs=2", "device=cpu"]
@@ -122,6 +123,30 @@ def test_a_run_goes_on_in_another_number_of_processes(dltrain, together, tmp_pat
     ended = together(2, "resume", "broken", "trainer.epochs=5", f"trainer.strategy={other}")
     assert ended[0].code == 0, ended[0].stderr
     assert_same(tmp_path / "whole", tmp_path / "broken", rtol=1e-3)
+
+
+def test_shards_go_on_in_one_process_and_where_an_evaluation_comes_before_the_first_step(together, tmp_path):
+    """FSDP makes the memory that a network takes when it is first used; that must do for training as well."""
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "from dltrain.models import MLP\n"
+        "class Net(MLP):\n"
+        "    steps = 0\n"
+        "    def forward(self, inputs):\n"
+        "        Net.steps += self.training\n"
+        "        if Net.steps == 5 and os.environ['RANK'] == '1' and 'STOP' in os.environ:\n"
+        "            os.kill(os.getpid(), 15)\n"
+        "        return super().forward(inputs)\n"
+    )
+    options = [*SMALL, "model=mlp", "model._target_=mine.Net", "trainer.strategy=fsdp", "report=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOP", "1")  # in the last step of an epoch, which all know of in the evaluation behind it
+        stopped = together(2, *options, "hydra.run.dir=run")
+    assert stopped[0].code == 143, stopped[0].stderr
+    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["trainer"]["epoch"] == 0
+    for processes in (2, 1):
+        ended = together(processes, "resume", "run", f"trainer.epochs={4 - processes}", "trust=[mine]")
+        assert ended[0].code == 0, ended[0].stderr
 
 
 def test_shards_are_written_by_each_process_and_read_as_one_network(together, verb, tmp_path):
@@ -278,14 +303,21 @@ def test_a_killed_process_ends_the_run_which_can_go_on(together, tmp_path, monke
     monkeypatch.setenv("PYTEST_WORKER_DIST", "1")
     process = started("trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
     os.kill(worker(victim), signal.SIGKILL)
-    _, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert errors.count("dltrain: ") == 1 and f"rank {victim}" in errors
+    assert json.loads(out)["status"] == "failed"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "failed" and f"rank {victim}" in result["error"]
     done = len(history(tmp_path / "run"))
     ended = together(3, "resume", "run", f"trainer.epochs={done + 1}")
     assert ended[0].code == 0 and len(history(tmp_path / "run")) == done + 1
+
+
+def test_a_sweep_of_runs_in_several_processes_has_one_line_on_stdout(dltrain):
+    swept = dltrain("-m", *SMALL, "trainer.epochs=1", "seed=1,2", "trainer.devices=2")
+    assert swept.code == 0, swept.stderr
+    assert swept.result["done"] == 2
 
 
 def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path):
@@ -296,6 +328,108 @@ def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path):
     assert json.loads(out)["status"] == "interrupted"
     assert errors.count("dltrain: interrupted") == 1 and "to go on: dltrain resume" in errors
     assert checkpoint.find_fault(tmp_path / "run" / "checkpoints" / "last.pt") == ""
+
+
+LEAVING = """
+import atexit, os
+from dltrain.models import MLP
+class Net(MLP):
+    steps = 0
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        if os.environ["RANK"] == "1" and "ABORT" in os.environ:
+            atexit.register(os.abort)
+    def forward(self, inputs):
+        Net.steps += self.training
+        if Net.steps == 8 and os.environ["RANK"] == os.environ.get("VICTIM"):
+            os._exit(3)
+        if Net.steps == 8 and "RAISE" in os.environ:
+            raise ValueError("of the user's")
+        return super().forward(inputs)
+"""
+
+
+def leaving(folder: Path, *launcher: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A run of two processes whose network does what the environment says."""
+    (folder / "mine.py").write_text(LEAVING)
+    options = [*SMALL, "model=mlp", "model._target_=mine.Net", "report=false", "hydra.run.dir=run"]
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, *options],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_own_code_that_leaves_with_an_exit_code_is_a_failure_that_names_its_rank(tmp_path, victim):
+    run = leaving(tmp_path, "dltrain", "trainer.devices=2", VICTIM=str(victim))
+    assert run.returncode == 1
+    assert f"dltrain: rank {victim} left by itself, with exit code 3" in run.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == json.loads(run.stdout)["status"] == "failed"
+    assert result["error"].startswith(f"rank {victim} ")
+
+
+def test_a_process_that_aborts_when_the_run_is_done_is_no_failure(tmp_path):
+    run = leaving(tmp_path, "dltrain", "trainer.devices=2", ABORT="1")
+    assert run.returncode == 0
+    assert "warning: rank 1 was killed by signal 6, when the run was done" in run.stderr
+    assert json.loads(run.stdout)["status"] == "done"
+
+
+def test_torchrun_shows_the_one_sentence_of_a_failure(tmp_path):
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dltrain")
+    run = leaving(tmp_path, *torchrun, RAISE="1")
+    assert run.returncode == 1
+    summary = run.stderr.partition("Root Cause")[2]
+    assert "a bug: " in summary and "of the user's" in summary and "error_file: <N/A>" not in summary
+
+
+RUNNING, DONE = {"status": "running"}, {"status": "done"}
+
+
+@pytest.mark.parametrize(
+    ("codes", "errors", "result", "answered", "code", "said", "status"),
+    [
+        ({0: 1, 1: -9}, {0: "a bug"}, {"status": "failed"}, False, 1, "", "failed"),
+        ({1: -9, 0: 1}, {0: "rank 1 has ended"}, {"status": "failed"}, True, 1, "", "failed"),
+        ({0: -9, 1: 1}, {1: "rank 0 has ended"}, RUNNING, False, 1, "rank 0 was killed by signal 9", "failed"),
+        ({0: -11, 1: -15}, {}, {}, False, 1, "rank 0 was killed by signal 11", None),
+        ({1: 2, 0: 2}, {0: "rank 1: no file", 1: "no file"}, {}, False, 2, "", None),
+        ({1: 2, 0: -15}, {1: "no file"}, {}, False, 2, "rank 1: no file", None),
+        ({0: 1, 1: 1}, {1: "rank 0 has ended"}, RUNNING, False, 1, "rank 0 ended with exit code 1", "failed"),
+        ({1: 138, 0: 138}, {0: "interrupted"}, {"status": "interrupted"}, True, 138, "", "interrupted"),
+        ({1: -6, 0: -15}, {}, DONE, False, 0, "warning: rank 1 was killed by signal 6", "done"),
+        ({0: -6}, {}, DONE, True, 0, "warning: rank 0 was killed by signal 6", "done"),
+    ],
+)
+def test_the_launcher_says_what_nobody_has_said(tmp_path, capsys, codes, errors, result, answered, code, said, status):
+    for rank in (0, 1):
+        folder = tmp_path / "logs" / "run" / "attempt_0" / str(rank)
+        folder.mkdir(parents=True)
+        if rank in errors:
+            (folder / "error.json").write_text(json.dumps({"message": {"message": errors[rank]}}))
+        if rank == 0 and answered:
+            (folder / "answered").touch()
+    if result:
+        (tmp_path / "result.json").write_text(json.dumps(result))
+    left = ending.Left(tmp_path / "logs", tmp_path, before={})
+    ended, told = 0, ""
+    try:
+        ending.settle_failure(codes, left)
+    except SystemExit as leave:
+        ended = leave.code
+    except TrainingError as error:
+        ended, told = error.exit_code, str(error)
+    out, err = capsys.readouterr()
+    assert ended == code
+    assert (told + err).startswith(said) and bool(told + err) == bool(said)
+    assert read_json(tmp_path / "result.json").get("status") == status
+    lines = [json.loads(line)["status"] for line in out.splitlines()]
+    assert lines == ([status] if status and not answered and (said or status == "done") else [])
 
 
 def test_torchrun_starts_all_anew_and_the_run_goes_on(tmp_path, monkeypatch):
@@ -324,6 +458,7 @@ def test_torchrun_starts_all_anew_and_the_run_goes_on(tmp_path, monkeypatch):
     assert run.returncode == 0, run.stderr
     (folder,) = tmp_path.glob("outputs/*/*")
     assert "going on from" in run.stderr
+    assert json.loads(run.stdout)["status"] == "done"  # of the failure before nothing is said there
     assert history(folder)["epoch"].to_list() == list(range(1, 21))
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from dltrain.data import adapted as adapted_module
@@ -194,8 +195,6 @@ def test_an_iterable_without_end_is_refused(monkeypatch):
 
 
 def test_a_picture_is_sent_to_totensor():
-    from PIL import Image
-
     with pytest.raises(DataError, match="ToTensor"):
         adapted([(Image.new("L", (4, 4)), 0)], "mine")
 
@@ -268,3 +267,25 @@ def test_a_node_that_a_resolver_makes_of_facts_of_the_data_is_checked_before_it_
     assert outcome.code == 2, outcome.stderr
     assert f"loss.weight._target_='{target}'" in outcome.stderr
     assert not (tmp_path / "stolen").exists()
+
+
+def test_what_own_code_prints_is_no_part_of_the_answer(dltrain, verb, tmp_path):
+    (tmp_path / "my_code.py").write_text(
+        "from dltrain.models import MLP\n"
+        "print('imported')\n"
+        "class Net(MLP):\n"
+        "    def forward(self, inputs):\n"
+        "        print('computed')\n"
+        "        return super().forward(inputs)\n"
+    )
+    Image.new("L", (8, 8)).save(tmp_path / "new.png")
+    own = ("model=mlp", "model._target_=my_code.Net", "dataset.limit=20", "trainer.epochs=1")
+    outcomes = [dltrain(*own, "hydra.run.dir=run"), dltrain("check", *own)]
+    outcomes += [dltrain("resume", "run", "trainer.epochs=2", "trust=[my_code]")]
+    outcomes += [verb(*words, "trust=[my_code]") for words in (("evaluate", "run"), ("export", "run", "out=net.pt"))]
+    for outcome in outcomes:
+        assert outcome.code == 0, outcome.stderr
+        assert outcome.result["status"] in ("done", "ok") and "computed" in outcome.stderr
+    assert "imported" in outcomes[0].stderr
+    predicted = verb("predict", "run", "new.png", "trust=[my_code]")
+    assert [row.split(",")[0] for row in predicted.stdout.splitlines()] == ["input", "new.png"]

@@ -3,13 +3,14 @@
 import json
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from test_trainer import CPU, assert_equal_weights, assert_state_equal, images, make_trainer
 from torch import Tensor, nn
 
-from dltrain import checkpoint
+from dltrain import checkpoint, recovery
 from dltrain.checkpoint import Due
 from dltrain.data.base import Arrays
 from dltrain.device import Precision
@@ -419,6 +420,17 @@ def test_on_oom_stop_ends_the_run_at_once(tmp_path):
     with pytest.raises(TrainingError, match=r"out of memory at step 1: .*dataset\.batch_size"):
         trainer.fit()
     assert trainer.accumulate == 1
+
+
+def test_what_is_advised_where_memory_is_short_can_help(tmp_path):
+    """Several processes cannot halve, and single samples cannot be halved."""
+    for several, least, on_oom in ((False, False, "stop"), (True, False, "halve"), (False, True, "halve")):
+        trainer = make_trainer(tmp_path, MLP((5,), 10), images(32, (5,)), on_oom=on_oom)
+        trainer.accumulate = 32 if least else 1
+        trainer.world = Mock(size=2 if several else 1)
+        with pytest.raises(TrainingError, match=r"dataset\.batch_size or model.*bf16") as caught:
+            recovery.halve(trainer, 32, torch.OutOfMemoryError("too much"))
+        assert ("on_oom=halve" in str(caught.value)) == (not several and not least)
 
 
 def test_an_evaluation_that_does_not_fit_is_done_in_smaller_batches_with_the_same_result(tmp_path):

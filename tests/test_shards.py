@@ -576,7 +576,7 @@ BAD = [
     (greys_of, ["dataset.augment.crop=8", "dataset.image_size=8"], ["dataset.augment.crop=8"]),
     (without_image, [], ["train/0.tar', sample '0003' has no input", "only .cls"]),
     (twice, [], ["train/0.tar' is no whole", "0000.png: duplicate file name"]),
-    (broken_image, [], ["train/0.tar', member '0003.png' cannot be read", "cannot identify"]),
+    (broken_image, [], ["train/0.tar', member '0003.png' cannot be read: it is no image"]),
     (beyond_the_classes, [], ["train/0.tar', member '0002.png': the label '2' is none of the 2 classes (ox, ant)"]),
     (unknown_class, [], ["val/9.tar', member '0001.png': the label 'c'", "(a, b)"]),
     (one_class, [], ["at least two classes", "found a"]),

@@ -1,7 +1,8 @@
-"""SIGINT, SIGTERM and SIGUSR1: a run leaves at its next step, says how to go on, and can."""
+"""SIGINT, SIGTERM, SIGUSR1 and SIGHUP: a run leaves at its next step, says how to go on, and can."""
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from dltrain.errors import Interrupted
 from dltrain.progress import View
 
 SHORT = ("trainer.epochs=4", "dataset.limit=100", "hydra.run.dir=run")  # 4 steps an epoch
-CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
 NAMES = [number.name for number, _ in CODES]
 
 
@@ -139,6 +140,35 @@ def test_handlers_come_back():
     with signals.handled():
         assert [signal.getsignal(number) for number, _ in CODES] != before
     assert [signal.getsignal(number) for number, _ in CODES] == before
+
+
+def test_a_run_that_ignores_hangups_goes_on_doing_so(dltrain, at_step):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        at_step(6, signal.SIGHUP)
+        assert dltrain(*SHORT).result["status"] == "done"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_terminal_is_closed_saves_its_state(tmp_path):
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "dltrain", "trainer.epochs=100000", "report=false", "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        if select.select([ours], [], [], 0.05)[0]:
+            os.read(ours, 65536)
+        assert process.poll() is None and time.monotonic() < deadline
+    os.close(ours)  # so that all it writes is an error
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 129
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
 
 
 def test_outside_of_a_step_a_signal_raises_at_once_and_within_it_does_not():

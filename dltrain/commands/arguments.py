@@ -1,10 +1,10 @@
 """What the verbs that look at a run have in common: their arguments, and where their answers go. Imports no torch."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dltrain.answer import stdout
 from dltrain.errors import UserError
 from dltrain.run import find_run, finite
 
@@ -30,9 +30,9 @@ def run_of(words: Sequence[str], usage: str) -> tuple[str, list[str]]:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """One line of JSON on stdout."""
-    print(json.dumps(finite(content)), flush=True)
+    print(json.dumps(finite(content)), file=stdout(), flush=True)
 
 
 def on_terminal() -> bool:
     """Whether a person reads stdout."""
-    return sys.stdout.isatty()
+    return stdout().isatty()

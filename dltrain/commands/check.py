@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dltrain.answer import stdout_kept
 from dltrain.build import Parts, build
 from dltrain.device import process_state
 from dltrain.errors import UserError
@@ -27,7 +28,7 @@ def check(cfg: Any, folder: Path) -> None:
     """
     defer_compiler()
     logging.getLogger("dltrain").setLevel(logging.WARNING)  # the report says what a run would log
-    with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"):
+    with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"), stdout_kept():
         parts = build(cfg, folder)
         facts = measure(parts.trainer)
         disk = {"free": _free(folder), "checkpoints": checkpoint_bytes(parts.trainer)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import distributed
+from dltrain.answer import stdout, stdout_kept
 from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.distributed.launch import launched
@@ -41,7 +42,8 @@ def predict(arguments: Sequence[str]) -> None:
         require_writable(out)
     if launched("predict", arguments, overrides):
         return
-    _predict(run, inputs, overrides, out)
+    with stdout_kept():
+        _predict(run, inputs, overrides, out)
 
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
@@ -152,7 +154,7 @@ def _output(out: Path | None, columns: dict[str, type]) -> Iterator[Callable[[Se
     elif on_terminal():
         yield lambda row: None
     else:
-        yield CSVWriter(sys.stdout, columns).write
+        yield CSVWriter(stdout(), columns).write
 
 
 @contextmanager

@@ -1,19 +1,19 @@
 """What a run of training leaves behind: ``result.json``, pictures and a page, and what it says on stdout."""
 
-import contextlib
-import json
 import logging
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dltrain import distributed
+from dltrain.answer import stdout
 from dltrain.build import Parts
+from dltrain.commands.arguments import on_terminal, print_json
 from dltrain.errors import DltrainError, Interrupted
 from dltrain.resume import candidates
-from dltrain.run import RunFolder, finite
+from dltrain.run import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,10 @@ _PRINTED = ("status", "run", "best", "test", "seconds")
 
 
 def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
-    """Say in ``result.json``, and on stdout unless it is a bug, that ``error`` ended the run."""
+    """Say in ``result.json`` that ``error`` ended the run.
+
+    On stdout as well, unless it is a bug or the launcher starts the run again.
+    """
     trainer = parts.trainer
     if not trainer.world.is_main:
         return
@@ -37,7 +40,8 @@ def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     saved = any(path.exists() for path in candidates(folder.path))
     how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
     log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
-    if interrupted or isinstance(error, DltrainError):
+    is_last_word = interrupted or not distributed.may_start_again()
+    if is_last_word and isinstance(error, KeyboardInterrupt | Interrupted | DltrainError):
         show(result)
 
 
@@ -78,20 +82,22 @@ def write_report(parts: Parts | None, path: Path) -> None:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the result to stdout: a table on a terminal, one JSON line elsewhere."""
-    if not sys.stdout.isatty():
-        with contextlib.suppress(BrokenPipeError):  # nobody reads on, which takes nothing from the run
-            print(json.dumps(finite({name: result[name] for name in _PRINTED if name in result})), flush=True)
-            return
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail as well
+    if not on_terminal():
+        try:
+            print_json({name: result[name] for name in _PRINTED if name in result})
+        except BrokenPipeError:  # nobody reads on, which takes nothing from the run, but the flush at exit would fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
+        distributed.leave_answered()
         return
     from rich.console import Console
 
     from dltrain.progress import result_table
 
-    console = Console(highlight=False)
+    console = Console(file=stdout(), highlight=False)
     best = result.get("best", {})
     if best:
         console.print(result_table(result.get("test", {}), best["val"]))
     epoch = f", best epoch {best['epoch']} by {best['monitor']}" if best else ""
     console.print(f"{result['status']} in {result['seconds']:.1f} s{epoch}")
     console.print(result["run"], soft_wrap=True)
+    distributed.leave_answered()

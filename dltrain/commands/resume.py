@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from dltrain import config
+from dltrain.answer import stdout_kept
 from dltrain.config.earlier import of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
 from dltrain.errors import UserError
@@ -35,7 +36,7 @@ def resume(arguments: Sequence[str]) -> None:
     from dltrain.resume import find_resumable
 
     command = command_of(["resume", *arguments])
-    with signals.handled() as stop, own_folder(path.resolve(), command) as folder:
+    with signals.handled() as stop, own_folder(path.resolve(), command) as folder, stdout_kept():
         log_to(folder.path / "train.log")
         found = find_resumable(str(checkpoint or path), path)
         assert found is not None  # it raises where a run that is named has no checkpoint

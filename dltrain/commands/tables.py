@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dltrain.answer import stdout
 from dltrain.metric_names import lower_is_better
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
@@ -17,7 +18,7 @@ _WIDEST_ROW = 8  # columns
 
 def show_evaluation(answer: Mapping[str, Any]) -> None:
     """Metrics, classes or steps, and the confusion matrix."""
-    console = Console(highlight=False)
+    console = Console(file=stdout(), highlight=False)
     figures = Table(header_style="bold")
     figures.add_column("metric")
     figures.add_column(answer["split"], justify="right")
@@ -86,7 +87,7 @@ def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
 
 def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], count: int, out: Path | None) -> None:
     """The first rows, without the probabilities where these would not fit."""
-    console = Console(highlight=False)
+    console = Console(file=stdout(), highlight=False)
     names = [name for name in columns if len(columns) <= _WIDEST_ROW or not name.startswith("p_")]
     table = Table(header_style="bold")
     for name in names:
@@ -111,7 +112,7 @@ def show_comparison(
     best: Mapping[str, Sequence[int]],
 ) -> None:
     """Keys and metrics, a column a run; the best value of each metric is marked."""
-    console = Console(highlight=False)
+    console = Console(file=stdout(), highlight=False)
     keys = Table(header_style="bold", title="what differs in the configuration", title_style="dim")
     figures = Table(
         header_style="bold", title="metrics of the best epoch (val) and of the test part", title_style="dim"

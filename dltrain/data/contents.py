@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from dltrain.data.decode import UNREADABLE, Decoding, decode
@@ -21,7 +22,10 @@ class Picture:
     decoding: Decoding
 
     def __call__(self, content: bytes) -> np.ndarray:
-        return decode(io.BytesIO(content), self.decoding)
+        try:
+            return decode(io.BytesIO(content), self.decoding)
+        except UnidentifiedImageError as error:  # it would name the memory that holds the content
+            raise ValueError("it is no image of a format that can be read") from error
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ class Loader:
 
 def _leave_signals_to_the_run(worker: int) -> None:
     """A terminal and a batch system send signals to all processes, but a run needs its workers to end well."""
-    for name in ("SIGINT", "SIGUSR1"):
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

@@ -1,7 +1,7 @@
 """Training in several processes: one a GPU, on one machine or many, under PyTorch's elastic launcher.
 
 - Here: what a launcher says in the environment; without torch.
-- ``launch`` starts the processes of a run on this machine.
+- ``launch`` starts the processes of a run on this machine, ``ending`` says how they ended where they could not.
 - ``meeting``: where they find each other, what rank 0 has planned, and what has ended one of them.
 - ``world``: how they divide a batch, and what they compute together.
 - ``layers``: batch norm and dropout over the batch of all.
@@ -9,9 +9,15 @@
 - ``sharded``: checkpoints of shards.
 """
 
+import contextlib
+import json
 import os
+import time
+from pathlib import Path
 
 COMMAND = "DLTRAIN_COMMAND"  # what the user has typed, for the processes that are started for it
+ERROR_FILE = "error.json"  # as torch's launcher names it
+ANSWERED_FILE = "answered"
 
 
 def is_worker() -> bool:
@@ -47,3 +53,28 @@ def local_size() -> int:
 def restarts() -> int:
     """How often the launcher has started the processes anew."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if is_worker() else 0
+
+
+def may_start_again() -> bool:
+    """Whether the launcher starts the processes anew if one of them fails now."""
+    return is_worker() and restarts() < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def leave_error(text: str) -> None:
+    """Tell the launcher why this process fails, as torch's ``ErrorHandler`` does: torchrun shows it in its summary."""
+    extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+    _leave(ERROR_FILE, json.dumps({"message": {"message": text, "extraInfo": extra}}))
+
+
+def leave_answered() -> None:
+    """Tell dltrain's own launcher that the answer is on stdout."""
+    if is_launched_by_dltrain():
+        _leave(ANSWERED_FILE, "")
+
+
+def _leave(name: str, text: str) -> None:
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE") if is_worker() else None
+    if file:
+        with contextlib.suppress(OSError):  # what it would say is said on stderr as well
+            path = Path(file)
+            (path if name == ERROR_FILE else path.with_name(name)).write_text(text, encoding="utf-8")

@@ -15,10 +15,11 @@ from typing import Any
 
 from dltrain import distributed
 from dltrain.distributed import COMMAND
-from dltrain.errors import ConfigError, Interrupted, TrainingError
+from dltrain.distributed.ending import Left, settle_failure, settle_signal
+from dltrain.errors import ConfigError, Interrupted
 from dltrain.machine import core_count
-from dltrain.run import read_json, write_json
-from dltrain.signals import HANDLED
+from dltrain.run import read_json
+from dltrain.signals import handled_by, leave_closed_terminal
 
 _SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
 
@@ -35,6 +36,7 @@ def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
 
     Raises:
         SystemExit: with the exit code of a process that has failed, or was asked to stop; rank 0 has said why.
+        TrainingError: rank 0 could not say why.
     """
     command, places = shlex.join(["dltrain", *arguments]), [f"hydra.run.dir={quoted(path)}"]
     launch([*arguments, *places], cfg.trainer.devices, cfg.device, command, path)
@@ -80,20 +82,25 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
-            signals_to_handle="SIGHUP",  # the others below
+            signals_to_handle="SIGQUIT",  # the others below
             shutdown_timeout=_SECONDS_TO_SAVE,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        code = 0
+        before = read_json(path / "result.json") if path else {}
+        ended: Interrupted | dict[int, int] = {}
         try:
             with _ended_once():
                 elastic_launch(config, sys.executable)("-m", "dltrain", *arguments)
         except SignalException as error:
-            code = Interrupted(error.sigval).exit_code
+            ended = Interrupted(error.sigval)
         except ChildFailedError as error:
-            code = _exit_code(error.failures, path)
-        if code:  # outside of "except": torch's own message is not why, and rank 0 has said what is
-            sys.exit(code)
+            ended = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        if not ended:
+            return
+        left = Left(Path(logs), path, before)
+    if isinstance(ended, Interrupted):  # outside of "except": torch's own message is not why
+        settle_signal(ended, left)
+    settle_failure(ended, left)
 
 
 @contextmanager
@@ -105,35 +112,13 @@ def _ended_once() -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal has_come
+        leave_closed_terminal()
         if not has_come:
             has_come = True
             raise SignalException(f"signal {number}", sigval=signal.Signals(number))
 
-    before = {number: signal.signal(number, end) for number in HANDLED}
-    try:
+    with handled_by(end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _exit_code(failures: Any, path: Path | None) -> int:
-    """Of the first process that failed; unless it is rank 0 that was killed, rank 0 has said what happened.
-
-    Raises:
-        TrainingError: rank 0 was killed.
-    """
-    rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
-    if first.exitcode >= 0:
-        return int(first.exitcode)
-    if rank != 0:
-        return 1
-    cause = f"rank 0 was killed by signal {-first.exitcode}"
-    if path is None:
-        raise TrainingError(cause)
-    if (result := read_json(path / "result.json")).get("status") == "running":
-        write_json(path / "result.json", {**result, "status": "failed", "error": cause})
-    raise TrainingError(f"{cause}; to go on: dltrain resume {shlex.quote(str(path))}")
 
 
 def _count(wanted: int | str, device: str, gpus: int) -> int:

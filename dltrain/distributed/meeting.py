@@ -95,6 +95,8 @@ class Meeting:
             told = text if isinstance(error, DltrainError) else f"a bug: {text}"
         with contextlib.suppress(dist.DistError):  # the store has gone with the process that kept it
             self.store.compare_set(_ERROR, "", f"{self.rank} {code} {told}")
+        if self.rank > 0:  # rank 0 says it itself
+            distributed.leave_error(told)
 
     def explained(self, error: BaseException) -> BaseException:
         """``error``, or what happened in another process and has led to it."""
@@ -105,7 +107,7 @@ class Meeting:
             lost = self._lost()
             failed = self._failure()  # behind the look at who is left: who ends says why before
             if lost and not failed:
-                return TrainingError(f"{lost} has ended without a word: it was killed, or there was no memory left")
+                return TrainingError(f"{lost} has ended without a word: it was killed, left, or had no memory")
             time.sleep(_POLL / 10)
         if failed and failed[0] != self.rank:
             signal = failed[1] - _SIGNAL
@@ -144,6 +146,7 @@ class Meeting:
                 if self.rank == 0:
                     told = "interrupted" if failed[1] > _SIGNAL else _ElsewhereError(*failed)
                     print(f"dltrain: {told}", file=sys.stderr, flush=True)
+                    distributed.leave_error(str(told))
                 os._exit(failed[1])
 
 

@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from dltrain.errors import UserError
 from dltrain.machine import available_memory, core_count, die_with_parent
 from dltrain.monitor import Pruning
+from dltrain.signals import HANDLED
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.sweep.pruning import Judge
 
@@ -117,8 +118,9 @@ class Forked:
         """One job, in the process that is its own; ``others`` are the ends that its parent keeps."""
         for connection in others:
             connection.close()
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        for number in HANDLED:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, signal.SIG_DFL)
         # A job must not go on alone: started again, the sweep would find its folder taken.
         die_with_parent(signal.SIGKILL, self.pid)
         task: TaskFunction = self.task
