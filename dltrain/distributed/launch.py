@@ -63,6 +63,8 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
     """``python -m dltrain`` with ``arguments`` in each of so many processes; see :func:`run_together`."""
     # torch's launcher logs what the run itself reports, at length.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    # Its processes would tell, with stacks, that the launcher's store has gone, which is how most of them end.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
