@@ -141,6 +141,7 @@ def test_a_search_names_the_best_by_what_it_is_after(dltrain):
         ([LR, "hydra.sweeper.n_trials=0"], "n_trials must be a whole number from 1 on"),
         ([LR, "hydra.sweeper.direction=up"], "direction must be auto, or minimize or maximize"),
         ([LR, "hydra.sweeper.sampler=grid"], "optim.lr has an interval"),
+        (["dataset.batch_size=interval(8,64)"], "write dataset.batch_size=int(interval(8,64))"),
         (["optim.lr=interval(0.1,0.01)"], "optim.lr=interval(0.1,0.01): "),
         (["optim.lr=tag(log,interval(0,0.1))"], "optim.lr=tag(log,interval(0,0.1)): "),
         ([LR, "hydra.sweeper.storage=nowhere/study.log"], "there is no folder"),

@@ -66,6 +66,7 @@ class _Command:
             self._check_jobs(given, each_job or steering.sweep.on_failure == "stop")
         else:
             self._composed(*self._sorted(self.overrides))
+            self.problems = [sweeps.for_interval(one, self.overrides) for one in self.problems]
         if self.problems:
             raise ConfigError(dict.fromkeys(self.problems))
 

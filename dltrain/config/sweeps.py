@@ -58,3 +58,12 @@ def of_jobs(problem: str, numbers: Sequence[int], jobs: Sequence[Sequence[str]])
         return problem
     name = f"job {number}" if number < TRIED else "a job"  # those behind are out of order
     return f"{name} ({' '.join(job)}): {problem}{f' (and {others} more jobs)' if others else ''}"
+
+
+def for_interval(problem: str, overrides: Sequence[Override]) -> str:
+    """The ``problem`` of an interval's first value, for a key that takes whole numbers, with what to type instead."""
+    for one in overrides:
+        if one.is_interval_sweep() and problem.startswith(f"{one.get_key_element()}=") and "whole number" in problem:
+            told = problem.rpartition(": write ")[0] or problem
+            return f"{told}: write {one.get_key_element()}=int({one.get_value_string()})"
+    return problem
