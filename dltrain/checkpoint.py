@@ -10,6 +10,7 @@ import copy
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import struct
 import threading
@@ -34,6 +35,7 @@ _END = struct.Struct("<4s16xH")  # of a ZIP archive: its signature and, last, th
 _LENGTH = struct.Struct("<H")
 _BLOCK = 1 << 20
 _PAUSE = 0.25  # seconds from one writing to the next: what SIGKILL can cost at most, where epochs are shorter still
+_SHARDS = re.compile(r"(best|last)-\d+")  # folders with the shards of a checkpoint
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
@@ -262,7 +264,8 @@ class Checkpoints:
 
     def _remove_shards(self) -> None:
         """Remove the folders with shards that no checkpoint names any more."""
-        if folders := [path for path in self.folder.iterdir() if path.is_dir()]:
+        # Folders of other names are not ours.
+        if folders := [path for path in self.folder.iterdir() if path.is_dir() and _SHARDS.fullmatch(path.name)]:
             contents = [load(path) for path in self.folder.glob("*.pt")]
             parts = [part for content in contents for part in (content, content.get("best") or {})]
             named = {part["shards"]["folder"] for part in parts if "shards" in part}

@@ -198,6 +198,16 @@ def test_as_many_checkpoints_before_the_last_stay_as_asked_for(tmp_path, keep):
     assert [checkpoint.load(tmp_path / name)["epoch"] for name in names] == [6, 5, 4, 3][: keep + 1]
 
 
+def test_shards_that_no_checkpoint_names_go_and_what_a_user_keeps_there_stays(tmp_path):
+    for name in ("last-20", "best-3", "mine", "last-good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save_last({"epoch": 1, "shards": {"folder": "last-20"}})
+    checkpoints.wait()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["last-20", "last-good", "mine"]
+
+
 def test_the_ones_before_stay_where_there_are_no_hard_links(tmp_path, monkeypatch):
     def link(*arguments):
         raise OSError("no links here")
