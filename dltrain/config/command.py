@@ -233,16 +233,19 @@ class _Command:
             self.problems.append(f"{one.input_line} (command line): {why}")
         choices = sweeps.choices([one for one in given if one not in empty], sweeps.TRIED)
         first = [texts[0] for texts in choices]
-        ends = [self._problems_of(first), self._problems_of([texts[-1] for texts in choices])]
-        if swept and set.intersection(*map(set, ends)):  # whatever the values: there is no need to look at each
-            self.problems += dict.fromkeys([*ends[0], *ends[1]])
+        problems = self._problems_of(first)
+        if not problems and not each:  # the sweep can begin, and the launcher looks at each of its jobs
+            return
+        last = self._problems_of([texts[-1] for texts in choices])
+        if swept and set(problems) & set(last):  # whatever the values: there is no need to look at each
+            self.problems += dict.fromkeys([*problems, *last])
             return
         singly = [(*first[:n], text, *first[n + 1 :]) for n, texts in enumerate(choices) for text in texts[1:]]
         jobs = dict.fromkeys([*islice(product(*choices), sweeps.TRIED), *singly])
         found: dict[str, list[int]] = {}
         for number, job in enumerate(jobs):
             problems = self._problems_of(job)
-            if not problems and not each:  # the sweep can begin, and the launcher looks at each of its jobs
+            if not problems and not each:
                 return
             for text in problems:
                 found.setdefault(text, []).append(number)
