@@ -14,12 +14,11 @@ from typing import Any
 from dltrain import __version__, distributed
 from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
-from dltrain.errors import DltrainError, Interrupted, UserError, did_you_mean
+from dltrain.errors import SIGNALLED, DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
 from dltrain.verbs import VERBS
 
 _CTRL_C = 130
-_SIGNAL = 128  # exit codes from here on are a signal's
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if distributed.rank() > 0:
         return follow(arguments)
     code = _run(arguments)
-    if code < _SIGNAL:  # else the launcher tells the others, and torch may be half imported
+    if code <= SIGNALLED:  # else the launcher tells the others, and torch may be half imported
         _release_others(arguments)
     return code
 

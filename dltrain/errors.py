@@ -53,13 +53,16 @@ class TrainingError(DltrainError):
     """Training failed; the message says where and what to try."""
 
 
+SIGNALLED = 128  # exit codes above are a signal's, as a shell has them
+
+
 class Interrupted(BaseException):
-    """The signal ``number`` asked the process to stop; the exit code is 128 and the number, as a shell has it."""
+    """The signal ``number`` asked the process to stop; the exit code is :data:`SIGNALLED` and the number."""
 
     def __init__(self, number: int):
         super().__init__(f"signal {number}")
         self.number = number
-        self.exit_code = 128 + number
+        self.exit_code = SIGNALLED + number
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

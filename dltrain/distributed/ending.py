@@ -77,7 +77,7 @@ def settle_failure(codes: Mapping[int, int], left: Left) -> None:
         print(f"warning: {sudden}, when the run was done", file=sys.stderr)
         return
     exit_code = 1 if sudden else code
-    if left.has_spoken and not _left_by_itself(codes):
+    if left.has_spoken and not any(map(_is_foreign, codes.values())):
         sys.exit(exit_code)
     error = TrainingError(f"{cause}{_how_to_go_on(left.path)}")
     error.exit_code = exit_code
@@ -87,16 +87,16 @@ def settle_failure(codes: Mapping[int, int], left: Left) -> None:
 def _sudden(codes: Mapping[int, int]) -> str:
     """Which rank has ended without that dltrain knew, and how; empty where none has."""
     for number, (rank, code) in enumerate(codes.items()):
-        if code >= 0 and code not in _OWN:
+        if _is_foreign(code):
             return f"rank {rank} left by itself, with exit code {code}"
         if code < 0 and (number == 0 or code not in _CLOSING):
             return f"rank {rank} was killed by signal {-code}"
     return ""
 
 
-def _left_by_itself(codes: Mapping[int, int]) -> bool:
-    """Whether own code has left with an exit code, of which rank 0 can only guess."""
-    return any(code > 0 and code not in _OWN for code in codes.values())
+def _is_foreign(code: int) -> bool:
+    """Whether a user's own code has left with this exit code, of which rank 0 can only guess."""
+    return code >= 0 and code not in _OWN
 
 
 def _how_to_go_on(path: Path | None) -> str:

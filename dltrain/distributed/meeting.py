@@ -21,9 +21,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from dltrain import distributed
 from dltrain.distributed.world import Group, World
-from dltrain.errors import DltrainError, Interrupted, TrainingError
+from dltrain.errors import SIGNALLED, DltrainError, Interrupted, TrainingError
 
-_SIGNAL = 128  # exit codes from here on are a signal's
 _PLAN, _ERROR, _FOLDER = "plan", "error", "dltrain run folder"  # keys of the stores
 _NO_PLAN = "null"
 _POLL = 0.5  # seconds between two looks at whether another process has failed
@@ -110,7 +109,7 @@ class Meeting:
                 return TrainingError(f"{lost} has ended without a word: it was killed, left, or had no memory")
             time.sleep(_POLL / 10)
         if failed and failed[0] != self.rank:
-            signal = failed[1] - _SIGNAL
+            signal = failed[1] - SIGNALLED
             return Interrupted(signal) if signal > 0 else _ElsewhereError(*failed)
         return error
 
@@ -144,7 +143,7 @@ class Meeting:
         while not self._left.wait(_POLL):
             if (failed := self._failure()) and failed[0] != self.rank and not self._left.wait(_PATIENCE):
                 if self.rank == 0:
-                    told = "interrupted" if failed[1] > _SIGNAL else _ElsewhereError(*failed)
+                    told = "interrupted" if failed[1] > SIGNALLED else _ElsewhereError(*failed)
                     print(f"dltrain: {told}", file=sys.stderr, flush=True)
                     distributed.leave_error(str(told))
                 os._exit(failed[1])

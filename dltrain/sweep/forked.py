@@ -65,9 +65,7 @@ class Forked:
         UserError: this system has no fork.
     """
 
-    def __init__(
-        self, context: HydraContext, task: TaskFunction, at_once: int, judge: Judge | None = None, draws: bool = True
-    ):
+    def __init__(self, context: HydraContext, task: TaskFunction, at_once: int, judge: Judge | None, draws: bool):
         if not hasattr(os, "fork"):
             raise UserError("this system cannot fork processes: use hydra/launcher=basic")
         self.context = context

@@ -131,10 +131,9 @@ class Ledger:
         known = self.find(overrides)
         return known.number if known else 1 + max((job.number for job in self.jobs.values()), default=-1)
 
-    def plan(self, number: int, overrides: Sequence[str], folder: Path, config: Mapping[str, Any] | None = None) -> Job:
+    def plan(self, number: int, overrides: Sequence[str], folder: Path) -> Job:
         """Add a job that is yet to begin."""
-        job = Job(number, naming(overrides), folder, dict(config or {}), begun=False)
-        self.jobs[key_of(overrides)] = job
+        job = self.jobs[key_of(overrides)] = Job(number, naming(overrides), folder, begun=False)
         return job
 
     def write(self) -> None:
