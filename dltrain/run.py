@@ -19,6 +19,7 @@ from typing import Any
 
 from dltrain import __version__
 from dltrain.errors import UserError
+from dltrain.extras import overwritten_files
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +268,7 @@ def finite(content: Any) -> Any:
 
 
 def _environment() -> dict[str, Any]:
+    overwritten = overwritten_files()
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "working_directory": os.getcwd(),
@@ -275,6 +277,7 @@ def _environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "versions": {"dltrain": __version__} | {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
+        **({"overwritten_files": overwritten} if overwritten else {}),
     }
 
 

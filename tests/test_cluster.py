@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dltrain.extras import install_line
 from tests.test_cli import SHORT
 from tests.test_sweep import SWEEP, fragile, ledger, timeless  # noqa: F401  (a fixture)
 
@@ -142,7 +143,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(shell, launcher, modu
     code = f"import sys; sys.modules[{module!r}] = None\nfrom dltrain.cli import main\nsys.exit(main())"
     outcome = shell("-m", "seed=1,2", f"hydra/launcher={launcher}", code=code)
     assert outcome.returncode == 2
-    assert f'hydra/launcher={launcher} needs the package {module}: pip install "dltrain[{extra}]"' in outcome.stderr
+    assert f"hydra/launcher={launcher} needs the package {module}: {install_line(extra)}" in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

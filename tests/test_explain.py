@@ -14,6 +14,7 @@ from test_predict import rows_of
 
 from dltrain.data.bundled import digits
 from dltrain.explaining import attribute, explain
+from dltrain.extras import install_line
 from dltrain.loaded import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
@@ -138,4 +139,4 @@ def test_what_cannot_be_explained_gives_one_message(dltrain, verb, tmp_path, mon
     assert "no checkpoints/best.pt" in verb("explain", run, "t.csv").stderr
     monkeypatch.setitem(sys.modules, "captum", None)
     missing = verb("explain", run, "t.csv")
-    assert (missing.code, 'pip install "dltrain[explain]"' in missing.stderr) == (2, True)
+    assert (missing.code, install_line("explain") in missing.stderr) == (2, True)

@@ -19,6 +19,7 @@ from test_predict import rows_of
 from dltrain.data.bundled import digits, sunspots
 from dltrain.data.encoder import TableEncoder
 from dltrain.deployed import made_up
+from dltrain.extras import install_line
 from dltrain.loaded import load_run
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -249,7 +250,7 @@ def test_a_missing_extra_gives_the_line_that_installs_it(verb, monkeypatch, tmp_
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     outcome = verb("export", "run")
     assert outcome.code == 2
-    assert 'format=onnx needs the package onnxruntime: pip install "dltrain[onnx]"' in outcome.stderr
+    assert f"format=onnx needs the package onnxruntime: {install_line('onnx')}" in outcome.stderr
 
 
 def test_the_script_of_the_readme_predicts_an_image_without_dltrain(dltrain, verb, tmp_path):

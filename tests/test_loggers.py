@@ -12,10 +12,9 @@ from PIL import Image
 
 from dltrain import checkpoint
 from dltrain.data.bundled import digits
-from dltrain.errors import UserError
 from dltrain.loggers import Loggers
 from dltrain.loggers.csv import CSVLogger
-from dltrain.loggers.extras import flatten, require_extra
+from dltrain.loggers.flatten import flatten
 
 ROWS = [
     {"epoch": 1, "step": 10, "lr": 0.1, "train/loss": 2.5, "val/accuracy": 0.25},
@@ -226,11 +225,6 @@ def test_wandb_goes_on_with_the_run_that_was_resumed(tmp_path, wandb_flushed):
     (first, second, other), epochs, steps = zip(*logged, strict=True)
     assert first == second != other
     assert epochs == steps == (1, 2, 1)
-
-
-def test_a_missing_library_gives_the_line_that_installs_it():
-    with pytest.raises(UserError, match=r"pip install 'dltrain\[nothing\]'"):
-        require_extra("no_such_module_at_all", "nothing")
 
 
 def test_flatten_joins_keys_with_dots_and_keeps_plain_values():

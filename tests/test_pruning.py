@@ -16,6 +16,7 @@ import pytest
 from conftest import fresh
 
 from dltrain.errors import UserError
+from dltrain.extras import install_line
 from dltrain.metric_names import lower_is_better
 from dltrain.monitor import Pruning
 from dltrain.sweep.ledger import Ledger
@@ -312,7 +313,7 @@ sys.exit(main(["-m", "pruner=median", "seed=1,2"]))
 """
     refused = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 2
-    assert 'no package optuna on this machine: pip install "dltrain[optuna]"' in refused.stderr
+    assert f"no package optuna on this machine: {install_line('optuna')}" in refused.stderr
 
 
 def test_jobs_that_were_compared_by_one_metric_are_not_by_another(dltrain, tmp_path):

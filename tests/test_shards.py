@@ -30,6 +30,7 @@ from dltrain.data.loader import Loader
 from dltrain.data.shards import shards
 from dltrain.distributed.world import World
 from dltrain.errors import DataError
+from dltrain.extras import install_line
 from dltrain.progress import View
 
 CPU = torch.device("cpu")
@@ -638,4 +639,4 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(dltrai
     monkeypatch.setattr(extras, "find_spec", lambda module: None if module == package else util.find_spec(module))
     outcome = dltrain("dataset=shards", f"dataset.root={folder / name}")
     assert outcome.code == 2
-    assert f'needs the package {package}: pip install "dltrain[shards]"' in outcome.stderr
+    assert f"needs the package {package}: {install_line('shards')}" in outcome.stderr

@@ -12,6 +12,7 @@ from dltrain.answer import stdout_kept
 from dltrain.build import Parts, build
 from dltrain.device import process_state
 from dltrain.errors import UserError
+from dltrain.extras import DISTRIBUTION, overwritten_files
 from dltrain.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 from dltrain.report.terminal import plot
 from dltrain.run import finite
@@ -43,6 +44,7 @@ def check(cfg: Any, folder: Path) -> None:
         **facts,
         "lr": at_epochs(rates, parts.trainer),
         "disk": disk,
+        "overwritten_files": overwritten_files(),
     }
     if sys.stdout.isatty():
         _report(found, rates)
@@ -99,6 +101,8 @@ def _report(found: dict[str, Any], rates: list[float]) -> None:
     console.print(_disk(found["disk"]))
     if found["devices"] != 1:
         console.print(f"devices   {found['devices']}: time and memory are those of one process that does it all")
+    if overwritten := found["overwritten_files"]:
+        console.print(f"[yellow]{_overwritten(overwritten)}[/]", soft_wrap=True)
     console.print(f"\n{_rates_title(found, rates)}")
     if len(set(rates)) > 1:
         console.print("\n".join(plot(rates)))
@@ -153,6 +157,11 @@ def _monitors(found: dict[str, Any]) -> str:
 
 def _disk(disk: dict[str, int]) -> str:
     return f"disk      {size(disk['checkpoints'])} for checkpoints, {size(disk['free'])} free"
+
+
+def _overwritten(files: Sequence[str]) -> str:
+    remedy = f"run pip uninstall dltrain, then install {DISTRIBUTION} again"
+    return f"another project's distribution, dltrain, has installed files over {len(files)} of these: {remedy}"
 
 
 def _rates_title(found: dict[str, Any], rates: list[float]) -> str:

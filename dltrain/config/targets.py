@@ -18,6 +18,7 @@ from typing import Any
 
 from dltrain.config import source
 from dltrain.errors import ConfigError, did_you_mean
+from dltrain.extras import install_line
 
 # Packages that no target may come from, beside the standard library: they run code, load pickles or change files.
 _REFUSED = frozenset(
@@ -157,7 +158,7 @@ def _unfound(name: str, found: source.Definition | source.Module | None, place: 
             return f"{outer} has no {parts[count]}{near or f'; {place.what} is, for example, {place.example}'}"
         if home is not None:
             return f"names a part of {outer}, where {place.what} is expected"
-    install = f': pip install "dltrain[{_EXTRAS[parts[0]]}]"' if parts[0] in _EXTRAS else ""
+    install = f": {install_line(_EXTRAS[parts[0]])}" if parts[0] in _EXTRAS else ""
     return f"there is no package {parts[0]} on this machine{install}"
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.loggers.extras import flatten, require_extra
+from dltrain.extras import require_extras
+from dltrain.loggers.flatten import flatten
 
 _TAG = "dltrain_run"
 
@@ -25,7 +26,7 @@ class MLflowLogger:
         experiment: str = "dltrain",
         tracking_uri: str = "sqlite:///mlflow.db",
     ):
-        require_extra("mlflow", "mlflow")
+        require_extras(["mlflow"], "mlflow", "logger=mlflow")
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 

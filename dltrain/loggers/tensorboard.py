@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dltrain.loggers.extras import flatten, require_extra
+from dltrain.extras import require_extras
+from dltrain.loggers.flatten import flatten
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +29,7 @@ class TensorBoardLogger:
         pictures: int = 16,
         histograms: int | None = None,
     ):
-        require_extra("tensorboard", "tensorboard")
+        require_extras(["tensorboard"], "tensorboard", "logger=tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         events = folder / "tensorboard"

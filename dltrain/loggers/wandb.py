@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.loggers.extras import require_extra
+from dltrain.extras import require_extras
 
 
 class WandbLogger:
@@ -24,7 +24,7 @@ class WandbLogger:
         project: str = "dltrain",
         mode: str = "offline",
     ):
-        require_extra("wandb", "wandb")
+        require_extras(["wandb"], "wandb", "logger=wandb")
         import wandb
 
         note = folder / "wandb" / "run_id"

@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.errors import ConfigError, UserError, did_you_mean
+from dltrain.extras import install_line
 from dltrain.metric_names import NAMES, lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.pruning import Judge, make_pruner, monitor
@@ -76,7 +77,7 @@ class Search(Sweeper):
         try:
             import optuna
         except ImportError as error:
-            raise UserError('hydra/sweeper=optuna needs Optuna: pip install "dltrain[optuna]"') from error
+            raise UserError(f"hydra/sweeper=optuna needs Optuna: {install_line('optuna')}") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         space, fixed = self._space(arguments)
         with getattr(self.launcher, "locked", self._folder)() as folder:  # or two searches would tell the same trials
@@ -223,7 +224,7 @@ class Search(Sweeper):
                 load_if_exists=True,
             )
         except ImportError as error:
-            raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
+            raise UserError(f"{error}: {install_line('optuna')}") from error
         known = (study.metric_names or metrics, [direction.name.lower() for direction in study.directions])
         if known != (metrics, directions):
             goals = " and ".join(f"{goal}s {name}" for name, goal in zip(*known, strict=False))

@@ -8,6 +8,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 
 from dltrain.errors import UserError
+from dltrain.extras import install_line
 
 
 def storage_of(named: str | None, folder: Path) -> Any:
@@ -28,7 +29,7 @@ def storage_of(named: str | None, folder: Path) -> Any:
         return optuna.storages.get_storage(named or f"sqlite:///{folder / 'study.db'}")
     except ImportError as error:
         if named is None:
-            raise UserError(f'{error}: pip install "dltrain[optuna]"') from error
+            raise UserError(f"{error}: {install_line('optuna')}") from error
         raise UserError(f"hydra.sweeper.storage={named}: {error}; install the database's driver") from error
     except Exception as error:  # SQLAlchemy's own, and those of each driver
         raise UserError(f"hydra.sweeper.storage={named}: {str(error).splitlines()[0]}") from error

@@ -1,16 +1,7 @@
-"""What loggers with a library of their own share."""
+"""A nested configuration as the flat names that the services of loggers take."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
-
-from dltrain.errors import UserError
-
-
-def require_extra(module: str, extra: str) -> None:
-    """Raise :class:`UserError` with the line that installs ``extra`` when ``module`` is not installed."""
-    if find_spec(module) is None:
-        raise UserError(f"logger={extra} needs the package {module}: pip install 'dltrain[{extra}]'")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
