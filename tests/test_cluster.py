@@ -139,7 +139,8 @@ def test_shell_scripts_are_clean(script):
 
 
 @pytest.mark.parametrize(("launcher", "module", "extra"), [("submitit_slurm", "submitit", "slurm"), ("ray",) * 3])
-def test_a_package_that_is_missing_is_named_with_its_extra(shell, launcher, module, extra):
+def test_a_package_that_is_missing_is_named_with_its_extra(shell, tmp_path, monkeypatch, launcher, module, extra):
+    monkeypatch.chdir(tmp_path)  # where the process below runs
     code = f"import sys; sys.modules[{module!r}] = None\nfrom dltrain.cli import main\nsys.exit(main())"
     outcome = shell("-m", "seed=1,2", f"hydra/launcher={launcher}", code=code)
     assert outcome.returncode == 2

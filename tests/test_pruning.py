@@ -303,7 +303,8 @@ def test_a_run_that_is_no_sweep_says_that_a_pruner_has_no_effect(dltrain):
     assert "the pruner has no effect here: it compares jobs of dltrain -m" in alone.stderr
 
 
-def test_without_optuna_a_pruner_is_a_message_with_the_line_that_installs_it(tmp_path):
+def test_without_optuna_a_pruner_is_a_message_with_the_line_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the process below runs
     code = """
 import importlib.util, sys
 find = importlib.util.find_spec
