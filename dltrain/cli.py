@@ -16,6 +16,7 @@ from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import SIGNALLED, DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
+from dltrain.machine import die_with_parent, shorten_spin
 from dltrain.verbs import VERBS
 
 _CTRL_C = 130
@@ -24,9 +25,8 @@ _CTRL_C = 130
 def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    shorten_spin()
     if distributed.is_launched_by_dltrain():
-        from dltrain.machine import die_with_parent
-
         die_with_parent(signal.SIGTERM)
     if distributed.rank() > 0:
         return follow(arguments)

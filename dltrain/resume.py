@@ -22,7 +22,7 @@ _FREE = (
     *("dataset.cache", "dataset.download", "trainer.epochs", "trainer.early_stopping"),
     *(f"trainer.checkpoint.{name}" for name in ("every_n_epochs", "every_n_steps", "every_n_minutes", "keep")),
     *("trainer.on_nonfinite", "trainer.on_oom", "trainer.profile", "trainer.compile"),
-    *("trainer.devices", "trainer.strategy"),
+    *("trainer.devices", "trainer.strategy", "trainer.threads"),
     *("data.name", "data.schedule_length", "scheduler.tried_over"),
 )
 
@@ -45,6 +45,12 @@ class Resumable:
     def composed(self) -> str:
         """Its configuration as YAML, before the data filled in their facts."""
         return str(self.state["composed"])
+
+    @property
+    def threads(self) -> int | str:
+        """Threads of its run, ``auto`` where it is of a version that did not record them."""
+        recorded = yaml.safe_load(self.state["config"])["trainer"].get("threads", "auto")
+        return recorded if isinstance(recorded, int) else "auto"
 
     def result(self) -> dict[str, Any]:
         """How its run ended, as far as it says."""

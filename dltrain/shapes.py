@@ -1,10 +1,12 @@
 """Whether network, loss and data fit each other, found with two samples before a run has left a trace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from dltrain.data.base import Facts
 from dltrain.data.loader import Loader
@@ -16,9 +18,13 @@ _SAMPLES = 2
 
 def require_shapes(
     model: nn.Module, loss: Callable[[Tensor, Tensor], Any], train: Loader, facts: Facts, precision: Precision
-) -> None:
-    """Raise :class:`MismatchError` unless ``model`` turns a batch into (batch, num_outputs), and ``loss`` that into
-    one number. Neither weights nor batch-norm statistics nor random states change.
+) -> int:
+    """The multiply-adds of a forward pass over one sample, in the layers that have weights.
+
+    Neither weights nor batch-norm statistics nor random states change.
+
+    Raises:
+        MismatchError: ``model`` does not turn a batch into (batch, num_outputs), or ``loss`` that into one number.
     """
     inputs, targets = train.first(_SAMPLES)
     devices = [precision.device] if precision.device.type == "cuda" else []
@@ -26,11 +32,34 @@ def require_shapes(
     model.eval()
     try:
         with torch.random.fork_rng(devices), torch.no_grad(), precision.autocast():
-            outputs = model(inputs)
+            with _multiply_adds(model) as counts:
+                outputs = model(inputs)
             _require_outputs(outputs, inputs, facts, type(model).__name__)
             _require_scalar(_value(loss, outputs, targets), type(loss).__name__)
     finally:
         model.train(training)
+    return sum(counts) // len(inputs)
+
+
+@contextmanager
+def _multiply_adds(model: nn.Module) -> Iterator[list[int]]:
+    """The multiply-adds of each call of a layer with weights, while ``model`` runs."""
+    counts: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(first, Tensor) and first.dim() > 1 and not isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            weights = sum(p.numel() for p in module.parameters(recurse=False) if p.dim() > 1)
+            features = first.shape[1 if isinstance(module, _ConvNd) else -1]
+            counts.append(weights * first.numel() // max(features, 1))  # each weight once at each place of the output
+
+    layers = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _require_outputs(outputs: Any, inputs: Tensor, facts: Facts, model: str) -> None:

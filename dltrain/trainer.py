@@ -24,6 +24,7 @@ from dltrain.finite import FiniteWatch
 from dltrain.inference import Loss, evaluate, stand_in
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty
+from dltrain.machine import CoreWatch
 from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
 from dltrain.monitor import Best, EarlyStopping, Pruning
 from dltrain.progress import View
@@ -77,6 +78,7 @@ class Trainer:
     loggers: Loggers = field(default_factory=Loggers)
     wrapped: Callable[[Tensor], Tensor] | None = None
     world: World = field(default_factory=World)
+    cores: CoreWatch | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     on_oom: Literal["halve", "stop"] = "halve"
@@ -149,6 +151,8 @@ class Trainer:
             if self.schedule:
                 self.schedule.after_step()
             self.view.step(self.total)
+            if self.cores:
+                self.cores.after_step()
             signal, time_is_up = self.world.agree(self.stop.number, self.due.time_is_up)
             if time_is_up or self.due.after_step(self.step):
                 self.save()

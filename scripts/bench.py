@@ -17,6 +17,8 @@ from typing import Any
 from bench_workloads import made_data, table
 from bench_workloads.table import Comparison
 
+from dltrain.machine import SPIN
+
 COMPARISONS = [
     Comparison("a", "steady epoch", "epoch", "images.dltrain", "images.usual", 1 / 4),
     Comparison("a", "steady epoch", "epoch", "images.dltrain", "images.in_memory", 1.10),
@@ -37,6 +39,14 @@ COMPARISONS = [
     Comparison("f", "(b) in two processes", "fit", "processes.two", "digits.dltrain"),
     Comparison("f", "larger network in two processes", "fit", "processes.large_two", "processes.large_alone"),
     Comparison("f", "the same, batch norm apart", "fit", "processes.large_two_own_norms", "processes.large_alone"),
+    Comparison("g", "digits, two at once", "seconds", "neighbours.digits_two", "neighbours.digits", 2.3),
+    Comparison("g", "sunspots, two at once", "seconds", "neighbours.sunspots_two", "neighbours.sunspots", 2.3),
+    Comparison("g", "LeNet by 4, two at once", "seconds", "neighbours.lenet_two", "neighbours.lenet", 2.3),
+    Comparison("g", "LeNet by 64, two at once", "seconds", "neighbours.lenet_64_two", "neighbours.lenet_64"),
+    Comparison("g", "the script of (d), two at once", "seconds", "neighbours.plain_two", "neighbours.plain"),
+    Comparison("g", "digits alone", "seconds", "neighbours.digits", "neighbours.digits_all_cores", 1.15),
+    Comparison("g", "sunspots alone", "seconds", "neighbours.sunspots", "neighbours.sunspots_all_cores", 1.15),
+    Comparison("g", "LeNet by 4 alone", "seconds", "neighbours.lenet", "neighbours.lenet_all_cores", 1.15),
     Comparison("e", "memory of (a)", "peak_mb", "images.dltrain", "images.usual", 1.1),
     Comparison("e", "memory of (a), first run", "peak_mb", "images.dltrain_first", "images.usual", 1.1),
     Comparison("e", "memory of (b)", "peak_mb", "digits.dltrain", "digits.plain", 1.1),
@@ -64,6 +74,8 @@ samples and validate on the same ones after each epoch, in batches of 256.
 - script: one file by hand that leaves what `dltrain` leaves: metrics, the last and the best checkpoint, curves.
 - The first epoch counts from the command line on, imports of torch aside: reading the configuration, listing the
   files, decoding and starting workers belong to it.
+- (g): two of the same beside one alone, in seconds from the first start to the last end; and one alone with the threads
+  that dltrain picks beside one with a thread for each core, which wait as long as OpenMP has them wait by default.
 - Memory is the maximum resident set of the training process, without its workers.
 """
 
@@ -85,14 +97,14 @@ def _options() -> argparse.Namespace:
         "folder", metavar="FOLDER", nargs="?", help="train/<class>/*.jpg and test/; made where none is given"
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each measurement (default: 3)")
-    parser.add_argument("--only", default="a,b,c,d,e,f", metavar="a,b,c,d,e,f", help="the workloads to measure")
+    parser.add_argument("--only", default="a,b,c,d,e,f,g", metavar="a,b,c,d,e,f,g", help="the workloads to measure")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own choice)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--given", default="{}", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.letters = options.only.split(",")
-    if not set(options.letters) <= set("abcdef"):
-        parser.error(f"--only takes letters from a to f with commas between them, not '{options.only}'")
+    if not set(options.letters) <= set("abcdefg"):
+        parser.error(f"--only takes letters from a to g with commas between them, not '{options.only}'")
     if options.rounds < 1 or (options.threads or 1) < 1:
         parser.error("--rounds and --threads must be at least 1")
     if options.folder and not Path(options.folder, "train").is_dir():
@@ -128,12 +140,12 @@ class Bench:
     def prepare(self) -> None:
         """Make or find the data, and pay before the clock starts for what is paid once."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dltrain-bench"
-        if any("images." in key for key in self.keys):
+        if any("images." in key or "lenet" in key for key in self.keys):
             folder = self.options.folder or made_data.image_folder(cache)
             self.given["folder"] = str(Path(folder).resolve())
             print("decoding the images, and choosing the number of workers of the usual loop", file=sys.stderr)
             self.measure("images.dltrain", device="cpu", epochs=1, **self.given)
-            devices = dict.fromkeys(key.split()[0] for key in self.keys)
+            devices = dict.fromkeys(key.split()[0] for key in self.keys if "images.usual" in key)
             self.workers = {device: self.best_workers(device) for device in devices}
         if any("series." in key for key in self.keys):
             self.given["series"] = str(made_data.series(cache))
@@ -155,7 +167,10 @@ class Bench:
     def measure(self, name: str, **given: Any) -> dict[str, Any]:
         """Run one measurement in a process of its own."""
         command = [sys.executable, __file__, "--measure", name, "--given", json.dumps(given)]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        environment = dict(self.environment)
+        if ".dltrain" in name:  # which sets it before it loads torch, as the measurement cannot
+            environment.setdefault("GOMP_SPINCOUNT", SPIN)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
         return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -18,11 +18,12 @@ from dltrain.build.network import is_sharded, placed_network, without_fused_kern
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
-from dltrain.device import Precision, pick_device, pick_precision
+from dltrain.device import Precision, pick_device, pick_precision, pick_threads
 from dltrain.distributed.world import World
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
+from dltrain.machine import CoreWatch
 from dltrain.metric_names import lower_is_better
 from dltrain.metrics import metrics_for
 from dltrain.monitor import Best, EarlyStopping
@@ -88,7 +89,9 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
     require_fitting(loss, data.facts.task)
     _require_trainable(cfg, model, precision, world)
     model, average = placed_network(cfg, model, device, world, data.facts.kind == "image")
-    require_shapes(model, loss, train, data.facts, precision)
+    work = require_shapes(model, loss, train, data.facts, precision)
+    cfg.trainer.threads = _threads(cfg, work, device, world)
+    torch.set_num_threads(cfg.trainer.threads)
 
     # The optimizer keeps references to the parameters, so the model is on its device by now.
     optimizer = make(cfg, "optim", model.parameters())
@@ -127,6 +130,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
         early_stopping=_early_stopping(cfg, metric_names),
         wrapped=wrapped(cfg, model, loss, train, world),
         world=world,
+        cores=CoreWatch(cfg.trainer.threads) if cfg.trainer.threads > 1 and device.type == "cpu" else None,
         on_nonfinite=cfg.trainer.on_nonfinite,
         on_oom=cfg.trainer.on_oom,
     )
@@ -139,6 +143,12 @@ def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]
     config = OmegaConf.to_container(cfg, resolve=True)
     # By position: hydra would build what a keyword argument names as a _target_, and the configuration is full of them.
     return Loggers({name: partial(make, cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()}, history)
+
+
+def _threads(cfg: DictConfig, work: int, device: torch.device, world: World) -> int:
+    """Threads for a network with ``work`` multiply-adds a sample, of which a process takes its part of each batch."""
+    samples = cfg.dataset.batch_size // (world.size * cfg.trainer.accumulate)
+    return pick_threads(cfg.trainer.threads, work * samples, device)
 
 
 def _checkpoints(cfg: DictConfig, folder: Path, header: dict[str, Any], world: World) -> Checkpoints:

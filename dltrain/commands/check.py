@@ -29,7 +29,8 @@ def check(cfg: Any, folder: Path) -> None:
     """
     defer_compiler()
     logging.getLogger("dltrain").setLevel(logging.WARNING)  # the report says what a run would log
-    with process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto"), stdout_kept():
+    tf32, threads = cfg.trainer.precision == "auto", cfg.trainer.threads
+    with process_state(cfg.seed, cfg.deterministic, tf32, threads), stdout_kept():
         parts = build(cfg, folder)
         facts = measure(parts.trainer)
         disk = {"free": _free(folder), "checkpoints": checkpoint_bytes(parts.trainer)}
@@ -76,6 +77,7 @@ def _facts(parts: Parts) -> dict[str, Any]:
         "data": str(parts.data),
         "device": str(trainer.precision.device),
         "precision": parts.environment["precision"],
+        "threads": parts.environment["threads"],
         "epochs": trainer.epochs,
         "monitor": trainer.best.monitor,
         "metrics": ["train/loss", *(f"val/{name}" for name in names)],
@@ -91,7 +93,7 @@ def _report(found: dict[str, Any], rates: list[float]) -> None:
     console = Console(highlight=False)
     console.print(found["data"], markup=False)
     shapes = " → ".join(_shape(found[name]) for name in ("input_shape", "output_shape"))
-    console.print(f"one batch {shapes} on {found['device']} in {found['precision']}\n")
+    console.print(f"one batch {shapes} on {_device(found)} in {found['precision']}\n")
     console.print(_layers(found))
     for name in found["without_gradient"]:
         console.print(f"[yellow]no gradient reaches {name}: the loss does not depend on it[/]")
@@ -107,6 +109,11 @@ def _report(found: dict[str, Any], rates: list[float]) -> None:
     if len(set(rates)) > 1:
         console.print("\n".join(plot(rates)))
         console.print(f"{'epoch':>9} 1{found['epochs']:>59}")
+
+
+def _device(found: dict[str, Any]) -> str:
+    threads = f" ({found['threads']} thread{'s' if found['threads'] > 1 else ''})"
+    return f"{found['device']}{threads if found['device'] == 'cpu' else ''}"
 
 
 def _layers(found: dict[str, Any]) -> Any:

@@ -38,7 +38,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
-    from dltrain.device import process_state
+    from dltrain.device import process_state, threads_of_run
     from dltrain.distributed.meeting import joined
     from dltrain.inference import evaluate as evaluate_batches
     from dltrain.loaded import load_run
@@ -47,9 +47,9 @@ def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, A
 
     log_to(None, speaks=distributed.rank() == 0)
     loaded = load_run(run, overrides)
-    tf32 = loaded.cfg.trainer.precision == "auto"  # as in training
-    device = loaded.precision.device
-    with process_state(loaded.cfg.seed, loaded.cfg.deterministic, tf32), joined(device) as world:
+    cfg, device = loaded.cfg, loaded.precision.device
+    tf32, threads = cfg.trainer.precision == "auto", threads_of_run(cfg.trainer.threads)  # as in training
+    with process_state(cfg.seed, cfg.deterministic, tf32, threads), joined(device) as world:
         loader, split = loaded.loader(split, world)
         metrics = metrics_for(loaded.facts, device)
         evaluate_batches(loaded.model, loader, loaded.loss, metrics, loaded.precision)

@@ -48,6 +48,7 @@ def predict(arguments: Sequence[str]) -> None:
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
     from dltrain.data.inputs import read_inputs
+    from dltrain.device import computing_threads, threads_of_run
     from dltrain.distributed.meeting import joined
     from dltrain.loaded import load_run
     from dltrain.log import log_to
@@ -55,7 +56,8 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     log_to(None, speaks=distributed.rank() == 0)
     loaded = load_run(run, overrides)
     broken = Broken()
-    with joined(loaded.precision.device) as world:
+    threads = computing_threads(threads_of_run(loaded.cfg.trainer.threads))  # as in training, so with the same bits
+    with threads, joined(loaded.precision.device) as world:
         pieces, files = read_inputs(inputs, loaded.fitted, loaded.batch_size, broken.report)
         rows = _rows(loaded, pieces, broken, world)
         if world.is_main:

@@ -14,7 +14,7 @@ from dltrain import checkpoint, distributed, signals
 from dltrain.build import Parts, build, start_loggers
 from dltrain.commands.result import best_of, draw, leave_result, show, write_report
 from dltrain.config.earlier import as_text, of_text
-from dltrain.device import pick_device, process_state, seed_apart
+from dltrain.device import pick_device, process_state, seed_apart, threads_of_run
 from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.meeting import Plan, joined, meeting
 from dltrain.distributed.world import World
@@ -70,6 +70,8 @@ def go_on(
     With ``force`` a run goes on although its configuration has changed in what decides its course.
     """
     defer_compiler()
+    if resumable and cfg.trainer.threads == "auto":
+        cfg.trainer.threads = threads_of_run(resumable.threads)
     plan = Plan(as_text(cfg), str(folder.path), folder.command, force, os.getcwd() in sys.path)
     with _process_state(cfg), joined(pick_device(cfg.device), plan) as world:
         return _go_on(cfg, folder, resumable, stop, force, world, pruning)
@@ -93,7 +95,7 @@ def follow(stop: signals.StopRequest) -> None:
 
 
 def _process_state(cfg: Any) -> AbstractContextManager[None]:
-    return process_state(cfg.seed, cfg.deterministic, tf32=cfg.trainer.precision == "auto")
+    return process_state(cfg.seed, cfg.deterministic, cfg.trainer.precision == "auto", cfg.trainer.threads)
 
 
 def _go_on(

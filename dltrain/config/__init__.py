@@ -34,6 +34,7 @@ CLOSED: dict[str, Any] = {
     "trainer.ema_decay": Number(0, 1, optional=True),
     "trainer.compile": _FLAG,
     "trainer.profile": _FLAG,
+    "trainer.threads": Either(Number(1, whole=True), Choice(("auto",))),
     "trainer.devices": Either(Number(1, whole=True), Choice(("auto",))),
     "trainer.strategy": Choice(("ddp", "fsdp")),
     "trainer.sync_batchnorm": _FLAG,

@@ -17,7 +17,6 @@ from dltrain import distributed
 from dltrain.distributed import COMMAND
 from dltrain.distributed.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted
-from dltrain.machine import core_count
 from dltrain.run import read_json
 from dltrain.signals import handled_by, leave_closed_terminal
 
@@ -73,7 +72,6 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     count = _count(devices, device, torch.cuda.device_count())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(core_count() // count, 1)))
     os.environ[COMMAND] = command
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
