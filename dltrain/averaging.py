@@ -9,10 +9,13 @@ from dltrain.distributed.strategy import local
 
 
 class ExponentialMovingAverage:
-    """Keeps ``average = decay * average + (1 - decay) * weights`` in a copy of the network, for evaluation.
+    """Keeps ``average = d * average + (1 - d) * weights`` in a copy of the network, for evaluation.
+
+    ``d`` rises to ``decay``: it is ``min(decay, (1 + t) / (10 + t))`` at the update behind ``t`` others. With a
+    constant one the initial weights would be most of the average for ``1 / (1 - decay)`` updates.
 
     Floating-point buffers (batch-norm statistics) are averaged as well, others are copied. The average starts as
-    the initial weights. Equal to :class:`torch.optim.swa_utils.AveragedModel` with ``get_ema_multi_avg_fn`` and
+    the initial weights. Equal to :class:`torch.optim.swa_utils.AveragedModel` with that decay and
     ``use_buffers=True``, but for that class's first update, which copies, and its counter on the device, which
     would make every step wait for a GPU.
 
@@ -22,6 +25,7 @@ class ExponentialMovingAverage:
     def __init__(self, model: nn.Module, decay: float, average: nn.Module | None = None):
         self.model = (copy.deepcopy(model) if average is None else average).requires_grad_(False).eval()
         self.decay = decay
+        self.updates = 0
         states = self.model.state_dict().values(), model.state_dict().values()
         pairs = [(local(average), local(weight)) for average, weight in zip(*states, strict=True)]
         # Weights that two layers share stand there twice, but are one tensor and take one update.
@@ -35,6 +39,8 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after an optimizer step."""
-        torch._foreach_lerp_(self._averages, self._weights, 1 - self.decay)
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
         for copied, original in self._copies:
             copied.copy_(original)

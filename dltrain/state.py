@@ -24,6 +24,7 @@ def state_dict(trainer: "Trainer") -> dict[str, Any]:
         "events": list(trainer.events),
         "total": trainer.total.merge(trainer.world).state_dict(),
         **{name: part.state_dict() for name, part in _parts(trainer)},
+        **({"ema_updates": trainer.ema.updates} if trainer.ema else {}),
         "random": random_state(),
     }
 
@@ -38,9 +39,13 @@ def load_state_dict(trainer: "Trainer", state: Mapping[str, Any], without: Seque
     trainer.total = MeanLoss(trainer.precision.device)
     if trainer.world.is_main:  # the others begin at 0, so that the sum of all is what it was
         trainer.total.load_state_dict(state["total"])
+    # Where nothing was averaged before, the average begins with the weights of now.
+    state = state if "ema" in state else {**state, "ema": state["model"], "ema_updates": 0}
     for name, part in _parts(trainer):
         if name not in without:
             part.load_state_dict(state[name])
+    if trainer.ema:
+        trainer.ema.updates = state.get("ema_updates", state["step"])  # earlier versions did not count them
     _lay_out(trainer.optimizer)
     if trainer.early_stopping:  # from the history, so that it may be another one than before
         trainer.early_stopping = trainer.early_stopping.after(trainer.history)

@@ -1,5 +1,6 @@
 """Device, precision, seeds and what a run leaves of them in its process, and averaged weights."""
 
+import math
 import os
 import random
 
@@ -199,10 +200,14 @@ def model() -> nn.Module:
 
 
 def test_the_average_equals_torchs_own_from_its_second_update_on(model):
-    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    def ramped(averages, weights, number):  # torch counts its first update, which copies, and ours does not
+        get_ema_multi_avg_fn(min(0.3, number / (9 + number)))(averages, weights, number)
+
+    theirs = AveragedModel(model, multi_avg_fn=ramped, use_buffers=True)
     theirs.update_parameters(model)  # the first one copies
-    ours = ExponentialMovingAverage(model, 0.9)
+    ours = ExponentialMovingAverage(model, 0.3)
     trained(model, ours, theirs)
+    assert ours.updates == theirs.n_averaged - 1
     for (name, average), expected in zip(
         ours.model.state_dict().items(), theirs.module.state_dict().values(), strict=True
     ):
@@ -211,14 +216,21 @@ def test_the_average_equals_torchs_own_from_its_second_update_on(model):
 
 
 def test_the_average_is_the_weighted_sum_of_all_weights_so_far(model):
-    ours = ExponentialMovingAverage(model, 0.75)
-    seen = [model[0].weight.detach().clone()]
-    for _ in range(5):
+    ours = ExponentialMovingAverage(model, 0.25)
+    expected = model[0].weight.detach().clone()
+    for decay in (1 / 10, 2 / 11, 3 / 12, 0.25, 0.25):
         trained(model, ours, steps=1)
-        seen.append(model[0].weight.detach().clone())
-    shares = [0.75**5, *(0.25 * 0.75**age for age in (4, 3, 2, 1, 0))]
-    expected = sum(share * weight for share, weight in zip(shares, seen, strict=True))
+        expected = decay * expected + (1 - decay) * model[0].weight.detach()
     torch.testing.assert_close(ours.model[0].weight, expected)
+
+
+def test_the_average_of_a_short_run_is_near_its_weights_and_not_where_they_began(model):
+    ours = ExponentialMovingAverage(model, 0.9999)
+    initial = model[0].weight.detach().clone()
+    trained(model, ours, steps=100)
+    share = math.prod((1 + t) / (10 + t) for t in range(100))  # of the initial weights
+    assert share < 1e-9
+    assert (ours.model[0].weight - initial).norm() > 0.5 * (model[0].weight - initial).norm()
 
 
 def test_counters_are_copied_and_not_averaged(model):
@@ -234,7 +246,7 @@ def test_a_weight_that_two_layers_share_is_averaged_once(model):
     before = tied[0].weight.detach().clone()
     trained(tied, ours, steps=1)
     assert ours.model[1].weight is ours.model[0].weight
-    torch.testing.assert_close(ours.model[0].weight, (before + tied[0].weight.detach()) / 2)
+    torch.testing.assert_close(ours.model[0].weight, 0.1 * before + 0.9 * tied[0].weight.detach())
 
 
 def test_the_average_is_for_evaluation_and_leaves_the_model_alone(model):
@@ -255,6 +267,7 @@ def test_an_average_goes_on_with_the_state_that_is_loaded_into_either_network(mo
     trained(model, ours)
     other.load_state_dict(model.state_dict())
     resumed.model.load_state_dict(ours.model.state_dict())
+    resumed.updates = ours.updates
     ours.update()
     resumed.update()
     for one, two in zip(ours.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
