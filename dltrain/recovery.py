@@ -111,8 +111,8 @@ def scale_learning_rate(trainer: "Trainer", factor: float) -> None:
     for group in trainer.optimizer.param_groups:
         for name in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):  # the last two are OneCycleLR's
             group[name] *= factor
-    if trainer.schedule and hasattr(trainer.schedule.scheduler, "base_lrs"):
-        trainer.schedule.scheduler.base_lrs = [rate * factor for rate in trainer.schedule.scheduler.base_lrs]
+    if trainer.schedule:
+        trainer.schedule.scale(factor)
 
 
 def halve(trainer: "Trainer", samples: int, error: RuntimeError) -> None:

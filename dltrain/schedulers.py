@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,11 +35,35 @@ class Schedule:
         elif self.interval == "epoch":
             self.scheduler.step()
 
+    def catch_up(self, steps: int, history: Iterable[Mapping[str, float]]) -> None:
+        """Go from its beginning to behind ``steps`` optimizer steps and the epochs that ``history`` has metrics of."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects optimizer steps in between
+            for _ in range(steps):
+                self.after_step()
+            for metrics in history:
+                self.after_epoch(metrics)
+
+    def scale(self, factor: float) -> None:
+        """Multiply the learning rates that it starts from, beside those in the optimizer, by ``factor``."""
+        for scheduler in _innermost(self.scheduler):
+            for name in {"base_lrs", "max_lrs"} & set(vars(scheduler)):
+                setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
+
     def state_dict(self) -> dict[str, Any]:
         return self.scheduler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.scheduler.load_state_dict(state)
+
+
+def _innermost(scheduler: Any) -> Iterator[Any]:
+    """The scheduler itself, or those that it is made of, as torch's SequentialLR and ChainedScheduler are."""
+    inner = getattr(scheduler, "_schedulers", None)
+    if inner is None:
+        yield scheduler
+    for each in inner or ():
+        yield from _innermost(each)
 
 
 class LambdaLR(torch_schedulers.LambdaLR):

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+TORCH = "torch.optim.lr_scheduler"
+SEQUENCE = f"scheduler._target_={TORCH}.SequentialLR +scheduler.milestones=[3] +scheduler.schedulers"
+
 TYPED = [
     # what is typed, and fragments that the one message must have
     # groups and options
@@ -117,6 +120,38 @@ TYPED = [
     ("scheduler=lambda scheduler.lr_lambda='epoch**-0.5'", ["epoch**-0.5", "at epoch 0", "(epoch + 1)"]),
     ("scheduler=lambda scheduler.lr_lambda='__import__(1)'", ["__import__"]),
     ("scheduler=lambda scheduler.lr_lambda='0.9**step'", ["'step' is no name here", "the variable is epoch"]),
+    (
+        f"{SEQUENCE}=[{{_target_:{TORCH}.ReduceLROnPlateau}},{{_target_:{TORCH}.StepLR,step_size:3}}]",
+        ["scheduler.schedulers.0._target_", "follows a metric", "use it alone, scheduler=plateau"],
+    ),
+    (
+        f"{SEQUENCE}=[{{_target_:{TORCH}.StepLR,step_size:0,interval:step}},{{_target_:{TORCH}.LinearRL}}]",
+        [
+            "scheduler.schedulers.0.step_size=0 (command line): must be a whole number of at least 1",
+            f"scheduler.schedulers.0.interval='step' (command line): {TORCH}.StepLR has no argument interval",
+            f"{TORCH} has no LinearRL; did you mean",
+        ],
+    ),
+    (
+        f"{SEQUENCE}=[{{_target_:dltrain.schedulers.LambdaLR,lr_lambda:'0.9**step'}},{{_target_:{TORCH}.CyclicLR,"
+        "base_lr:0,max_lr:1},{_target_:dltrain.schedulers.RandomLR}] optim=adagrad",
+        [
+            "scheduler.schedulers.0.lr_lambda='0.9**step'",
+            "scheduler.schedulers.1.cycle_momentum=false",
+            "scheduler.milestones=[3] (command line): must name where each of the 3 schedulers but the first begins",
+        ],
+    ),
+    ("optim._target_=torch.optim.LBFGS", ["computes the loss several times a step", "use optim=adamw"]),
+    ("optim._target_=torch.optim.SparseAdam", ["takes sparse gradients alone", "use optim=adamw"]),
+    (
+        "optim=adam optim.fused=false +optim.capturable=true device=cpu",
+        ["optim: it cannot take a step on cpu: If capturable"],
+    ),
+    ("+optim.differentiable=true optim.fused=false", ["optim: it cannot take a step on", "in-place operation"]),
+    (
+        "optim=sgd optim._target_=torch.optim.Muon ~optim.fused ~optim.dampening",
+        ["optim: Muon only supports 2D parameters"],
+    ),
     ("model.activation=rellu", ["model.activation='rellu'", "did you mean 'relu'?"]),
     ("model.pool=maximum", ["model.pool='maximum'", "max, average, none"]),
     ("model.padding=full", ["model.padding='full'", "same, valid"]),

@@ -3,6 +3,7 @@
 import io
 import math
 import random
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import options
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from torch import nn
 
 from dltrain.build import build
 from dltrain.errors import ConfigError
+from dltrain.recovery import scale_learning_rate
 from dltrain.schedulers import Expression, LambdaLR, RandomLR, Schedule, linear_warmup_cosine
 from dltrain.trainer import Trainer
 
@@ -156,6 +160,96 @@ def test_plateau_waits_its_default_patience_of_5_epochs_and_takes_a_tenth(run):
     assert rates(run("plateau"))[::STEPS] == pytest.approx(expected)
 
 
+# Schedules that are made of others
+
+
+NESTED = {
+    "one behind the other": (
+        [
+            "_target_=torch.optim.lr_scheduler.SequentialLR",
+            "milestones=[4,10]",
+            "schedulers=[{_target_:torch.optim.lr_scheduler.LinearLR,start_factor:0.2,total_iters:4},"
+            "{_target_:dltrain.schedulers.LambdaLR,lr_lambda:'0.9 ** epoch'},"
+            "{_target_:torch.optim.lr_scheduler.CosineAnnealingLR,T_max:20}]",
+        ],
+        lambda t: 0.2 + 0.2 * t if t < 4 else 0.9 ** (t - 4) if t < 10 else half_cosine(1, 0, (t - 10) / 20),
+    ),
+    "several at once": (
+        [
+            "_target_=torch.optim.lr_scheduler.ChainedScheduler",
+            "schedulers=[{_target_:torch.optim.lr_scheduler.ConstantLR,factor:0.1,total_iters:5},"
+            "{_target_:torch.optim.lr_scheduler.ExponentialLR,gamma:0.9}]",
+        ],
+        lambda t: 0.9**t * (0.1 if t < 5 else 1),
+    ),
+    "a sequence of a chain and a rise over the rest of the run": (
+        [
+            "_target_=torch.optim.lr_scheduler.SequentialLR",
+            "milestones=[6]",
+            "schedulers=[{_target_:torch.optim.lr_scheduler.ChainedScheduler,"
+            "schedulers:[{_target_:torch.optim.lr_scheduler.ExponentialLR,gamma:0.9}]},"
+            "{_target_:torch.optim.lr_scheduler.LinearLR,start_factor:0.5,total_iters:'${data.schedule_length}'}]",
+        ],
+        None,
+    ),
+}
+
+
+def nested(name: str) -> list[str]:
+    keys = NESTED[name][0]
+    return [f"{'+' if not key.startswith('_') else ''}scheduler.{key}" for key in keys]
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("name", [name for name, (_, closed_form) in NESTED.items() if closed_form])
+def test_a_schedule_made_of_others_equals_its_closed_form(name, interval, run):
+    closed_form = NESTED[name][1]
+    trainer = run("none", *nested(name), f"scheduler.interval={interval}")
+    per_epoch = STEPS if interval == "epoch" else 1
+    assert rates(trainer) == pytest.approx([LR * closed_form(step // per_epoch) for step in range(EPOCHS * STEPS)])
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_schedule_made_of_others_is_what_torch_makes_of_them(name, run):
+    from torch.optim import lr_scheduler as torch_schedulers
+
+    def plain(node, optimizer):
+        keys = {key: value for key, value in node.items() if key not in ("_target_", "interval")}
+        keys["schedulers"] = [plain(each, optimizer) for each in keys.pop("schedulers", [])] or None
+        kind = node["_target_"].rpartition(".")[2]
+        if kind == "LambdaLR":
+            return torch_schedulers.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+        keys = {key: value for key, value in keys.items() if value is not None}
+        return getattr(torch_schedulers, kind)(optimizer=optimizer, **keys)
+
+    cfg = OmegaConf.create({"data": {"schedule_length": EPOCHS}, "scheduler": {}})
+    for word in nested(name):
+        OmegaConf.update(cfg, *parsed(word), force_add=True)
+    with warnings.catch_warnings(action="ignore"):  # of a chain within a sequence
+        scheduler = plain(OmegaConf.to_container(cfg.scheduler, resolve=True), sgd())
+    expected = trace(scheduler, EPOCHS)
+    assert rates(run("none", *nested(name)))[::STEPS] == expected
+
+
+def parsed(word: str) -> tuple[str, object]:
+    override = OverridesParser.create().parse_override(word)
+    return override.key_or_group, override.value()
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_schedule_made_of_others_goes_on_from_its_saved_state(name, run):
+    goes_on_from_its_saved_state(lambda: run("none", *nested(name)))
+
+
+def test_the_rates_of_a_schedule_made_of_others_are_scaled_as_a_whole(run):
+    whole, scaled = (run("none", *nested("one behind the other")) for _ in range(2))
+    expected = rates(whole)
+    before = rates(scaled, epochs=range(2))
+    scale_learning_rate(scaled, 0.5)
+    behind = [0.5 * rate for rate in expected[2 * STEPS :]]
+    assert before + rates(scaled, epochs=range(2, EPOCHS)) == pytest.approx(expected[: 2 * STEPS] + behind)
+
+
 # random
 
 
@@ -245,8 +339,12 @@ def test_random_refuses_what_its_definition_leaves_out(arguments):
 @pytest.mark.parametrize("name", sorted(set(options("scheduler")) - {"none"}))
 def test_every_schedule_goes_on_from_its_saved_state(name, run):
     keys = {"random": ["scheduler.boundary=2"], "plateau": ["scheduler.patience=1"]}.get(name, [])
-    whole = rates(run(name, *keys))
-    first, second = run(name, *keys), run(name, *keys)
+    goes_on_from_its_saved_state(lambda: run(name, *keys))
+
+
+def goes_on_from_its_saved_state(make: Callable[[], Trainer]) -> None:
+    whole = rates(make())
+    first, second = make(), make()
     before = rates(first, epochs=range(13))
     saved = io.BytesIO()
     torch.save({"schedule": first.schedule.state_dict(), "optimizer": first.optimizer.state_dict()}, saved)

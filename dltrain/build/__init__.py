@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.build.data import evaluation_loader, read_data, training_loader
-from dltrain.build.make import make, module
+from dltrain.build.make import make, module, optimizer, scheduler
 from dltrain.build.network import is_sharded, placed_network, without_fused_kernel, wrapped
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.base import Data
@@ -94,11 +94,11 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
     torch.set_num_threads(cfg.trainer.threads)
 
     # The optimizer keeps references to the parameters, so the model is on its device by now.
-    optimizer = make(cfg, "optim", model.parameters())
+    optim = optimizer(cfg, list(model.parameters()))
     if is_sharded(cfg, world):
-        without_fused_kernel(optimizer)
+        without_fused_kernel(optim)
     metric_names = _metric_names(data, device)
-    schedule = _schedule(cfg, optimizer, metric_names)
+    schedule = _schedule(cfg, optim, metric_names)
 
     monitor = _monitor(cfg, "trainer.checkpoint.monitor", metric_names)
     config_text = OmegaConf.to_yaml(cfg, resolve=True)
@@ -111,7 +111,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
     trainer = Trainer(
         model=model,
         loss=loss,
-        optimizer=optimizer,
+        optimizer=optim,
         train=train,
         val=val,
         metrics=lambda: metrics_for(data.facts, device),
@@ -197,12 +197,12 @@ def _monitor(cfg: DictConfig, key: str, names: list[str]) -> str:
     return str(name)
 
 
-def _schedule(cfg: DictConfig, optimizer: torch.optim.Optimizer, metric_names: list[str]) -> Schedule | None:
+def _schedule(cfg: DictConfig, optim: torch.optim.Optimizer, metric_names: list[str]) -> Schedule | None:
     node = cfg.scheduler
     if node._target_ is None:
         return None
     if "monitor" not in node:
-        return Schedule(make(cfg, "scheduler", optimizer, without=_SCHEDULE_KEYS), node.interval)
+        return Schedule(scheduler(cfg, "scheduler", optim, without=_SCHEDULE_KEYS), node.interval)
     monitor = _monitor(cfg, "scheduler.monitor", metric_names)
     if node.interval != "epoch":
         raise ConfigError(["scheduler.interval=step: a metric is there once an epoch; use scheduler.interval=epoch"])
@@ -211,7 +211,7 @@ def _schedule(cfg: DictConfig, optimizer: torch.optim.Optimizer, metric_names: l
         node.mode = better
     elif node.mode != better:
         raise ConfigError([f"scheduler.mode={node.mode}: {monitor} is better when {better}imal; use mode=auto"])
-    return Schedule(make(cfg, "scheduler", optimizer, without=_SCHEDULE_KEYS), node.interval, monitor)
+    return Schedule(scheduler(cfg, "scheduler", optim, without=_SCHEDULE_KEYS), node.interval, monitor)
 
 
 def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping | None:

@@ -104,13 +104,13 @@ AUGMENT: dict[str, Rule] = {
 }
 
 
-def check_limits(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
-    """Values out of range, of a node whose target is torch's or dltrain's own."""
+def check_limits(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values out of range, of the node ``key`` of a group, whose target is torch's or dltrain's own."""
     for name, rule in LIMITS.get(group, {}).items():
         value = node.get(name)
         if value is not None and value != LATER and not rule.allows(value):
             hint = f"; {_HINTS[group, name]}" if (group, name) in _HINTS else ""
-            yield Problem(f"{group}.{name}", f"must be {rule}{hint}", value)
+            yield Problem(f"{key}.{name}", f"must be {rule}{hint}", value)
     if group == "dataset" and isinstance(node.get("augment"), dict):
         yield from _check_augment(node["augment"])
 

@@ -8,7 +8,7 @@ from dltrain.config.limits import check_limits
 from dltrain.config.relations import check_relations
 from dltrain.config.rules import LATER, Problem
 from dltrain.config.source import READ
-from dltrain.config.targets import PLACES, Target, find
+from dltrain.config.targets import PLACES, Target, find, is_scheduler
 from dltrain.errors import ConfigError
 
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "pruner")
@@ -18,6 +18,11 @@ OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor")}
 _FOLLOWED = {"dataset": ("val_fraction", "test_fraction", "limit", "split_seed")}
 _FILLED = {"optim": ("params",), "scheduler": ("optimizer",), "logger": ("folder", "config", "history")}
 _NONE: Mapping[str, tuple[str, ...]] = {"scheduler": ("interval",), "pruner": ()}  # may have no target, but these keys
+# Optimizers of torch's that a loop of forward, backward and step cannot use.
+_UNUSABLE = {
+    "torch.optim.lbfgs.LBFGS": "computes the loss several times a step, where dltrain computes it once",
+    "torch.optim.sparse_adam.SparseAdam": "takes sparse gradients alone, and those of a network here are dense",
+}
 _HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
@@ -89,17 +94,35 @@ def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Pro
     except ConfigError as error:
         yield from (Problem(f"{key}._target_", text, name) for text in error.problems)
         return
+    if problem := _unusable(target, inner=key != group):
+        yield Problem(f"{key}._target_", problem, name)
+        return
     arguments = {one: value for one, value in node.items() if one not in _HYDRA}
     taken = target.signature.parameters if target.signature else {}
-    own = (*OWN.get(group, ()), *(one for one in _FOLLOWED.get(group, ()) if one not in taken))
+    own = (
+        *(OWN.get(group, ()) if key == group else ()),
+        *(one for one in _FOLLOWED.get(group, ()) if one not in taken),
+    )
     passed = {one: value for one, value in arguments.items() if one not in own}
     filled = _FILLED.get(group, tuple(f"_args_[{number}]" for number in range(len(node.get("_args_") or ()))))
+    if group == "scheduler" and "optimizer" in list(taken)[1:]:  # ChainedScheduler: handed over by name
+        passed, filled = {**passed, "optimizer": LATER}, ()
     found = [] if node.get("_partial_") else check_arguments(key, _typed(group, passed, target), target, filled, own)
-    limits = list(check_limits(group, node)) if group and _is_known(target) else []
+    limits = list(check_limits(key, group, node)) if group and _is_known(target) else []
     ranged = {problem.key for problem in limits}  # a range tells more than a type
     yield from (*limits, *(one for one in found if one.key not in ranged))
     for one, value in node.items():
-        yield from _check_nested(f"{key}.{one}", value)
+        yield from _check_nested(f"{key}.{one}", group, value)
+
+
+def _unusable(target: Target, inner: bool) -> str:
+    """Why dltrain cannot use what fits the place otherwise; an empty string where it can."""
+    for name in target.ancestors:
+        if name in _UNUSABLE:
+            return f"{_UNUSABLE[name]}: use optim=adamw, or optim=sgd with its momentum"
+    if inner and "torch.optim.lr_scheduler.ReduceLROnPlateau" in target.ancestors:
+        return "follows a metric, which a schedule within another does not get: use it alone, scheduler=plateau"
+    return ""
 
 
 def _is_known(target: Target) -> bool:
@@ -112,13 +135,16 @@ def _typed(group: str, passed: dict[str, Any], target: Target) -> dict[str, Any]
     return {name: LATER if name == "mode" and is_plateau else value for name, value in passed.items()}
 
 
-def _check_nested(key: str, value: Any) -> Iterator[Problem]:
+def _check_nested(key: str, group: str, value: Any) -> Iterator[Problem]:
+    """A value of a node of the group: what it names, at any depth; schedulers may be made of others."""
     if isinstance(value, dict) and value.get("_target_") is not None:
-        yield from _check_target(key, "", value)
+        yield from _check_target(
+            key, "scheduler" if group == "scheduler" and is_scheduler(value["_target_"]) else "", value
+        )
     elif isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
-            yield from _check_nested(f"{key}.{name}", item)
+            yield from _check_nested(f"{key}.{name}", group, item)
 
 
 def require_harmless(key: str, node: Mapping[str, Any]) -> None:
@@ -129,7 +155,7 @@ def require_harmless(key: str, node: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: each such ``_target_``.
     """
-    found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", value)]
+    found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", key, value)]
     if refused := [problem.sentence() for problem in found if problem.key.endswith("._target_")]:
         raise ConfigError(refused)
 

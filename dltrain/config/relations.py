@@ -28,10 +28,18 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("optim.fused", "excludes optim.foreach=true: leave one of them out", True)
     if _is_own(model, "CNN"):
         yield from _check_cnn(model)
-    if scheduler.get("_target_") == "dltrain.schedulers.LambdaLR":
-        yield from _check_expression(scheduler, trainer.get("epochs"))
-    if str(scheduler.get("_target_")).endswith(".OneCycleLR") and scheduler.get("cycle_momentum", True) is True:
-        yield from _check_cycle(optim)
+    for key, node in _schedulers("scheduler", scheduler):
+        if node.get("_target_") == "dltrain.schedulers.LambdaLR":
+            yield from _check_expression(
+                key, node, trainer.get("epochs") if scheduler.get("interval") == "epoch" else 1
+            )
+        if (
+            str(node.get("_target_")).endswith((".OneCycleLR", ".CyclicLR"))
+            and node.get("cycle_momentum", True) is True
+        ):
+            yield from _check_cycle(key, optim)
+        if str(node.get("_target_")).endswith(".SequentialLR"):
+            yield from _check_milestones(key, node)
     if str(scheduler.get("_target_")).endswith(".OneCycleLR"):
         yield from _check_rise(scheduler, trainer.get("epochs"))
     parts, size = trainer.get("accumulate"), dataset.get("batch_size")
@@ -94,10 +102,26 @@ def _check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("dataset.path", "there is no such file; it must be a CSV or Parquet file", path)
 
 
-def _check_cycle(optim: Mapping[str, Any]) -> Iterator[Problem]:
+def _schedulers(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The nodes of a scheduler and of those that it is made of."""
+    if isinstance(value, dict) and "_target_" in value:
+        yield key, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield from _schedulers(f"{key}.{name}", inner)
+
+
+def _check_milestones(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    schedulers, milestones = node.get("schedulers"), node.get("milestones")
+    if isinstance(schedulers, list) and isinstance(milestones, list) and len(milestones) != len(schedulers) - 1:
+        text = f"must name where each of the {len(schedulers)} schedulers but the first begins"
+        yield Problem(f"{key}.milestones", text, milestones)
+
+
+def _check_cycle(key: str, optim: Mapping[str, Any]) -> Iterator[Problem]:
     if "momentum" not in optim and "betas" not in optim and _is_torch(optim):
         needs = f"needs an optimizer with momentum, which {optim['_target_']} has not"
-        yield Problem("scheduler.cycle_momentum", f"{needs}: use scheduler.cycle_momentum=false", True)
+        yield Problem(f"{key}.cycle_momentum", f"{needs}: use {key}.cycle_momentum=false", True)
 
 
 def _check_rise(scheduler: Mapping[str, Any], epochs: Any) -> Iterator[Problem]:
@@ -133,17 +157,16 @@ def _half(size: Any) -> int:
     return size // 2 if isinstance(size, int) else 1
 
 
-def _check_expression(scheduler: Mapping[str, Any], epochs: Any) -> Iterator[Problem]:
+def _check_expression(key: str, scheduler: Mapping[str, Any], intervals: Any) -> Iterator[Problem]:
     text, variable = scheduler.get("lr_lambda"), scheduler.get("variable", "epoch")
     if text in (None, LATER) or not isinstance(variable, str):
         return
     try:
         expression = Expression(str(text), variable)
-        # How many steps there are, only the data know.
-        expression.check(epochs if scheduler.get("interval") == "epoch" and isinstance(epochs, int) else 1)
+        expression.check(intervals if isinstance(intervals, int) else 1)
     except ConfigError as error:
         cause = str(error).removeprefix(f"scheduler.lr_lambda='{text}': ")
-        yield Problem("scheduler.lr_lambda", cause, text)
+        yield Problem(f"{key}.lr_lambda", cause, text)
 
 
 def _check_monitors(cfg: Mapping[str, Any]) -> Iterator[Problem]:

@@ -124,6 +124,15 @@ def find(name: Any, place: Place) -> Target:
     return target
 
 
+def is_scheduler(name: Any) -> bool:
+    """Whether ``name`` is a class of learning-rate schedulers, or a function that makes one of its ``optimizer``."""
+    try:
+        target = find(name, PLACES["scheduler"])
+    except ConfigError:  # told by whoever looks it up for its own place
+        return False
+    return target.is_class or (target.signature is not None and "optimizer" in target.signature.parameters)
+
+
 def _refusal(text: str) -> ConfigError:
     return ConfigError([text])
 
