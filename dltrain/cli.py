@@ -201,6 +201,8 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool =
 
 
 def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
+    import logging
+
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -214,6 +216,12 @@ def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
     alone = arguments if single else [*without_sweep(split(arguments)[0]), *job.overrides.task]
     path = Path(job.runtime.output_dir)
     command = launch.command_of(alone)
+    if job.job.chdir:  # Hydra has gone to the run folder, where no relative path of the user's leads anywhere
+        os.chdir(job.runtime.cwd)
+        logging.getLogger(__name__).warning(
+            "hydra.job.chdir=true has no effect: relative paths mean the directory where the command was typed, %s",
+            job.runtime.cwd,
+        )
     try:
         with signals.handled() as stop, discarded_unless_begun(path, command), stdout_kept():
             if not single:  # a single run was checked before its folder was made; here keys of a sweep come together

@@ -12,14 +12,14 @@ from torch import nn
 from dltrain import checkpoint, config
 from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
 from dltrain.build.make import make
-from dltrain.config.earlier import of_run, require_trusted
+from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.data.base import Data, Facts, Fitted
 from dltrain.data.loader import Loader
 from dltrain.data.transforms import transform_of
 from dltrain.device import Precision, pick_device, pick_precision
 from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, UserError, did_you_mean
-from dltrain.run import find_run, read_json
+from dltrain.run import find_run, started_elsewhere
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -127,7 +127,8 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     if not {"config", "facts", "preprocessing", "model"} <= content.keys():
         raise CheckpointError(f"'{path}' holds no network of dltrain's")
     own = of_run(content["config"], ())
-    _find_files(own, folder)
+    if started := started_elsewhere(folder):
+        locate_files(own, started)
     cfg = _configuration(own, overrides)
     fitted = Fitted(Facts(**content["facts"]), content["preprocessing"])
     device = pick_device(cfg.device)
@@ -148,15 +149,6 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         transform=transform_of(fitted.facts.kind, fitted.preprocessing).to(device),
         precision=pick_precision(cfg.trainer.precision, device),
     )
-
-
-def _find_files(cfg: Any, folder: Path) -> None:
-    """Let paths that are relative to where the run was started lead there, unless they lead somewhere from here."""
-    started = read_json(folder / "environment.json").get("working_directory", "")
-    for key in ("root", "path"):
-        place = cfg.dataset.get(key)
-        if isinstance(place, str) and not Path(place).expanduser().exists() and (Path(started) / place).exists():
-            cfg.dataset[key] = str(Path(started) / place)
 
 
 def _configuration(own: Any, overrides: Sequence[str]) -> Any:

@@ -233,6 +233,12 @@ def find_run(name: str) -> tuple[Path, Path | None]:
     return path, None
 
 
+def started_elsewhere(run: Path) -> str:
+    """The directory in which a run was started; an empty string where it is this one, or not known."""
+    started = str(read_json(run / "environment.json").get("working_directory", ""))
+    return "" if started == os.getcwd() else started
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, empty where there is none that can be read."""
     try:

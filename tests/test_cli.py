@@ -245,3 +245,37 @@ def test_a_closed_stdout_takes_nothing_from_a_run(tmp_path):
     run = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in run.stderr and "Exception ignored" not in run.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "done"
+
+
+def test_relative_paths_are_those_of_the_directory_of_the_command_also_with_chdir(dltrain, tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b\n" + "".join(f"{row},{row * row}\n" for row in range(40)))
+    for name, group, text in (
+        ("my_conf", "optim", "_target_: torch.optim.SGD\nlr: 0.001\n"),
+        ("more", "model", LINEAR),
+    ):
+        (tmp_path / name / group).mkdir(parents=True)
+        (tmp_path / name / group / "mine.yaml").write_text(text)
+    command = (
+        *("--config-dir", "my_conf", "hydra.searchpath=[file://more]", "hydra.job.chdir=true", "optim=mine"),
+        *("model=mine", "dataset=table", "dataset.path=rows.csv", "dataset.target=b", "trainer.epochs=1"),
+    )
+    outcome = dltrain(*command, "hydra.run.dir=runs/a")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.folder == tmp_path / "runs" / "a"
+    assert outcome.stderr.count("hydra.job.chdir=true has no effect") == 1
+    assert json.loads((outcome.folder / "environment.json").read_text())["working_directory"] == str(tmp_path)
+    on = dltrain(*command, "resume=runs/a", "hydra.run.dir=runs/b", "trainer.epochs=2")
+    assert on.code == 0, on.stderr
+    sweep = dltrain("-m", *command, "seed=1,2", "hydra.sweep.dir=sweep")
+    assert sweep.code == 0, sweep.stderr
+    assert Path.cwd() == tmp_path
+    missing = dltrain(*command, "dataset.path=none.csv")
+    assert missing.code == 2 and "there is no such file" in missing.stderr
+
+
+LINEAR = """\
+_target_: dltrain.models.MLP
+input_shape: ${data.input_shape}
+num_outputs: ${data.num_outputs}
+hidden_sizes: []
+"""

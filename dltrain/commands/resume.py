@@ -3,15 +3,17 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from dltrain import config
 from dltrain.answer import stdout_kept
-from dltrain.config.earlier import of_run, require_trusted
+from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
 from dltrain.errors import UserError
 from dltrain.log import log_to
 from dltrain.record import read_config
-from dltrain.run import find_run
+from dltrain.run import find_run, started_elsewhere
 
 
 def resume(arguments: Sequence[str]) -> None:
@@ -40,9 +42,21 @@ def resume(arguments: Sequence[str]) -> None:
         log_to(folder.path / "train.log")
         found = find_resumable(str(checkpoint or path), path)
         assert found is not None  # it raises where a run that is named has no checkpoint
-        cfg = of_run(found.composed, overrides)
+        cfg = _configuration(found.composed, overrides, folder.path)
         require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
         if cfg.trust:  # as when the run began: classes of the working directory need not be installed
             sys.path.insert(0, os.getcwd())
         config.check(cfg)
         go_on(cfg, folder, found, stop, force="--force" in arguments)
+
+
+def _configuration(composed: str, overrides: Sequence[str], folder: Path) -> Any:
+    """The run's own with the overrides; each names its files from the directory in which it was typed."""
+    started = started_elsewhere(folder)
+    if not started:
+        return of_run(composed, overrides)
+    own = of_run(composed, ())
+    locate_files(own, started)
+    cfg = of_run(own, overrides)
+    locate_files(cfg, os.getcwd())
+    return cfg

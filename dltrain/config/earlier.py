@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -65,6 +66,26 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     if problems:
         raise ConfigError(problems)
     return cfg
+
+
+_SQLITE = "sqlite:///"  # and the path of a file, which may be relative
+
+
+def locate_files(cfg: DictConfig, folder: str) -> None:
+    """Let the relative paths of a configuration, where they lead to something in ``folder``, lead there.
+
+    They were typed in that directory, and the run can be taken up from any other one.
+    """
+    for node, key, prefix in (
+        *((cfg.get("dataset"), key, "") for key in ("root", "path")),
+        *((node, "tracking_uri", prefix) for node in (cfg.get("logger") or {}).values() for prefix in ("", _SQLITE)),
+    ):
+        value = node.get(key) if isinstance(node, DictConfig) else None
+        if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
+            continue
+        path = Path(value.removeprefix(prefix)).expanduser()
+        if not path.is_absolute() and Path(folder, path).exists():
+            node[key] = f"{prefix}{Path(folder, path)}"
 
 
 def _yaml(file: str) -> Any:
