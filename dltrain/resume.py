@@ -26,6 +26,8 @@ _FREE = (
     *("data.name", "data.schedule_length", "scheduler.tried_over"),
 )
 
+_LENGTHS = ("T_max", "total_steps", "total", "total_iters", "epochs", "steps_per_epoch")  # of schedules
+
 _KERNELS = ("fused", "foreach")  # options of torch's optimizers
 
 
@@ -107,7 +109,8 @@ def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: boo
     """Bring ``trainer`` to the state that was saved, once it is sure that the run goes on as it would have.
 
     With ``force`` what has changed in the configuration takes effect: options of the optimizer are those of now, the
-    learning rate is scaled as far as a schedule has changed it, and a schedule that has changed itself starts anew.
+    learning rate is scaled as far as a schedule has changed it, and a schedule that has changed itself starts anew,
+    unless its length alone has changed: then it is where one of that length would be by now.
 
     Raises:
         UserError: keys that differ, unless ``force``.
@@ -121,6 +124,8 @@ def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: boo
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise CheckpointError(f"the state in '{resumable.path}' does not fit this run: {error}") from error
     _take_up_options(trainer, fresh, changed)
+    if trainer.schedule and _changes_schedule(changed):
+        _place(trainer, resumable.composed, changed)
     trainer.due.saved(trainer.epoch, trainer.step)
 
 
@@ -128,13 +133,41 @@ def _anew(changed: set[str]) -> list[str]:
     """Parts of a trainer whose state is of no use where these keys have changed."""
     parts = {
         "optimizer": "optim._target_" in changed,
-        "schedule": any(key.startswith("scheduler.") for key in changed) or "optim._target_" in changed,
-        "ema": "trainer.ema_decay" in changed,
+        "schedule": _changes_schedule(changed),
         "scaler": "trainer.precision" in changed,
         "best": "trainer.checkpoint.monitor" in changed,
         "accumulate": "trainer.accumulate" in changed,
     }
     return [name for name, anew in parts.items() if anew]
+
+
+def _changes_schedule(changed: set[str]) -> bool:
+    return "optim._target_" in changed or any(key.startswith("scheduler.") for key in changed)
+
+
+def _place(trainer: Trainer, composed: str, changed: set[str]) -> None:
+    """Bring a schedule that was made anew to its place in the run, where what has changed of it is its length alone.
+
+    Raises:
+        UserError: it cannot go that far.
+    """
+    assert trainer.schedule is not None
+    if "optim.lr" not in changed:
+        rollbacks = sum(event["event"] == "rollback" for event in trainer.events)
+        scale_learning_rate(trainer, 0.5**rollbacks)
+    before, now = (
+        {key: value for key, value in yaml.safe_load(text)["scheduler"].items() if key not in _LENGTHS}
+        for text in (composed, trainer.checkpoints.header["composed"])
+    )
+    if before != now or "optim._target_" in changed:
+        return
+    # Not as many steps as were taken: with batches of another size an epoch has another number of them.
+    steps = trainer.epoch * len(trainer.train) + trainer.batch
+    try:
+        trainer.schedule.catch_up(steps, trainer.history)
+    except (ValueError, LookupError) as error:
+        name = type(trainer.schedule.scheduler).__name__
+        raise UserError(f"{name} cannot go on over trainer.epochs={trainer.epochs}: {error}") from error
 
 
 def _take_up_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set[str]) -> None:
@@ -144,12 +177,11 @@ def _take_up_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set
     """
     groups = trainer.optimizer.param_groups
     before, rate = (group[0].get("initial_lr", group[0]["lr"]) for group in (groups, fresh))
-    if "optim.lr" in changed and before:
+    all_of_them = _changes_schedule(changed)  # a schedule that is made anew has left its own marks there
+    if "optim.lr" in changed and before and not all_of_them:
         scale_learning_rate(trainer, rate / before)
     for group, new in zip(groups, fresh, strict=True):
         group.update({name: new[name] for name in _KERNELS if name in new})
-        # A schedule that starts anew has left its own marks there.
-        all_of_them = "schedule" in _anew(changed)
         kept = ("params", "lr") if before and not all_of_them else ("params",)
         group.update(
             {name: new[name] for name in new if name not in kept and (all_of_them or f"optim.{name}" in changed)}

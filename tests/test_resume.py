@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -17,12 +18,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from PIL import Image
 from test_loggers import wandb_records
 from torture import differences, torture
 
 from dltrain import checkpoint
 from dltrain.checkpoint import Checkpoints
+from dltrain.config.earlier import locate_files
 from dltrain.data import loader
 from dltrain.progress import View
 from dltrain.trainer import Trainer
@@ -561,6 +564,54 @@ def test_files_that_were_copied_elsewhere_are_the_same(dltrain, interrupted, own
     assert [line for line in differences(Path("whole"), run) if not line.endswith(("config", "composed", "name"))] == []
 
 
+@pytest.mark.parametrize("data", ["table", "series", "image_folder"])
+def test_a_run_goes_on_from_another_directory_as_every_verb_does(
+    dltrain, interrupted, own_data, data, tmp_path, monkeypatch
+):
+    run = interrupted(*own_data[data], at=behind_epoch(1)).absolute()
+    assert dltrain(*own_data[data], "hydra.run.dir=whole").code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = dltrain("resume", str(run))
+    assert outcome.code == 0, outcome.stderr
+    assert_equal_runs(tmp_path / "whole", run)
+    for directory in ("elsewhere", "."):  # once more, now that the run was taken up elsewhere
+        monkeypatch.chdir(tmp_path / directory)
+        assert dltrain("evaluate", str(run), report=True).result["metrics"] == outcome.result["test"]
+
+
+def test_files_that_are_named_on_resuming_are_named_from_there(dltrain, interrupted, own_data, tmp_path, monkeypatch):
+    run = interrupted(*own_data["table"], at=behind_epoch(1)).absolute()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move("rows.csv", "elsewhere/moved.csv")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert dltrain("resume", str(run), "dataset.path=moved.csv").code == 0
+    monkeypatch.chdir(tmp_path)
+    assert dltrain("evaluate", str(run), report=True).code == 0
+
+
+def test_a_file_of_the_same_name_here_is_not_taken_for_that_of_the_run(dltrain, own_data, tmp_path, monkeypatch):
+    run = dltrain(*own_data["table"])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rows.csv").write_text("a,b,c\n" + "1,2,3\n" * 30)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert dltrain("evaluate", str(run.folder), report=True).result["metrics"] == run.result["test"]
+
+
+def test_loggers_stores_are_found_again_from_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "mlruns").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = []
+    for uri in ("sqlite:///mlflow.db", "mlruns", "sqlite:///other.db", "http://server:5000", f"sqlite:///{tmp_path}/x"):
+        cfg = OmegaConf.create({"dataset": {}, "logger": {"mlflow": {"tracking_uri": uri}}})
+        locate_files(cfg, str(tmp_path))
+        found.append(cfg.logger.mlflow.tracking_uri)
+    here = [f"sqlite:///{tmp_path}/mlflow.db", f"{tmp_path}/mlruns"]
+    assert found == [*here, "sqlite:///other.db", "http://server:5000", f"sqlite:///{tmp_path}/x"]
+
+
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_another_number_of_samples_is_noticed(dltrain, stopped, part):
     path = stopped / "checkpoints" / "last.pt"
@@ -599,10 +650,49 @@ def test_a_forced_schedule_starts_anew(dltrain, interrupted):
     assert rates(run) == [0.05, 0.05, 0.025, 0.0125]
 
 
-def test_a_forced_schedule_over_more_epochs_covers_them(dltrain, interrupted):
-    run = interrupted(*CONFIGS["onecycle"], at=behind_step(6))
-    assert dltrain("resume", "run", "trainer.epochs=9", "--force").code == 0
-    assert len(rates(run)) == 9
+LENGTHS = {  # schedules that know the length of the run
+    "cosine": ("scheduler=cosine",),
+    "cosine over steps": ("scheduler=cosine", "scheduler.interval=step"),
+    "one cycle": ("scheduler=onecycle",),
+    "warm-up": ("scheduler=linear_warmup_cosine",),
+    "a length in a schedule within a schedule": (
+        *("scheduler._target_=torch.optim.lr_scheduler.ChainedScheduler",),
+        "+scheduler.schedulers=[{_target_:torch.optim.lr_scheduler.CosineAnnealingLR,T_max:'${data.schedule_length}'}]",
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("at", [behind_step(6), behind_step(16)], ids=["in an epoch", "at its end"])
+def test_a_schedule_forced_over_more_epochs_is_where_one_of_that_length_would_be(dltrain, interrupted, schedule, at):
+    command = [word for word in CONFIGS["cnn"] if not word.startswith("trainer.epochs")]
+    run = interrupted(*command, "trainer.epochs=4", *schedule, at=at)
+    assert dltrain("resume", "run", "trainer.epochs=8", "--force").code == 0
+    assert dltrain(*command, "trainer.epochs=8", *schedule, "hydra.run.dir=whole").code == 0
+    begun = 1 if at.__name__ == "behind step 6" else 4
+    assert rates(run)[begun:] == pytest.approx(rates(Path("whole"))[begun:], rel=1e-9)
+
+
+def test_a_length_that_was_typed_counts_as_well(dltrain, interrupted):
+    run = interrupted(*CONFIGS["cnn"], "scheduler=cosine", "scheduler.T_max=4", at=behind_step(6))
+    assert dltrain("resume", "run", "scheduler.T_max=8", "--force").code == 0
+    expected = [0.05, *(0.05 * (1 + math.cos(math.pi * epoch / 8)) / 2 for epoch in (1, 2, 3))]
+    assert rates(run) == pytest.approx(expected)
+
+
+def test_with_batches_of_another_size_a_forced_schedule_covers_the_run(dltrain, interrupted):
+    run = interrupted(*CONFIGS["cnn"], "scheduler=linear_warmup_cosine", at=behind_epoch(2))
+    assert dltrain("resume", "run", "dataset.batch_size=16", "--force").code == 0
+    whole = (*CONFIGS["cnn"], "scheduler=linear_warmup_cosine", "dataset.batch_size=16", "hydra.run.dir=whole")
+    assert dltrain(*whole).code == 0
+    assert rates(run)[2:] == pytest.approx(rates(Path("whole"))[2:])
+
+
+def test_a_forced_schedule_that_cannot_reach_as_far_is_refused_by_name(dltrain, interrupted):
+    interrupted(*CONFIGS["onecycle"], at=behind_step(14))
+    outcome = dltrain("resume", "run", "trainer.epochs=2", "--force")
+    assert outcome.code == 2
+    assert "OneCycleLR cannot go on over trainer.epochs=2: Tried to step" in outcome.stderr
 
 
 def test_other_options_of_the_optimizer_take_effect_when_forced(dltrain, stopped):
@@ -623,6 +713,28 @@ def test_what_is_forced_runs_to_the_end(dltrain, interrupted, change):
     outcome = dltrain("resume", "run", change, "--force")
     assert outcome.code == 0, outcome.stderr
     assert len(read_metrics(run)) == 4
+
+
+def test_an_average_that_is_forced_into_a_run_begins_with_the_weights_of_then(dltrain, stopped, monkeypatch):
+    real, begun = Trainer.fit, []
+
+    def watched(self):
+        begun.append([torch.equal(*pair) for pair in zip(self.ema.model.parameters(), self.parameters, strict=True)])
+        real(self)
+
+    monkeypatch.setattr(Trainer, "fit", watched)
+    assert dltrain("resume", "run", "trainer.ema_decay=0.9", "--force").code == 0
+    assert begun and all(begun[0])
+
+
+def test_a_run_of_an_earlier_version_which_did_not_count_its_averaged_steps_goes_on(dltrain, interrupted):
+    run = interrupted(*CONFIGS["accumulate"], at=behind_step(6))
+    path = run / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    assert content["trainer"].pop("ema_updates") == 6
+    checkpoint.save(path, content)
+    assert dltrain("resume", "run").code == 0
+    assert checkpoint.load(path)["trainer"]["ema_updates"] == 16
 
 
 def test_another_network_is_refused_even_when_forced(dltrain, stopped):
