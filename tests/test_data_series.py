@@ -1,7 +1,10 @@
 """Time series: windows against closed forms, nothing of the future in the past, and what a bad file gets told."""
 
 import csv
+import itertools
+import json
 from collections.abc import Callable
+from datetime import date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dltrain.data.base import Data, Samples
+from dltrain.data.base import Data, Fitted, Samples
 from dltrain.data.bundled import sunspots
+from dltrain.data.rows import read_last_windows
 from dltrain.data.series import series
 from dltrain.errors import ConfigError, DataError
 
@@ -216,6 +220,345 @@ def test_a_parquet_file_with_true_dates_equals_the_csv_file(tmp_path):
     assert one.facts == other.facts
     for got, wanted in zip(everything(one.train), everything(other.train), strict=True):
         assert torch.equal(got, wanted)
+
+
+# Times, as they are trained with and as they go on beyond the end
+
+
+def hours(first: str, count: int, zone: str) -> pl.Series:
+    """Hours from ``first`` in UTC on, by the clock of ``zone``."""
+    start = datetime.fromisoformat(first)
+    every = pl.datetime_range(start, start + timedelta(hours=count - 1), "1h", eager=True, time_zone="UTC")
+    return every.dt.convert_time_zone(zone)
+
+
+def written(times: pl.Series, notation: str) -> list[str]:
+    return times.dt.strftime(notation).to_list()
+
+
+def days(first: date, keep: Callable[[date], bool] = lambda day: True, count: int = 60) -> list[date]:
+    every = (first + timedelta(days=number) for number in itertools.count())
+    return list(itertools.islice(filter(keep, every), count))
+
+
+def is_last_weekday_of_its_month(day: date) -> bool:
+    ahead = (day + timedelta(days=number) for number in range(1, 4))
+    return day.weekday() < 5 and all(each.weekday() >= 5 or each.month != day.month for each in ahead)
+
+
+def is_the_30th_or_the_last(day: date) -> bool:
+    return day.day == 30 or (day.month == 2 and (day + timedelta(days=1)).month == 3)
+
+
+# The end of March and of October 2024 are changes of the clock in Berlin; so many hours end right before it.
+SPRING, AUTUMN = hours("2024-03-28T14:00", 59, "Europe/Berlin"), hours("2024-10-24T14:00", 59, "Europe/Berlin")
+WORKDAYS = days(date(2024, 3, 1), lambda day: day.weekday() < 5)  # to Thursday 23 May
+CONTINUED = {
+    # the times of the training, with the three that follow
+    "hours in UTC, Z": (
+        written(SPRING.dt.convert_time_zone("UTC"), "%Y-%m-%dT%H:%M:%SZ"),
+        ["2024-03-31T01:00:00Z", "2024-03-31T02:00:00Z", "2024-03-31T03:00:00Z"],
+    ),
+    "hours in UTC, +00:00": (
+        written(SPRING.dt.convert_time_zone("UTC"), "%Y-%m-%d %H:%M:%S+00:00"),
+        ["2024-03-31 01:00:00+00:00", "2024-03-31 02:00:00+00:00", "2024-03-31 03:00:00+00:00"],
+    ),
+    "milliseconds": (
+        [f"2024-01-31 00:00:{second:02}.000" for second in range(60)],
+        ["2024-01-31 00:01:00.000", "2024-01-31 00:01:01.000", "2024-01-31 00:01:02.000"],
+    ),
+    "hours with offsets before summer time": (
+        written(SPRING, "%Y-%m-%dT%H:%M%:z"),
+        ["2024-03-31T02:00+01:00", "2024-03-31T03:00+01:00", "2024-03-31T04:00+01:00"],  # the instants are right
+    ),
+    "hours with offsets across the change to summer time": (
+        written(hours("2024-03-29T14:00", 60, "Europe/Berlin"), "%Y-%m-%dT%H:%M%:z"),
+        ["2024-04-01T04:00+02:00", "2024-04-01T05:00+02:00", "2024-04-01T06:00+02:00"],
+    ),
+    "hours with offsets across the change back": (
+        written(hours("2024-10-25T14:00", 60, "Europe/Berlin"), "%Y-%m-%dT%H:%M%z"),
+        ["2024-10-28T03:00+0100", "2024-10-28T04:00+0100", "2024-10-28T05:00+0100"],
+    ),
+    "a zone, at the change to summer time": (
+        SPRING,
+        ["2024-03-31T03:00:00+02:00", "2024-03-31T04:00:00+02:00", "2024-03-31T05:00:00+02:00"],
+    ),
+    "a zone, at the change back": (
+        AUTUMN,
+        ["2024-10-27T02:00:00+01:00", "2024-10-27T03:00:00+01:00", "2024-10-27T04:00:00+01:00"],
+    ),
+    "a zone, across the change back": (
+        hours("2024-10-25T14:00", 60, "Europe/Berlin"),
+        ["2024-10-28T03:00:00+01:00", "2024-10-28T04:00:00+01:00", "2024-10-28T05:00:00+01:00"],
+    ),
+    "days in a zone, at midnight": (
+        pl.Series(days(date(2024, 1, 31))).cast(pl.Datetime("ns")).dt.replace_time_zone("Europe/Berlin"),
+        ["2024-03-31T00:00:00+01:00", "2024-04-01T00:00:00+02:00", "2024-04-02T00:00:00+02:00"],
+    ),
+    "weeks by their number": (
+        [f"2020-W{week:02}" for week in range(1, 54)],
+        ["2021-W01", "2021-W02", "2021-W03"],
+    ),
+    "the month first": (
+        [day.strftime("%m/%d/%Y") for day in days(date(2023, 9, 1))],
+        ["10/31/2023", "11/01/2023", "11/02/2023"],
+    ),
+    "the month first, without zeros": (
+        [f"{day.month}/{day.day}/{day:%y}" for day in days(date(2020, 1, 22))],
+        ["3/22/20", "3/23/20", "3/24/20"],
+    ),
+    "the day first, in the first days of months": (
+        [f"01/{month % 12 + 1:02}/{2000 + month // 12}" for month in range(60)],
+        ["01/01/2005", "01/02/2005", "01/03/2005"],
+    ),
+    "points": (
+        [day.strftime("%d.%m.%Y") for day in days(date(2023, 1, 1))],
+        ["02.03.2023", "03.03.2023", "04.03.2023"],
+    ),
+    "names of months": (
+        [f"{day:%b} {day.year}" for day in days(date(2020, 1, 1), lambda day: day.day == 1)],
+        ["Jan 2025", "Feb 2025", "Mar 2025"],
+    ),
+    "a clock of twelve hours": (
+        written(SPRING.dt.convert_time_zone("UTC"), "%m/%d/%Y %I:%M %p"),
+        ["03/31/2024 01:00 AM", "03/31/2024 02:00 AM", "03/31/2024 03:00 AM"],
+    ),
+    "quarters": ([f"{2000 + n // 4}-Q{n % 4 + 1}" for n in range(58)], ["2014-Q3", "2014-Q4", "2015-Q1"]),
+    "Monday to Friday": ([str(day) for day in WORKDAYS], ["2024-05-24", "2024-05-27", "2024-05-28"]),
+    "Monday to Friday, as dates": (WORKDAYS, ["2024-05-24", "2024-05-27", "2024-05-28"]),
+    "Monday to Friday without holidays": (
+        [str(day) for day in WORKDAYS if day not in (date(2024, 3, 29), date(2024, 4, 1))],
+        ["2024-05-24", "2024-05-27", "2024-05-28"],
+    ),
+    "all days but Sunday": (
+        [str(day) for day in days(date(2024, 3, 1), lambda day: day.weekday() != 6)],
+        ["2024-05-10", "2024-05-11", "2024-05-13"],
+    ),
+    "ends of months": (
+        [str(day) for day in days(date(2019, 1, 31), lambda day: (day + timedelta(days=1)).day == 1)],
+        ["2024-01-31", "2024-02-29", "2024-03-31"],
+    ),
+    "a month is missing": (
+        [str(day) for day in days(date(2019, 1, 1), lambda day: day.day == 1) if day != date(2021, 4, 1)],
+        ["2024-01-01", "2024-02-01", "2024-03-01"],
+    ),
+    "the 30th, or the last": (
+        [str(day) for day in days(date(2019, 2, 28), is_the_30th_or_the_last, 59)],
+        ["2024-01-30", "2024-02-29", "2024-03-30"],
+    ),
+    "last weekdays of months": (
+        [str(day) for day in days(date(2019, 1, 31), is_last_weekday_of_its_month)],
+        ["2024-01-31", "2024-02-29", "2024-03-29"],
+    ),
+    "time that has passed": (
+        pl.Series([timedelta(hours=n) for n in range(60)]),
+        [f"2 days, {h}:00:00" for h in (12, 13, 14)],
+    ),
+    "nanoseconds since 1970": (
+        [1_700_000_000_000_000_001 + 250 * n for n in range(60)],
+        [1_700_000_000_000_000_001 + 250 * n for n in (60, 61, 62)],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "expected"),
+    [
+        pytest.param(name, times, expected, id=f"{name}, {what}")
+        for what, (times, expected) in CONTINUED.items()
+        for name in (["s.parquet"] if isinstance(times, pl.Series) else ["s.csv", "s.parquet"])
+    ],
+)
+def test_whatever_trains_goes_on_by_its_own_step_in_its_own_notation(tmp_path, name, times, expected):
+    path = write_columns(tmp_path, name, t=times, y=list(range(len(times))))
+    data = series(path, "y", time="t", window=5, horizon=3)
+    fitted = Fitted(data.facts, checked(data.preprocessing))
+    ((((_, found),), _),) = read_last_windows([Path(path)], fitted, refused)
+    assert found == expected
+
+
+def checked(preprocessing: dict) -> dict:
+    """As a checkpoint gives it back: of plain types."""
+    return json.loads(json.dumps(preprocessing))
+
+
+def refused(name: str, cause: str) -> None:
+    raise AssertionError(f"{name}: {cause}")
+
+
+def test_a_file_too_short_to_tell_goes_on_as_the_training_did(tmp_path):
+    path = write_columns(tmp_path, t=[str(day) for day in WORKDAYS], y=list(range(60)))
+    data = series(path, "y", time="t", window=5, horizon=3)
+    week = write_columns(tmp_path, "week.csv", t=[f"2024-06-0{day}" for day in range(3, 8)], y=list(range(5)))
+    ((((_, found),), _),) = read_last_windows([Path(week)], Fitted(data.facts, data.preprocessing), refused)
+    assert found == ["2024-06-10", "2024-06-11", "2024-06-12"]
+
+
+def test_the_order_of_day_and_month_is_that_of_the_training(tmp_path):
+    path = write_columns(tmp_path, t=[f"{day:%d/%m/%Y}" for day in days(date(2023, 1, 1))], y=list(range(60)))
+    data = series(path, "y", time="t", window=5, horizon=3)
+    short = write_columns(tmp_path, "short.csv", t=[f"0{day}/06/2023" for day in range(1, 7)], y=list(range(6)))
+    ((((_, found),), _),) = read_last_windows([Path(short)], Fitted(data.facts, data.preprocessing), refused)
+    assert found == ["07/06/2023", "08/06/2023", "09/06/2023"]
+
+
+def test_another_step_than_in_training_is_told(tmp_path, caplog):
+    path = write_columns(tmp_path, t=[str(day) for day in days(date(2023, 1, 1))], y=list(range(60)))
+    data = series(path, "y", time="t", window=5, horizon=2)
+    other = write_columns(tmp_path, "o.csv", t=[str(day) for day in days(date(2023, 1, 1))[::7]], y=list(range(9)))
+    ((((_, found),), _),) = read_last_windows([Path(other)], Fitted(data.facts, data.preprocessing), refused)
+    assert found == ["2023-03-05", "2023-03-12"]
+    assert "trained on times that go by 1 day, and these go by 1 week" in caplog.text
+
+
+def test_a_run_of_an_earlier_version_goes_on_by_what_the_file_tells(tmp_path):
+    path = write_columns(tmp_path, t=[str(day) for day in WORKDAYS], y=list(range(60)))
+    data = series(path, "y", time="t", window=5, horizon=2)
+    earlier = {key: value for key, value in data.preprocessing.items() if key not in ("time_layout", "step")}
+    ((((_, found),), _),) = read_last_windows([Path(path)], Fitted(data.facts, earlier), refused)
+    assert found == ["2024-05-24", "2024-05-27"]
+
+
+SAID = {
+    "hours": (written(SPRING, "%Y-%m-%dT%H:%M%:z"), "the times go by 1 hour"),
+    "weekdays": ([str(day) for day in WORKDAYS], "the times go by 1 day, Monday to Friday"),
+    "weeks": ([str(day) for day in days(date(2023, 1, 1), count=420)[::7]], "the times go by 1 week"),
+    "months": (
+        [str(day) for day in days(date(2023, 1, 15), lambda d: d.day == 15)],
+        "1 month, on the 15th of the month",
+    ),
+    "ends": (
+        [str(day) for day in days(date(2019, 1, 31), is_last_weekday_of_its_month)],
+        "1 month, on the last weekday of the month",
+    ),
+    "numbers": ([0.1 * n for n in range(60)], "the times go by 0.1"),
+    "years with fractions": ([round(1749 + n / 12, 3) for n in range(60)], "the times go by 0.083"),
+    "day first": ([f"{day:%d/%m/%Y}" for day in days(date(2023, 1, 1))], "1 day, dates read as day, month, year"),
+}
+
+
+@pytest.mark.parametrize(("times", "said"), SAID.values(), ids=SAID)
+def test_the_step_that_was_found_is_said_and_an_even_series_gets_no_warning(tmp_path, caplog, times, said):
+    caplog.set_level("INFO")
+    series(write_columns(tmp_path, t=times, y=list(range(len(times)))), "y", time="t", window=5, horizon=3)
+    assert f"column 't': the times go by {said.removeprefix('the times go by ')}" in caplog.text
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def without(times: list, *rows: int) -> list:
+    return [time for row, time in enumerate(times) if row not in rows]
+
+
+GAPS = {
+    "one": (
+        without([f"2024-01-{day:02}" for day in range(1, 32)], 7),
+        "row 8 (line 9): 1 step of 1 day missing between '2024-01-07' and '2024-01-09';",
+    ),
+    "several": (
+        without([f"{2000 + n // 12}-{n % 12 + 1:02}" for n in range(60)], 7, 8, 20),
+        "row 8 (line 9): 2 steps of 1 month missing between '2000-07' and '2000-10', and 1 more such place;",
+    ),
+    "between two steps": (
+        [n + 0.5 * (n == 20) for n in range(60)],
+        "row 21 (line 22): another step than 1 between '19.0' and '20.5', and 1 more such place;",
+    ),
+    "a holiday": (
+        without([str(day) for day in WORKDAYS], 21),
+        "1 step of 1 day, Monday to Friday missing between '2024-03-29' and '2024-04-02';",
+    ),
+    "the clock goes forward, without offsets": (
+        written(hours("2024-03-29T14:00", 60, "Europe/Berlin"), "%Y-%m-%d %H:%M"),
+        "1 step of 1 hour missing between '2024-03-31 01:00' and '2024-03-31 03:00';",
+    ),
+    "as far as another series": (
+        [*range(2000, 2030), *range(2040, 2070)],
+        "row 31 (line 32): 10 steps of 1 missing between '2029' and '2040';",
+    ),
+}
+
+
+@pytest.mark.parametrize(("times", "said"), GAPS.values(), ids=GAPS)
+def test_times_that_are_missing_are_told_with_their_row(tmp_path, caplog, times, said):
+    path = write_columns(tmp_path, t=times, y=list(range(len(times))))
+    series(path, "y", time="t", window=5, horizon=1)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said in warning and "windows take all rows as evenly spaced" in warning
+
+
+@pytest.mark.parametrize("times", [[f"{day:%d.%m.%Y}" for day in WORKDAYS], WORKDAYS], ids=["texts", "dates"])
+def test_times_that_nobody_has_named_are_pointed_out(tmp_path, caplog, times):
+    path = write_columns(tmp_path, "s.parquet", t=times, note=["-"] * 60, load=[1.5] * 60, y=list(range(60)))
+    series(path, "y", columns=["load"], window=5, horizon=1)
+    assert "column 't' holds times and is not used: name it with dataset.time" in caplog.text
+
+
+MONTHS = [f"{2000 + n // 12}-{n % 12 + 1:02}" for n in range(30)]
+UNSORTED = {
+    # columns, what is told, and rows that following the advice leaves
+    "one series below the other": (
+        {"shop": ["a"] * 30 + ["b"] * 30, "t": MONTHS * 2},
+        "row 31 (line 32): '2000-01' does not come after '2002-06'; column 'shop' tells several series apart",
+        lambda frame: frame.filter(pl.col("shop") == "a").sort("t"),
+    ),
+    "several series side by side": (
+        {"t": sorted(MONTHS * 2), "shop": ["a", "b"] * 30},
+        "row 2 (line 3): '2000-01' does not come after '2000-01'; column 'shop' tells several series apart",
+        lambda frame: frame.filter(pl.col("shop") == "b").sort("t"),
+    ),
+    "series of different times": (
+        {"t": [*MONTHS[10:], *MONTHS[:10]], "shop": ["a"] * 20 + ["b"] * 10},
+        "column 'shop' tells several series apart",
+        lambda frame: frame.filter(pl.col("shop") == "a"),
+    ),
+    "newest first": (
+        {"t": MONTHS[::-1]},
+        "row 2 (line 3): '2002-05' does not come after '2002-06'; sort the rows by time",
+        lambda frame: frame.sort("t"),
+    ),
+    "sorted as text": (
+        {"t": sorted(f"{day.month}/{day.day}/2023" for day in days(date(2023, 9, 20)))},
+        "row 12 (line 13): '10/2/2023' does not come after '10/19/2023'; sort the rows by time",
+        None,
+    ),
+    "a time twice": (
+        {"t": [*MONTHS[:8], *MONTHS[7:]], "load": [n % 7 for n in range(31)]},
+        "row 9 (line 10): '2000-08' does not come after '2000-08'; leave one row a time; 1 time is there",
+        lambda frame: frame.unique("t", keep="first").sort("t"),
+    ),
+    "the clock goes back, without offsets": (
+        {"t": written(hours("2024-10-25T14:00", 60, "Europe/Berlin"), "%Y-%m-%d %H:%M")},
+        "where clocks go back an hour, write times with their offset",
+        None,
+    ),
+    "the same instant written twice": (
+        {"t": ["2024-01-01T00:00Z", "2024-01-01T01:00+01:00", *(f"2024-01-01T{n:02}:00Z" for n in range(1, 24))]},
+        "'2024-01-01T01:00+01:00' does not come after '2024-01-01T00:00Z'; leave one row a time",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "said", "follow"), UNSORTED.values(), ids=UNSORTED)
+def test_the_advice_for_times_that_do_not_rise_works_when_it_is_followed(tmp_path, columns, said, follow):
+    columns = {**columns, "y": list(range(len(columns["t"])))}
+    path = write_columns(tmp_path, **columns)
+    with pytest.raises(DataError) as caught:
+        series(path, "y", time="t", columns=[], window=3, horizon=1)
+    assert said in str(caught.value)
+    if follow:
+        follow(pl.DataFrame(columns)).write_csv(path)
+        series(path, "y", time="t", columns=[], window=3, horizon=1, val_fraction=0, test_fraction=0)
+
+
+def test_hours_of_a_zone_train_and_are_continued_by_the_command(dltrain, verb, tmp_path):
+    write_columns(tmp_path, "s.parquet", t=SPRING, y=[np.sin(n) for n in range(59)])
+    keys = ("dataset=series", "dataset.path=s.parquet", "dataset.target=y", "dataset.time=t", "dataset.window=6")
+    run = dltrain(*keys, "dataset.horizon=2", "trainer.epochs=1", "model.hidden_size=4")
+    assert run.code == 0 and "column 't': the times go by 1 hour" in run.stderr
+    outcome = verb("predict", run.result["run"], "s.parquet")
+    assert outcome.code == 0 and "s.parquet: the times go on by 1 hour" in outcome.stderr
+    rows = csv.DictReader(outcome.stdout.splitlines())
+    assert [row["time"] for row in rows] == ["2024-03-31T03:00:00+02:00", "2024-03-31T04:00:00+02:00"]
 
 
 # sunspots

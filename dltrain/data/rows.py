@@ -13,6 +13,7 @@ from dltrain.data.base import Fitted
 from dltrain.data.encoder import TableEncoder
 from dltrain.data.frames import MISSING, as_numbers, csv_separator, is_parquet, require_columns, require_plain
 from dltrain.data.inputs import Batch, Report
+from dltrain.data.steps import Step
 from dltrain.data.times import next_times
 from dltrain.errors import DataError
 
@@ -41,6 +42,7 @@ def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> 
     """The last window of each series (1, steps, features) float32, named by its file and the times that follow it."""
     stored, window = fitted.preprocessing, fitted.facts.input_shape[0]
     time: str | None = stored["time"]
+    step = Step(**stored["step"]) if stored.get("step") else None  # earlier versions have left none
     columns: list[str] = stored["columns"]
     wanted = list(dict.fromkeys([*columns, *([time] if time else [])]))
     for path in files:
@@ -49,7 +51,9 @@ def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> 
             values = _window(tail.tail(window), columns, window, path)
             count = fitted.facts.num_outputs
             times = (
-                next_times(tail[time].to_list(), count, str(path)) if time else list(range(rows + 1, rows + count + 1))
+                next_times(tail[time], count, str(path), stored.get("time_layout", ""), step)
+                if time
+                else list(range(rows + 1, rows + count + 1))
             )
             scaled = ((values - np.array(stored["mean"])) / np.array(stored["std"])).astype(np.float32)
             yield [(str(path), times)], torch.from_numpy(scaled).unsqueeze(0)

@@ -1,6 +1,8 @@
 """Time series: windows of the past as inputs, the steps that follow as targets, split in time order."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,21 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Data, Facts, Fitted, Windows
+from dltrain.data.dates import read_dates
 from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns, row_name
 from dltrain.data.source import describe_file
 from dltrain.data.splits import held_size
+from dltrain.data.steps import TOLERANCE, Moments, Step, find_step
+from dltrain.data.times import Times, read_times
 from dltrain.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+_HOUR, _DAY = 3_600_000_000, 86_400_000_000  # microseconds
+_ORDERS = {  # what 01/02/2023 could be
+    **dict.fromkeys(("m/d/Y", "m/d/y", "m-d-Y"), "month, day, year"),
+    **dict.fromkeys(("d/m/Y", "d/m/y", "d-m-Y"), "day, month, year"),
+}
 
 
 def series(
@@ -50,13 +63,18 @@ def series(
     frame = read_frame(path, separator)
     (target,) = require_columns(frame, [target], path, "dataset.target")
     times = require_columns(frame, [time] if time is not None else [], path, "dataset.time")
+    earlier = fitted.preprocessing if fitted else {}
+    layout, step = "", None
     for column in times:
-        _check_time(frame[column], path)
+        layout, step = _read_times(frame, column, path, earlier.get("time_layout", ""))
     others = [column for column in frame.columns if column not in times]
     columns = fitted.preprocessing["columns"] if fitted else columns
     if columns is not None:
         others = require_columns(frame, columns, path, "dataset.columns")
     features = list(dict.fromkeys([target, *others]))
+    if time is None and (unused := _unused_times(frame, features)):
+        advice = "name it with dataset.time, so that order and gaps of the rows are looked at"
+        log.warning("'%s': column '%s' holds times and is not used: %s", path, unused, advice)
     values = np.stack([_complete_numbers(frame[column], path) for column in features], 1)
 
     bounds = _part_bounds(len(values), val_fraction, test_fraction)
@@ -100,6 +118,8 @@ def series(
             "mean": mean.tolist(),
             "std": std.tolist(),
             "time": time,
+            "time_layout": layout,
+            "step": asdict(step) if step else None,
             "separator": separator,
         },
         files=describe_file(Path(path).expanduser()),
@@ -138,27 +158,89 @@ def _complete_numbers(column: pl.Series, path: str) -> np.ndarray:
     return numbers.to_numpy()
 
 
-def _check_time(column: pl.Series, path: str) -> None:
-    """Raise :class:`DataError` where a time is missing or not later than the one before."""
-    times = as_numbers(column)
-    text = column.dtype == pl.String and 2 * times.count() <= column.count()
-    if text:
-        times = column  # ISO dates rise as text does
-    elif column.dtype.is_temporal():
-        times = column.to_physical()
-    elif column.dtype == pl.String or column.dtype.is_integer():
-        whole = column.cast(pl.Int64, strict=False)
-        # Float64 cannot tell neighbouring nanoseconds since 1970 apart.
-        times = whole if whole.null_count() == column.null_count() else times
-    bad = (times.is_null() | (times <= times.shift(1)).fill_null(False)).arg_true()
-    if len(bad):
-        row = int(bad[0])
-        where = f"'{path}', column '{column.name}', {row_name(path, row)}"
-        if times[row] is None:
-            found = "no value" if column[row] is None else f"'{column[row]}' is not a number as the others are"
-            raise DataError(f"{where}: {found}; every row needs its time")
-        advice = ", written as 2024-01-31 if these are dates" if text else ""
-        raise DataError(
-            f"{where}: '{column[row]}' does not come after '{column[row - 1]}';"
-            f" sort the file by time, with one row a time{advice}"
+def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str) -> tuple[str, Step]:
+    """How the times of the column ``name`` are written, and the step from one to the next; gaps are told.
+
+    Raises:
+        DataError: a time is missing, cannot be read, or is not later than the one before.
+    """
+    column = frame[name]
+    place = f"'{path}', column '{name}'"
+    if column.null_count():
+        row = int(column.is_null().arg_true()[0])
+        raise DataError(f"{place}, {row_name(path, row)}: no value; every row needs its time")
+    try:
+        times = read_times(column, layout)
+    except DataError as error:
+        raise DataError(f"'{path}', {error}; leave dataset.time out where the rows have no times") from error
+    if not times.readable.all():
+        row = int(np.flatnonzero(~times.readable)[0])
+        kind = "number" if times.moments.wall is None else "date"
+        found = f"'{column[row]}' is not a {kind} as the others are"
+        raise DataError(f"{place}, {row_name(path, row)}: {found}; every row needs its time")
+    falls = np.flatnonzero(np.diff(times.order) <= 0)
+    if len(falls):
+        row = int(falls[0]) + 1
+        where = f"{place}, {row_name(path, row)}: '{column[row]}' does not come after '{column[row - 1]}'"
+        raise DataError(f"{where}; {_advice(frame, name, times, falls)}")
+    step = find_step(times.moments) if len(column) > 1 else Step("numbers", 1)
+    order = f", dates read as {_ORDERS[times.layout]}" if times.layout in _ORDERS else ""
+    log.info("%s: the times go by %s%s", place, step, order)
+    _tell_gaps(column, times.moments, step, path)
+    return times.layout, step
+
+
+def _unused_times(frame: pl.DataFrame, features: Sequence[str]) -> str | None:
+    """The first column with dates that is none of the ``features``."""
+    for column in frame.get_columns():
+        is_text = column.dtype == pl.String and as_numbers(column).count() == 0
+        if column.name not in features and (column.dtype in (pl.Date, pl.Datetime) or (is_text and read_dates(column))):
+            return column.name
+    return None
+
+
+def _advice(frame: pl.DataFrame, name: str, times: Times, falls: np.ndarray) -> str:
+    """What to do about times that do not rise from the rows ``falls`` to those behind them."""
+    copies = np.unique(times.order, return_counts=True)[1]
+    for key in frame.columns:
+        if key == name or frame[key].n_unique() > frame.height // 2:
+            continue
+        one_below_the_other = np.array_equal(frame[key].ne_missing(frame[key].shift(1))[1:].arg_true(), falls)
+        side_by_side = (copies > 1).mean() > 0.5 and not frame.select(name, key).is_duplicated().any()
+        if one_below_the_other or side_by_side:
+            return (
+                f"column '{key}' tells several series apart: write the rows of one of them to a file of their own,"
+                " sorted by time"
+            )
+    if copies.max() == 1:
+        return "sort the rows by time"
+    first = falls[0]
+    wall = times.moments.wall
+    has_clock = wall is not None and np.array_equal(wall, times.moments.instants) and bool(np.any(wall % _DAY))
+    if has_clock and times.order[first] - times.order[first + 1] < _HOUR:
+        return (
+            "sort the rows by time, with one row a time; where clocks go back an hour, write times with their offset,"
+            " 2024-10-27T02:00+01:00, or in UTC"
         )
+    several = int((copies > 1).sum())
+    return f"leave one row a time; {several:,} time{'s are' if several > 1 else ' is'} there more than once"
+
+
+def _tell_gaps(column: pl.Series, moments: Moments, step: Step, path: str) -> None:
+    """Warn where other than one step lies between two rows: a window reads rows as if all were one step apart."""
+    odd = np.flatnonzero(~step.even(moments))
+    if not len(odd):
+        return
+    steps = np.diff(step.places(moments))
+    row = int(odd[0]) + 1
+    between = f"'{column[row - 1]}' and '{column[row]}'"
+    missing = round(float(steps[row - 1])) - 1
+    if missing >= 1 and abs(steps[row - 1] - missing - 1) < TOLERANCE:
+        what = f"{missing:,} step{'s' if missing > 1 else ''} of {step} missing between {between}"
+    else:
+        what = f"another step than {step} between {between}"
+    more = f", and {len(odd) - 1:,} more such place{'s' if len(odd) > 2 else ''}" if len(odd) > 1 else ""
+    log.warning(
+        "'%s', column '%s', %s: %s%s; windows take all rows as evenly spaced",
+        *(path, column.name, row_name(path, row), what, more),
+    )

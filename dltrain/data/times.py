@@ -1,92 +1,116 @@
-"""Times that go on as they have gone so far."""
+"""Times as a column holds them: read as instants, and those that follow written in the same notation."""
 
-import calendar
-from collections import Counter
+import logging
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import numpy as np
+import polars as pl
+
+from dltrain.data.dates import COMPACT, DateTexts, read_dates
+from dltrain.data.frames import as_numbers
+from dltrain.data.steps import Moments, Step, find_step
 from dltrain.errors import DataError
 
-_FORMATS = (
-    *("%Y-%m-%d", "%Y-%m", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M"),
-    *("%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%d %H:%M:%S.%f", "%Y/%m/%d"),
-    *("%Y%m%d", "%Y%m"),
-)
-_YEARS = range(1700, 2200)  # 20240131 is a date, 1000 a number
+log = logging.getLogger(__name__)
+
+_SECOND = 1_000_000  # microseconds
 
 
-def next_times(times: Sequence[Any], count: int, name: str) -> list[Any]:
-    """The ``count`` times that follow ``times`` (text, numbers, dates), in the same notation and by the usual step.
+@dataclass(frozen=True)
+class Times:
+    """A column of times, by row: ``order`` (rows,) tells which comes first, ``readable`` (rows,) which are times.
 
-    The step is the same number of months where each time is the same day of its month, or its last one; otherwise it
-    is the most frequent difference.
+    ``layout`` is how the dates of texts are written, one of :data:`~.dates.LAYOUTS`, and empty for other columns;
+    ``write`` makes of a number, or of a :class:`datetime`, what the column would hold.
+    """
+
+    moments: Moments
+    order: np.ndarray
+    readable: np.ndarray
+    write: Callable[[Any], Any]
+    layout: str = ""
+
+
+def read_times(column: pl.Series, layout: str = "") -> Times:
+    """The times in a column of texts, dates or numbers; ``layout`` is how an earlier run has read its dates.
+
+    Raises:
+        DataError: they are neither dates nor numbers.
+    """
+    if column.dtype in (pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
+    if column.dtype in (pl.Date, pl.Datetime):
+        return _dates(column)
+    if column.dtype == pl.Duration:
+        seconds = column.dt.total_microseconds() / _SECOND
+        return _plain(seconds, column.to_physical(), lambda number: str(timedelta(seconds=number)))
+    numbers = as_numbers(column)
+    if numbers.count() and 2 * numbers.count() > column.count():
+        whole = column.cast(pl.Int64, strict=False) if column.dtype == pl.String or column.dtype.is_integer() else None
+        if whole is None or whole.null_count() > column.null_count():
+            return _plain(numbers, numbers, lambda number: number)
+        texts = read_dates(column.cast(pl.String), COMPACT)
+        # Not as Float64, which has no room for nanoseconds since 1970.
+        return _of_texts(texts) if texts else _plain(whole, whole, lambda number: number)
+    if column.dtype == pl.String and (texts := read_dates(column, known=layout)):
+        return _of_texts(texts)
+    value = next(iter(column.drop_nulls()), None)
+    raise DataError(f"column '{column.name}': '{value}' is no date such as 2024-01-31, and no number")
+
+
+def next_times(
+    column: Sequence[Any] | pl.Series, count: int, name: str, layout: str = "", step: Step | None = None
+) -> list[Any]:
+    """The ``count`` times that follow those of ``column``, the end of a series, in the same notation.
+
+    They go on by ``step``, that of the training series, where it fits, and else by what the times themselves tell.
 
     Raises:
         DataError: fewer than two times, or some that are neither dates nor numbers, or do not rise.
     """
-    if len(times) < 2:
+    column = column if isinstance(column, pl.Series) else pl.Series(name, column, strict=False)
+    if len(column) < 2:
         raise DataError(f"'{name}': two rows at least are needed to tell the step of the time column")
-    moments, write = _parsed(times, name)
-    if any(later <= earlier for earlier, later in pairwise(moments)):
-        raise DataError(f"'{name}': the times of the last rows do not rise; sort the file by time")
-    months = _month_step(moments) if isinstance(moments[0], date) else 0
-    if months:
-        at_end = all(moment.day == _days(moment.year, moment.month) for moment in moments)
-        return [write(_months_later(moments[-1], months * ahead, at_end)) for ahead in range(1, count + 1)]
-    steps = Counter(later - earlier for earlier, later in pairwise(moments))
-    step = steps.most_common(1)[0][0]
-    return [write(moments[-1] + step * ahead) for ahead in range(1, count + 1)]
-
-
-def _parsed(times: Sequence[Any], name: str) -> tuple[list[Any], Callable[[Any], Any]]:
-    """The times as moments to reckon with, and how such a moment is written."""
-    if isinstance(times[0], date):
-        return list(times), lambda moment: moment.isoformat()
-    if isinstance(times[0], timedelta):
-        return list(times), str
-    texts = [str(time) for time in times]
-    for notation in _FORMATS:
-        try:
-            moments = [datetime.strptime(text, notation) for text in texts]
-        except ValueError:
-            continue
-        # strptime takes 2024-1-5 and more; only what is written back alike is this notation.
-        if moments[0].year in _YEARS and all(m.strftime(notation) == t for m, t in zip(moments, texts, strict=True)):
-            return moments, partial(_text, notation=notation)
     try:
-        return [Decimal(text) for text in texts], _number
-    except InvalidOperation as error:
-        raise DataError(f"'{name}': the time '{texts[-1]}' is no date such as 2024-01-31, and no number") from error
+        times = read_times(column, layout)
+    except DataError as error:
+        raise DataError(f"'{name}', {error}") from error
+    if not times.readable.all():
+        value = column[int(np.flatnonzero(~times.readable)[0])]
+        raise DataError(f"'{name}': the time '{value}' is not written as the others are")
+    if (np.diff(times.order) <= 0).any():
+        raise DataError(f"'{name}': the times of the last rows do not rise; sort the file by time")
+    own = step if step and step.fits(times.moments) else find_step(times.moments)
+    log.info("%s: the times go on by %s", name, own)
+    if step and own != step:
+        log.warning("%s: the run was trained on times that go by %s, and these go by %s", name, step, own)
+    return [times.write(moment) for moment in own.after(times.moments, count)]
 
 
-def _text(moment: datetime, notation: str) -> str:
-    return moment.strftime(notation)
+def _plain(values: pl.Series, order: pl.Series, write: Callable[[Any], Any]) -> Times:
+    readable = values.is_not_null().to_numpy()
+    instants, ranks = (series.fill_null(0).to_numpy() for series in (values, order))
+    return Times(Moments(instants), ranks, readable, write)
 
 
-def _number(number: Decimal) -> int | float:
-    return int(number) if number == number.to_integral_value() else float(number)
+def _dates(column: pl.Series) -> Times:
+    """A column of dates, or of datetimes with a zone or without."""
+    zone = getattr(column.dtype, "time_zone", None)
+    datetimes = column.cast(pl.Datetime("us", zone))
+    walls = datetimes.dt.replace_time_zone(None)
+    instants, wall, order = (each.to_physical().fill_null(0).to_numpy() for each in (datetimes, walls, column))
+
+    def write(moment: datetime) -> str:
+        moment = moment if zone else moment.replace(tzinfo=None)
+        return moment.date().isoformat() if column.dtype == pl.Date else moment.isoformat()
+
+    moments = Moments(instants.astype(np.int64), wall.astype(np.int64), ZoneInfo(zone) if zone else UTC)
+    return Times(moments, order, column.is_not_null().to_numpy(), write)
 
 
-def _month_step(moments: Sequence[date]) -> int:
-    """How many months lie between the times, 0 where it is not the same number everywhere."""
-    same_day = len({moment.day for moment in moments}) == 1
-    at_end = all(moment.day == _days(moment.year, moment.month) for moment in moments)
-    if not (same_day or at_end) or len({getattr(moment, "hour", 0) for moment in moments}) > 1:
-        return 0
-    counted = [12 * moment.year + moment.month for moment in moments]
-    steps = {later - earlier for earlier, later in pairwise(counted)}
-    return steps.pop() if len(steps) == 1 else 0
-
-
-def _months_later(moment: Any, months: int, at_end: bool) -> Any:
-    year, month = divmod(12 * moment.year + moment.month - 1 + months, 12)
-    last = _days(year, month + 1)
-    return moment.replace(year=year, month=month + 1, day=last if at_end else min(moment.day, last))
-
-
-def _days(year: int, month: int) -> int:
-    return calendar.monthrange(year, month)[1]
+def _of_texts(texts: DateTexts) -> Times:
+    return Times(texts.moments, texts.instants, texts.readable, texts.write, texts.layout)
