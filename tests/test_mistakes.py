@@ -141,6 +141,7 @@ TYPED = [
             "scheduler.milestones=[3] (command line): must name where each of the 3 schedulers but the first begins",
         ],
     ),
+    (f"scheduler._target_={TORCH}.LRScheduler", ["is what schedulers inherit from"]),
     ("optim._target_=torch.optim.LBFGS", ["computes the loss several times a step", "use optim=adamw"]),
     ("optim._target_=torch.optim.SparseAdam", ["takes sparse gradients alone", "use optim=adamw"]),
     (

@@ -203,6 +203,23 @@ def test_a_stopped_and_resumed_run_equals_the_one_that_nobody_stopped(dltrain, i
     assert_equal_runs(expected, run)
 
 
+def test_the_readmes_schedule_made_of_others_is_checked_and_goes_on_exactly(dltrain, interrupted):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml\n# my_conf/scheduler/warm\.yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    Path("my_conf/scheduler").mkdir(parents=True)
+    Path("my_conf/scheduler/warm.yaml").write_text(text)
+    command = ("--config-dir", "my_conf", "scheduler=warm", *CONFIGS["cnn"])
+    expected = [0.05 * factor for factor in (0.1, 0.4, 0.7, 1.0)]
+    assert dltrain("check", *command).result["lr"] == pytest.approx(expected)
+    assert dltrain(*command, "hydra.run.dir=whole").code == 0
+    assert rates(Path("whole")) == pytest.approx(expected)
+    for at in (behind_step(6), behind_epoch(3)):
+        run = interrupted(*command, at=at)
+        assert dltrain("resume", "run").code == 0
+        assert_equal_runs(Path("whole"), run)
+        shutil.rmtree(run)
+
+
 def test_the_configurations_above_are_what_they_are_meant_to_be(undisturbed):
     lstm = checkpoint.load(undisturbed("lstm") / "checkpoints" / "last.pt")["trainer"]
     assert lstm["step"] >= 16

@@ -117,6 +117,8 @@ def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Pro
 
 def _unusable(target: Target, inner: bool) -> str:
     """Why dltrain cannot use what fits the place otherwise; an empty string where it can."""
+    if target.ancestors[:1] == (PLACES["scheduler"].base,):
+        return "is what schedulers inherit from: name one of those"
     for name in target.ancestors:
         if name in _UNUSABLE:
             return f"{_UNUSABLE[name]}: use optim=adamw, or optim=sgd with its momentum"
