@@ -155,10 +155,8 @@ def _place(trainer: Trainer, composed: str, changed: set[str]) -> None:
     if "optim.lr" not in changed:
         rollbacks = sum(event["event"] == "rollback" for event in trainer.events)
         scale_learning_rate(trainer, 0.5**rollbacks)
-    before, now = (
-        {key: value for key, value in yaml.safe_load(text)["scheduler"].items() if key not in _LENGTHS}
-        for text in (composed, trainer.checkpoints.header["composed"])
-    )
+    texts = (composed, trainer.checkpoints.header["composed"])
+    before, now = (_without_lengths(yaml.safe_load(text)["scheduler"]) for text in texts)
     if before != now or "optim._target_" in changed:
         return
     # Not as many steps as were taken: with batches of another size an epoch has another number of them.
@@ -168,6 +166,12 @@ def _place(trainer: Trainer, composed: str, changed: set[str]) -> None:
     except (ValueError, LookupError) as error:
         name = type(trainer.schedule.scheduler).__name__
         raise UserError(f"{name} cannot go on over trainer.epochs={trainer.epochs}: {error}") from error
+
+
+def _without_lengths(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_lengths(value) for key, value in node.items() if key not in _LENGTHS}
+    return list(map(_without_lengths, node)) if isinstance(node, list) else node
 
 
 def _take_up_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set[str]) -> None:
@@ -213,11 +217,17 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         name = f"{prefix}{key}"
         if any(name == free or name.startswith(f"{free}.") for free in _FREE):
             continue
-        old, new = before.get(key), now.get(key)
+        old, new = (_by_number(each.get(key)) for each in (before, now))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{name}.")
         elif old != new:
             yield name, f"{name} was {_brief(old)} and is now {_brief(new)}"
+
+
+def _by_number(value: Any) -> Any:
+    """A list of nodes, such as the schedulers of a scheduler, as a mapping; others as they are."""
+    has_nodes = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+    return {str(number): each for number, each in enumerate(value)} if has_nodes else value
 
 
 def _brief(value: Any) -> str:

@@ -679,8 +679,11 @@ LENGTHS = {  # schedules that know the length of the run
 }
 
 
-@pytest.mark.parametrize("schedule", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize("at", [behind_step(6), behind_step(16)], ids=["in an epoch", "at its end"])
+@pytest.mark.parametrize(
+    ("schedule", "at"),
+    [*((schedule, behind_step(6)) for schedule in LENGTHS.values()), (LENGTHS["cosine"], behind_step(16))],
+    ids=[*LENGTHS, "cosine that has ended"],
+)
 def test_a_schedule_forced_over_more_epochs_is_where_one_of_that_length_would_be(dltrain, interrupted, schedule, at):
     command = [word for word in CONFIGS["cnn"] if not word.startswith("trainer.epochs")]
     run = interrupted(*command, "trainer.epochs=4", *schedule, at=at)
@@ -695,6 +698,17 @@ def test_a_length_that_was_typed_counts_as_well(dltrain, interrupted):
     assert dltrain("resume", "run", "scheduler.T_max=8", "--force").code == 0
     expected = [0.05, *(0.05 * (1 + math.cos(math.pi * epoch / 8)) / 2 for epoch in (1, 2, 3))]
     assert rates(run) == pytest.approx(expected)
+
+
+def test_a_length_within_a_schedule_of_others_is_named_and_may_be_forced(dltrain, interrupted):
+    command = (*CONFIGS["cnn"], *LENGTHS["a length in a schedule within a schedule"][:1])
+    inner = "+scheduler.schedulers=[{_target_:torch.optim.lr_scheduler.CosineAnnealingLR,T_max:4}]"
+    run = interrupted(*command, inner, at=behind_step(6))
+    change = ("resume", "run", "scheduler.schedulers.0.T_max=8")
+    refused = dltrain(*change)
+    assert refused.code == 2 and "scheduler.schedulers.0.T_max was 4 and is now 8" in refused.stderr
+    assert dltrain(*change, "--force").code == 0
+    assert rates(run) == pytest.approx([0.05 * (1 + math.cos(math.pi * epoch / 8)) / 2 for epoch in (0, 1, 2, 3)])
 
 
 def test_with_batches_of_another_size_a_forced_schedule_covers_the_run(dltrain, interrupted):

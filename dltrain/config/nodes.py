@@ -99,10 +99,8 @@ def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Pro
         return
     arguments = {one: value for one, value in node.items() if one not in _HYDRA}
     taken = target.signature.parameters if target.signature else {}
-    own = (
-        *(OWN.get(group, ()) if key == group else ()),
-        *(one for one in _FOLLOWED.get(group, ()) if one not in taken),
-    )
+    followed = (one for one in _FOLLOWED.get(group, ()) if one not in taken)
+    own = (*(OWN.get(group, ()) if key == group else ()), *followed)
     passed = {one: value for one, value in arguments.items() if one not in own}
     filled = _FILLED.get(group, tuple(f"_args_[{number}]" for number in range(len(node.get("_args_") or ()))))
     if group == "scheduler" and "optimizer" in list(taken)[1:]:  # ChainedScheduler: handed over by name
@@ -140,9 +138,8 @@ def _typed(group: str, passed: dict[str, Any], target: Target) -> dict[str, Any]
 def _check_nested(key: str, group: str, value: Any) -> Iterator[Problem]:
     """A value of a node of the group: what it names, at any depth; schedulers may be made of others."""
     if isinstance(value, dict) and value.get("_target_") is not None:
-        yield from _check_target(
-            key, "scheduler" if group == "scheduler" and is_scheduler(value["_target_"]) else "", value
-        )
+        is_inner = group == "scheduler" and is_scheduler(value["_target_"])
+        yield from _check_target(key, group if is_inner else "", value)
     elif isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
@@ -157,7 +154,8 @@ def require_harmless(key: str, node: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: each such ``_target_``.
     """
-    found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", key, value)]
+    group = key.partition(".")[0]
+    found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", group, value)]
     if refused := [problem.sentence() for problem in found if problem.key.endswith("._target_")]:
         raise ConfigError(refused)
 

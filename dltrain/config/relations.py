@@ -28,17 +28,14 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("optim.fused", "excludes optim.foreach=true: leave one of them out", True)
     if _is_own(model, "CNN"):
         yield from _check_cnn(model)
+    intervals = trainer.get("epochs") if scheduler.get("interval") == "epoch" else 1  # how many steps: the data know
     for key, node in _schedulers("scheduler", scheduler):
-        if node.get("_target_") == "dltrain.schedulers.LambdaLR":
-            yield from _check_expression(
-                key, node, trainer.get("epochs") if scheduler.get("interval") == "epoch" else 1
-            )
-        if (
-            str(node.get("_target_")).endswith((".OneCycleLR", ".CyclicLR"))
-            and node.get("cycle_momentum", True) is True
-        ):
+        name = str(node.get("_target_"))
+        if name == "dltrain.schedulers.LambdaLR":
+            yield from _check_expression(key, node, intervals)
+        if name.endswith((".OneCycleLR", ".CyclicLR")) and node.get("cycle_momentum", True) is True:
             yield from _check_cycle(key, optim)
-        if str(node.get("_target_")).endswith(".SequentialLR"):
+        if name.endswith(".SequentialLR"):
             yield from _check_milestones(key, node)
     if str(scheduler.get("_target_")).endswith(".OneCycleLR"):
         yield from _check_rise(scheduler, trainer.get("epochs"))
