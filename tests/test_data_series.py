@@ -517,8 +517,8 @@ UNSORTED = {
     ),
     "sorted as text": (
         {"t": sorted(f"{day.month}/{day.day}/2023" for day in days(date(2023, 9, 20)))},
-        "row 12 (line 13): '10/2/2023' does not come after '10/19/2023'; sort the rows by time",
-        None,
+        "'10/2/2023' does not come after '10/19/2023'; the rows are sorted as text, sort them by time",
+        lambda frame: frame.sort(pl.col("t").str.to_date("%m/%d/%Y")),
     ),
     "a time twice": (
         {"t": [*MONTHS[:8], *MONTHS[7:]], "load": [n % 7 for n in range(31)]},

@@ -213,7 +213,8 @@ def _advice(frame: pl.DataFrame, name: str, times: Times, falls: np.ndarray) -> 
                 " sorted by time"
             )
     if copies.max() == 1:
-        return "sort the rows by time"
+        as_text = frame[name].dtype == pl.String and frame[name].is_sorted()
+        return "the rows are sorted as text, sort them by time" if as_text else "sort the rows by time"
     first = falls[0]
     wall = times.moments.wall
     has_clock = wall is not None and np.array_equal(wall, times.moments.instants) and bool(np.any(wall % _DAY))
