@@ -493,6 +493,15 @@ def test_an_optimizer_takes_the_parameters_first(dltrain, tmp_path, arguments, f
 
 
 @pytest.mark.usefixtures("_fresh_modules")
+def test_an_optimizer_whose_step_needs_a_closure_is_refused(dltrain, tmp_path):
+    code = "import torch\nclass Opt(torch.optim.SGD):\n    def step(self, closure):\n        return closure()\n"
+    files = {"my_conf/optim/mine.yaml": "_target_: mine.Opt\nlr: 0.1\n", "mine.py": code}
+    write(tmp_path, files)
+    outcome = dltrain("--config-dir", "my_conf", "optim=mine")
+    requires_clean(outcome, ["optim._target_=mine.Opt: its step needs a closure"], files_in(tmp_path), set(files))
+
+
+@pytest.mark.usefixtures("_fresh_modules")
 @pytest.mark.parametrize("group", ["model", "loss"])
 def test_what_a_function_returns_must_be_a_module(dltrain, tmp_path, group):
     files = {f"my_conf/{group}/mine.yaml": "_target_: mine.make\n", "mine.py": "def make():\n    return 5\n"}

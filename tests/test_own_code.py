@@ -289,3 +289,27 @@ def test_what_own_code_prints_is_no_part_of_the_answer(dltrain, verb, tmp_path):
     assert "imported" in outcomes[0].stderr
     predicted = verb("predict", "run", "new.png", "trust=[my_code]")
     assert [row.split(",")[0] for row in predicted.stdout.splitlines()] == ["input", "new.png"]
+
+
+def test_a_scheduler_of_ones_own_gets_those_within_it_with_the_optimizer(dltrain, tmp_path):
+    (tmp_path / "warm_up.py").write_text(
+        "from torch.optim.lr_scheduler import LRScheduler\n\n\n"
+        "class Doubled(LRScheduler):\n"
+        "    def __init__(self, optim, inner):\n"
+        "        self.inner = inner\n"
+        "        super().__init__(optim)\n\n"
+        "    def get_lr(self):\n"
+        "        if self.last_epoch:\n"
+        "            self.inner.step()\n"
+        "        return [2 * rate for rate in self.inner.get_last_lr()]\n\n"
+        "    def state_dict(self):\n"
+        "        return {'last_epoch': self.last_epoch}\n"
+    )
+    inner = "{_target_:torch.optim.lr_scheduler.LambdaLR,lr_lambda:{_target_:warm_up.halves,_partial_:true}}"
+    with open(tmp_path / "warm_up.py", "a") as file:
+        file.write("\n\ndef halves(epoch):\n    return 0.5**epoch\n")
+    keys = ("scheduler._target_=warm_up.Doubled", f"+scheduler.inner={inner}")
+    outcome = dltrain(*keys, "model=mlp", "dataset.limit=40", "trainer.epochs=3", "optim.lr=0.08")
+    assert outcome.code == 0, outcome.stderr
+    rates = [float(line.split(",")[2]) for line in (outcome.folder / "metrics.csv").read_text().splitlines()[1:]]
+    assert rates == pytest.approx([0.16, 0.08, 0.04])

@@ -693,6 +693,18 @@ def test_a_schedule_forced_over_more_epochs_is_where_one_of_that_length_would_be
     assert rates(run)[begun:] == pytest.approx(rates(Path("whole"))[begun:], rel=1e-9)
 
 
+def test_a_forced_schedule_keeps_the_halves_of_rollbacks(dltrain, interrupted):
+    run = interrupted(*CONFIGS["cnn"], "scheduler=linear_warmup_cosine", at=behind_epoch(2))
+    path = run / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    content["trainer"]["events"] = [{"event": "rollback", "step": 3, "to": 1, "cause": "made up"}] * 2
+    checkpoint.save(path, content)
+    assert dltrain("resume", "run", "trainer.epochs=8", "--force").code == 0
+    longer = [word for word in CONFIGS["cnn"] if not word.startswith("trainer.epochs")]
+    assert dltrain(*longer, "trainer.epochs=8", "scheduler=linear_warmup_cosine", "hydra.run.dir=whole").code == 0
+    assert rates(run)[2:] == pytest.approx([rate / 4 for rate in rates(Path("whole"))[2:]])
+
+
 def test_a_length_that_was_typed_counts_as_well(dltrain, interrupted):
     run = interrupted(*CONFIGS["cnn"], "scheduler=cosine", "scheduler.T_max=4", at=behind_step(6))
     assert dltrain("resume", "run", "scheduler.T_max=8", "--force").code == 0

@@ -76,9 +76,11 @@ def locate_files(cfg: DictConfig, folder: str) -> None:
 
     They were typed in that directory, and the run can be taken up from any other one.
     """
+    loggers = cfg.get("logger")
+    stores = list(loggers.values()) if isinstance(loggers, DictConfig) else []
     for node, key, prefix in (
         *((cfg.get("dataset"), key, "") for key in ("root", "path")),
-        *((node, "tracking_uri", prefix) for node in (cfg.get("logger") or {}).values() for prefix in ("", _SQLITE)),
+        *((node, "tracking_uri", prefix) for node in stores for prefix in ("", _SQLITE)),
     ):
         value = node.get(key) if isinstance(node, DictConfig) else None
         if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
