@@ -218,10 +218,11 @@ def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
     command = launch.command_of(alone)
     if job.job.chdir:  # Hydra has gone to the run folder, where no relative path of the user's leads anywhere
         os.chdir(job.runtime.cwd)
-        logging.getLogger(__name__).warning(
-            "hydra.job.chdir=true has no effect: relative paths mean the directory where the command was typed, %s",
-            job.runtime.cwd,
-        )
+        if not distributed.is_worker():  # whoever has started it has said so
+            logging.getLogger(__name__).warning(
+                "hydra.job.chdir=true has no effect: relative paths mean the directory where the command was typed, %s",
+                job.runtime.cwd,
+            )
     try:
         with signals.handled() as stop, discarded_unless_begun(path, command), stdout_kept():
             if not single:  # a single run was checked before its folder was made; here keys of a sweep come together
