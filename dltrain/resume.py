@@ -51,7 +51,10 @@ class Resumable:
     @property
     def threads(self) -> int | str:
         """Threads of its run, ``auto`` where it is of a version that did not record them."""
-        recorded = yaml.safe_load(self.state["config"])["trainer"].get("threads", "auto")
+        try:
+            recorded = yaml.safe_load(self.state["config"])["trainer"].get("threads", "auto")
+        except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"'{self.path}' holds something else than the state of a run: {error}") from error
         return recorded if isinstance(recorded, int) else "auto"
 
     def result(self) -> dict[str, Any]:
