@@ -145,7 +145,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         own=own,
         fitted=fitted,
         model=model.to(device).eval(),
-        loss=make(cfg, "loss").to(device),
+        loss=make(cfg, "loss", device=device).to(device),
         transform=transform_of(fitted.facts.kind, fitted.preprocessing).to(device),
         precision=pick_precision(cfg.trainer.precision, device),
     )

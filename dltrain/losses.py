@@ -27,9 +27,22 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return super().forward(outputs, targets)
 
 
-def for_task(task: str) -> nn.Module:
-    """The usual loss of a task: cross entropy for classification, the mean squared error for regression."""
-    return nn.CrossEntropyLoss() if task == "classification" else nn.MSELoss()
+def for_task(
+    task: str, weight: Tensor | None = None, ignore_index: int = -100, label_smoothing: float = 0.0
+) -> nn.Module:
+    """The usual loss of a task: cross entropy for classification, the mean squared error for regression.
+
+    The other arguments are those of :class:`torch.nn.CrossEntropyLoss`.
+
+    Raises:
+        MismatchError: one of them is given for a regression.
+    """
+    if task == "classification":
+        return nn.CrossEntropyLoss(weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
+    if weight is not None or ignore_index != -100 or label_smoothing:
+        told = "loss=auto takes weight, ignore_index and label_smoothing for classification alone"
+        raise MismatchError(f"{told}, but the task of the data set is {task}")
+    return nn.MSELoss()
 
 
 def require_fitting(loss: nn.Module, task: str) -> None:

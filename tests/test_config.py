@@ -57,6 +57,10 @@ def test_every_option_passes(group, composed):
         ["dataset=table", *NEEDED["table"], "trainer.checkpoint.monitor=val/r2"],
         ["dataset=table", *NEEDED["table"], "trainer.checkpoint.monitor=val/f1"],
         ["loss.label_smoothing=0.1", "+loss.weight={_target_:torch.tensor,data:[1.0,2.0]}"],
+        ["+loss.weight=[1,8]"],
+        ["loss=bce_with_logits", "+loss.pos_weight=[1,8]"],
+        ["dataset=table", *NEEDED["table"], "+loss.weight=[1,8]", "+loss.ignore_index=0"],
+        ["dataset=shards", "dataset.root=.", "+loss.weight=[1,8]"],
         ["optim.lr=0", "optim.weight_decay=1e-4", "trainer.clip_norm=1", "device=cuda:1"],
         ["dataset.augment={crop:1,flip:true}", "dataset.limit=null", "model.dropout=${penalty.l1}"],
         ["dataset.augment.crop=1", "dataset.augment.brightness=0.5", "dataset.val_fraction=0.2"],
@@ -145,7 +149,14 @@ def test_every_limit_is_of_an_argument_that_there_is(group, name):
         ({"a": 1}, dict[str, int], True),
         ({"_target_": "x"}, int, True),
         (LATER, int, True),
-        ("x", source.Unwritable, False),
+        ("x", source.Tensor, False),
+        ([1, 2.5], source.Tensor | None, True),
+        ([[1, 2], [3, 4]], torch.Tensor, True),
+        ([[1, 2], [3]], torch.Tensor, False),
+        ([1, "a"], torch.Tensor | None, False),
+        ([], torch.Tensor, False),
+        (8, torch.Tensor, False),
+        ([0.1], float | source.Tensor, False),  # as lr of an optimizer: a tensor there is one number
         ("x", torch.nn.Module, True),
         ("x", source.Any, True),
     ],
@@ -157,6 +168,7 @@ def test_a_value_fits_its_annotation(value, wanted, fitting):
 def test_rules_and_types_in_words():
     assert described(int | None) == "a whole number or null"
     assert described(tuple[float, float]) == "a list of 2, each a number"
+    assert described(source.Tensor | None) == "null or a list of numbers, for example [1.0,2.0]"
     assert str(Number(0, 2**32, whole=True)) == "a whole number of at least 0 and below 4294967296"
     assert str(Either(Number(1, whole=True), Choice(("same",)))) == "a whole number of at least 1, or same"
     assert (

@@ -45,6 +45,13 @@ def test_the_usual_loss_follows_the_task():
     assert type(for_task("regression")) is nn.MSELoss
 
 
+def test_the_usual_loss_of_classes_takes_what_cross_entropy_takes():
+    loss = for_task("classification", torch.tensor([1.0, 8.0]), ignore_index=0, label_smoothing=0.1)
+    assert (loss.weight.tolist(), loss.ignore_index, loss.label_smoothing) == ([1.0, 8.0], 0, 0.1)
+    with pytest.raises(MismatchError, match=r"loss=auto takes weight, .* is regression$"):
+        for_task("regression", torch.tensor([1.0, 8.0]), label_smoothing=0.1)
+
+
 @pytest.mark.parametrize("loss", [*CLASSIFICATION, nn.NLLLoss, nn.SmoothL1Loss], ids=lambda loss: loss.__name__)
 def test_a_loss_of_the_task_or_one_that_is_not_known_fits(loss):
     require_fitting(loss(), "classification")

@@ -168,6 +168,11 @@ TYPED = [
     ("model.channels=[8,-8]", ["model.channels=[8,-8]"]),
     ("model.kernel_size=big", ["model.kernel_size='big'", "a whole number"]),
     ("model=lstm model.readout=first", ["model.readout='first'", "last, mean, max"]),
+    ("+loss.weight=8", ["loss.weight=8", "a list", "[1,8]"]),
+    ("+loss.weight=[1,a]", ["loss.weight=[1,'a']", "each a number of at least 0"]),
+    ("+loss.weight=[1,8]", ["loss.weight=[1,8]", "10 classes", "in this order: 0, 1, 2"]),
+    ("loss=bce_with_logits +loss.pos_weight=[3]", ["loss.pos_weight=[3]: the data set has 10 classes"]),
+    ("optim.lr=[0.1,0.2]", ["optim.lr=[0.1,0.2]", "a number"]),
     ("loss.reduction=sum", ["loss.reduction='sum'", "mean"]),
     ("dataset=image_folder dataset.root=. dataset.cache=ram", ["dataset.cache='ram'", "auto, memory, disk, none"]),
     ("dataset=image_folder", ["dataset.root (dltrain's conf/dataset/image_folder.yaml, line 3)", "dataset.root=..."]),
@@ -352,8 +357,8 @@ IN_FILES = [
     ),
     (
         "loss",
-        ["_target_: torch.nn.CrossEntropyLoss", "weight: [1, 2]"],
-        ["loss.weight=[1,2] (my_conf/loss/mine.yaml, line 2)", "_target_: torch.tensor"],
+        ["_target_: torch.nn.CrossEntropyLoss", "weight: [1, -2]"],
+        ["loss.weight=[1,-2] (my_conf/loss/mine.yaml, line 2)", "at least 0", "one for each class"],
     ),
 ]
 MODULE = "from torch import nn\nclass Net(nn.Module):\n"

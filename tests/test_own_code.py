@@ -269,6 +269,35 @@ def test_a_node_that_a_resolver_makes_of_facts_of_the_data_is_checked_before_it_
     assert not (tmp_path / "stolen").exists()
 
 
+def test_a_list_for_an_argument_annotated_as_a_tensor_is_one_of_floats_on_the_device(dltrain, verb, tmp_path):
+    """At any depth; a call of torch.tensor for the user's own class stays what it is."""
+    (tmp_path / "my_code.py").write_text(
+        "import torch\nfrom torch import Tensor, nn\n"
+        "class Both(nn.Module):\n"
+        "    def __init__(self, table: torch.Tensor, parts: list, index: Tensor | None = None, many: list[int] = ()):\n"
+        "        super().__init__()\n"
+        "        kinds = [(one.dtype, str(one.device), one.tolist()) for one in (table, parts[0].weight, index)]\n"
+        "        print(kinds, many)\n"
+        "        self.parts = nn.ModuleList(parts)\n"
+        "    def forward(self, outputs, targets):\n"
+        "        return sum(part(outputs, targets) for part in self.parts)\n"
+    )
+    (tmp_path / "my_conf" / "loss").mkdir(parents=True)
+    (tmp_path / "my_conf" / "loss" / "both.yaml").write_text(
+        "_target_: my_code.Both\ntable: [[1, 2], [3, 4]]\nmany: [1, 2]\n"
+        "index: {_target_: torch.tensor, data: [1, 2]}\n"
+        "parts:\n  - _target_: torch.nn.CrossEntropyLoss\n    weight: [1, 1, 1, 1, 1, 1, 1, 1, 1, 8]\n"
+    )
+    run = dltrain("--config-dir", "my_conf", "loss=both", "dataset.limit=20", "trainer.epochs=1", "device=cpu")
+    assert run.code == 0, run.stderr
+    made = (
+        "[(torch.float32, 'cpu', [[1.0, 2.0], [3.0, 4.0]]), (torch.float32, 'cpu', [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,"
+        " 1.0, 1.0, 8.0]), (torch.int64, 'cpu', [1, 2])] [1, 2]"
+    )
+    assert made in run.stderr
+    assert made in verb("evaluate", run.result["run"], "trust=[my_code]").stderr
+
+
 def test_what_own_code_prints_is_no_part_of_the_answer(dltrain, verb, tmp_path):
     (tmp_path / "my_code.py").write_text(
         "from dltrain.models import MLP\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,6 +16,7 @@ from dltrain.build.data import evaluation_loader, read_data, training_loader
 from dltrain.build.make import make, module, optimizer, scheduler
 from dltrain.build.network import is_sharded, placed_network, without_fused_kernel, wrapped
 from dltrain.checkpoint import Checkpoints, Due
+from dltrain.config.rules import shown
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
 from dltrain.device import Precision, pick_device, pick_precision, pick_threads
@@ -85,7 +86,8 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
     model = module(cfg, "model")
-    loss = module(cfg, "loss").to(device)
+    _require_a_weight_each(cfg, data)
+    loss = module(cfg, "loss", device).to(device)
     require_fitting(loss, data.facts.task)
     _require_trainable(cfg, model, precision, world)
     model, average = placed_network(cfg, model, device, world, data.facts.kind == "image")
@@ -232,6 +234,19 @@ def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, 
     on_cpu_in_half = precision.dtype is torch.float16 and precision.device.type == "cpu"
     if on_cpu_in_half and any(isinstance(module, nn.RNNBase) for module in modules):
         raise ConfigError(["trainer.precision=fp16: the CPU has no recurrent layers in float16; use bf16 or fp32"])
+
+
+def _require_a_weight_each(cfg: DictConfig, data: Data) -> None:
+    """Refuse weights of classes, of torch's losses and ours, that are not one for each class."""
+    if str(cfg.loss._target_).partition(".")[0] not in ("torch", "dltrain"):
+        return
+    for name in ("weight", "pos_weight"):
+        given, wanted = OmegaConf.select(cfg.loss, name), data.facts.num_outputs
+        if isinstance(given, ListConfig) and len(given) != wanted and data.facts.task == "classification":
+            names = data.facts.class_names
+            order = f", in this order: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else ""
+            told = f"the data set has {wanted} classes: give one number for each{order}"
+            raise ConfigError([f"loss.{name}={shown(list(given))}: {told}"])
 
 
 def _due(cfg: DictConfig) -> Due:

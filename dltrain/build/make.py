@@ -2,22 +2,25 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from dltrain.config.arguments import takes_tensor
 from dltrain.config.nodes import require_harmless
-from dltrain.config.targets import PLACES, find, is_scheduler
+from dltrain.config.source import READ
+from dltrain.config.targets import PLACES, find, is_scheduler, signature_of
 from dltrain.errors import ConfigError, DltrainError
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_FLOAT = {"_target_": "hydra.utils.get_object", "path": "torch.float32"}
 
 
 def make(
@@ -27,10 +30,12 @@ def make(
     without: Sequence[str] = (),
     keywords: Mapping[str, Any] = _NONE,
     partial: bool = False,
+    device: torch.device | None = None,
 ) -> Any:
     """Call the ``_target_`` of the node ``key`` with its keys, but for those in ``without``, and with the arguments.
 
     With ``partial`` it is not called: what comes back takes further arguments, which no configuration could hold.
+    Lists for arguments that are annotated as tensors become tensors of float32 on ``device``.
 
     Raises:
         DltrainError: as the target itself raised it.
@@ -42,6 +47,9 @@ def make(
     node._set_parent(outer)  # so that interpolations still find the rest
     resolved: Any = OmegaConf.to_container(node, resolve=True)
     require_harmless(key, resolved)
+    for place, values in _tensors(resolved):
+        tensor = {"_target_": "torch.tensor", "data": values, "dtype": _FLOAT, "device": str(device or "cpu")}
+        OmegaConf.update(node, place, tensor, merge=False, force_add=True)
     try:
         call = instantiate(node, *args, _convert_="all", _partial_=True)
         return call if partial else call(**keywords)
@@ -111,9 +119,42 @@ def _inner_schedulers(cfg: DictConfig, key: str, optimizer: Optimizer) -> Any:
     return scheduler(cfg, key, optimizer) if _is_scheduler(value) else value
 
 
-def module(cfg: DictConfig, key: str) -> nn.Module:
+def _tensors(node: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Where a resolved node has a list for an argument that is annotated as a tensor, at any depth, and the list."""
+    if isinstance(node, list):
+        node = {f"[{number}]": item for number, item in enumerate(node)}
+    if not isinstance(node, dict):
+        return
+    target = node.get("_target_")
+    for name, value in node.items():
+        place = f"{prefix}{name}" if str(name).startswith("[") or not prefix else f"{prefix}.{name}"
+        values = _written(value, str(target))
+        if isinstance(values, list) and isinstance(target, str) and takes_tensor(_annotation(target, name)):
+            yield place, values
+        else:
+            yield from _tensors(value, place)
+
+
+def _written(value: Any, target: str) -> Any:
+    """The list in ``torch.tensor(list)`` too, for torch's own classes: of whole numbers it would be no float tensor."""
+    is_call = (
+        isinstance(value, dict) and value.get("_target_") == "torch.tensor" and value.keys() == {"_target_", "data"}
+    )
+    return value["data"] if is_call and target.partition(".")[0] in READ else value
+
+
+def _annotation(target: str, name: str) -> Any:
+    try:
+        signature = signature_of(get_object(target))
+    except (HydraException, ImportError, ValueError, TypeError):  # instantiate says why
+        return Any
+    parameters = signature.parameters if signature else {}
+    return parameters[name].annotation if name in parameters else Any
+
+
+def module(cfg: DictConfig, key: str, device: torch.device | None = None) -> nn.Module:
     """Make the node ``key``, a model or a loss; see :func:`make`."""
-    made = make(cfg, key)
+    made = make(cfg, key, device=device)
     if not isinstance(made, nn.Module):  # what a class makes was checked before, not what a function returns
         target = f"{key}._target_={cfg[key]._target_}"
         raise ConfigError([f"{target}: it returned {made!r:.60}, but must return a torch.nn.Module"])

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union
 
 from dltrain.config.rules import LATER, Problem, shown
-from dltrain.config.source import Unwritable
+from dltrain.config.source import Tensor
 from dltrain.config.targets import Target
 from dltrain.errors import did_you_mean
 
@@ -101,10 +101,32 @@ def _words(wanted: Any) -> list[str]:
     return [word for words in options for word in words if isinstance(word, str)]
 
 
+def takes_tensor(wanted: Any) -> bool:
+    """Whether a value of the type is a tensor, for which a list is written, or null; not where it may be a number."""
+    kinds = [one for one in _alternatives(wanted) if one not in (None, types.NoneType)]
+    return len(kinds) == 1 and _is_tensor(kinds[0])
+
+
+def _is_tensor(kind: Any) -> bool:
+    """Whether this is torch's class, known without importing it, or what stands for it."""
+    return kind is Tensor or (getattr(kind, "__module__", ""), getattr(kind, "__name__", "")) == ("torch", "Tensor")
+
+
+def _is_array(value: Any) -> bool:
+    """Whether these are numbers, or lists of them of the same length, at any depth."""
+    if not isinstance(value, list) or not value:
+        return False
+    if all(isinstance(item, list) for item in value):
+        return len({len(item) for item in value}) == 1 and all(map(_is_array, value))
+    return all(item == LATER or (isinstance(item, int | float) and not isinstance(item, bool)) for item in value)
+
+
 def fits(value: Any, wanted: Any) -> bool:
     """Whether a value from YAML can be one of the type; true for types that are not known here."""
     if value == LATER or (isinstance(value, dict) and "_target_" in value):
         return True
+    if takes_tensor(wanted) and value is not None:
+        return _is_array(value)
     return any(_fits_one(value, one) for one in _alternatives(wanted))
 
 
@@ -119,7 +141,7 @@ def _fits_one(value: Any, wanted: Any) -> bool:
         return any(value == word and type(value) is type(word) for word in typing.get_args(wanted))
     if not inspect.isclass(outer):
         return True
-    if outer is Unwritable:
+    if _is_tensor(outer):  # beside a number, where a list would be none
         return False
     if issubclass(outer, Mapping):
         return isinstance(value, dict)
@@ -140,9 +162,9 @@ def _fits_items(value: Any, outer: type, items: tuple[Any, ...]) -> bool:
 
 def described(wanted: Any) -> str:
     """The type in words, with an example where the form matters."""
-    words = [_described_one(one) for one in _alternatives(wanted) if one is not Unwritable]
-    if Unwritable in _alternatives(wanted) and set(words) <= {"null"}:
-        words.append("a tensor, {_target_: torch.tensor, data: [...]}")
+    words = [_described_one(one) for one in _alternatives(wanted) if not _is_tensor(one)]
+    if takes_tensor(wanted):
+        words.append("a list of numbers, for example [1.0,2.0]")
     return " or ".join(dict.fromkeys(words))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain.config.targets import VALUES
 from dltrain.errors import ConfigError, did_you_mean
 
 
@@ -155,6 +156,8 @@ def _is_trusted(target: str) -> bool:
     def within(name: str) -> bool:
         return any(name.startswith(f"{package}.") for package in _TRUSTED)
 
+    if target in VALUES:
+        return True
     if not within(target) or "$" in target:  # an interpolation could become anything
         return False
     found = locate(target)

@@ -44,6 +44,8 @@ LIMITS: dict[str, dict[str, Rule]] = {
         "label_smoothing": _SHARE,
         "delta": _POSITIVE,
         "beta": _NOT_NEGATIVE,
+        "weight": Many(_NOT_NEGATIVE),
+        "pos_weight": Many(_NOT_NEGATIVE),
         "reduction": Choice(("mean",)),
     },
     "optim": {
@@ -108,7 +110,8 @@ def check_limits(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Prob
     """Values out of range, of the node ``key`` of a group, whose target is torch's or dltrain's own."""
     for name, rule in LIMITS.get(group, {}).items():
         value = node.get(name)
-        if value is not None and value != LATER and not rule.allows(value):
+        is_made = isinstance(value, dict) and "_target_" in value
+        if value is not None and value != LATER and not is_made and not rule.allows(value):
             hint = f"; {_HINTS[group, name]}" if (group, name) in _HINTS else ""
             yield Problem(f"{key}.{name}", f"must be {rule}{hint}", value)
     if group == "dataset" and isinstance(node.get("augment"), dict):
@@ -129,6 +132,8 @@ _HINTS = {
     ("scheduler", "gamma"): "to raise the learning rate, use scheduler=lambda",
     ("scheduler", "milestones"): "for example [15,25]",
     ("optim", "betas"): "for example [0.9,0.999]",
+    ("loss", "weight"): "one for each class, for example [1,8]",
+    ("loss", "pos_weight"): "one for each class, for example [1,8]",
     ("loss", "reduction"): "dltrain takes the mean over a batch",
     ("model", "channels"): "for example [32,64]",
     ("model", "hidden_sizes"): "for example [64,32]",

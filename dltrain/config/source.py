@@ -34,8 +34,8 @@ _TYPES: dict[str, Any] = {
 }
 
 
-class Unwritable:
-    """Stands for a type such as Tensor, of which no value can be written in YAML."""
+class Tensor:
+    """Stands for torch's, for which a list of numbers is written."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _type(node: ast.expr, home: Module) -> Any:
         case ast.Attribute(attr=name) | ast.Name(id=name) if name in _TYPES:
             return _TYPES[name]
         case ast.Attribute(attr="Tensor") | ast.Name(id="Tensor"):
-            return Unwritable
+            return Tensor
         case ast.Name():
             alias = _expression(node, home)
             if isinstance(alias, Definition) and isinstance(alias.node, ast.expr) and alias.node is not node:

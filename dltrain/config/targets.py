@@ -28,8 +28,8 @@ _REFUSED = frozenset(
         *("joblib", "simpleeval", "mlflow", "wandb", "tensorboard", "sqlalchemy"),
     )
 )
-# The few functions of torch's compiled part that make a value, such as the weight of each class for a loss.
-_VALUES = frozenset(f"torch.{name}" for name in ("tensor", "device", "Generator"))
+# The few functions of torch's compiled part that make a value, and nothing else.
+VALUES = frozenset(f"torch.{name}" for name in ("tensor", "device", "Generator"))
 _MODULE = "torch.nn.modules.module.Module"
 _OPTIMIZER = "torch.optim.optimizer.Optimizer"
 _SCHEDULER = "torch.optim.lr_scheduler.LRScheduler"
@@ -117,7 +117,7 @@ def find(name: Any, place: Place) -> Target:
         raise _refusal(f"must be the full name of a class or function, for example {place.example}")
     top = name.partition(".")[0]
     _require_harmless(top, name, place)
-    if name in _VALUES and not place.base:
+    if name in VALUES and not place.base:
         return Target(name, "torch", None)
     target = _read(name, place) if top in source.READ else _imported(name, place)
     _require_fitting(target, place)
@@ -184,7 +184,7 @@ def _imported(name: str, place: Place) -> Target:
         tuple(f"{base.__module__}.{base.__qualname__}" for base in value.__mro__) if inspect.isclass(value) else ()
     )
     methods = frozenset(one for one in place.methods if _takes_one(value, one))
-    return Target(name, home, _signature(value), ancestors, methods)
+    return Target(name, home, signature_of(value), ancestors, methods)
 
 
 def _takes_one(value: Any, name: str) -> bool:
@@ -282,7 +282,7 @@ def _with_article(name: str) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _signature(value: Any) -> inspect.Signature | None:
+def signature_of(value: Any) -> inspect.Signature | None:
     """As :func:`inspect.signature`, with annotations as types, and ``Any`` for those that cannot be resolved."""
     try:
         found = inspect.signature(value)
