@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dltrain.device import Precision
 from dltrain.distributed.strategy import is_sharded
+from dltrain.losses import weighing_of
 from dltrain.metrics import Metrics
 
 Key = TypeVar("Key")
@@ -18,7 +19,7 @@ def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss, metrics: Metrics, precision: Precision
 ) -> Metrics:
     """Run ``model`` over ``batches`` in evaluation mode and gather ``metrics``; the model's mode is put back."""
-    training = model.training
+    training, weighing = model.training, weighing_of(loss)
     model.eval()
     # FSDP keeps the memory in which it puts layers together, and what inference mode makes is of no use in training.
     without_gradients = torch.no_grad() if is_sharded(model.parameters()) else torch.inference_mode()
@@ -29,9 +30,9 @@ def evaluate(
                 inputs, targets = stand_in(inputs, targets)
                 with precision.autocast():
                     outputs = model(inputs)
-                    batch_loss = loss(outputs, targets)
+                    found = weighing.of_batch(outputs, targets) if weighing else (loss(outputs, targets),)
                 if rows:
-                    metrics.update(outputs, targets, batch_loss)
+                    metrics.update(outputs, targets, *found)
     finally:
         model.train(training)
     return metrics

@@ -1,6 +1,8 @@
 """Losses, which of them fits what, and penalties on the weights."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +55,113 @@ def require_fitting(loss: nn.Module, task: str) -> None:
                 f"loss {type(loss).__name__} is for {other}, but the task of the data set is {task};"
                 f" losses that fit: {', '.join(_FITTING[task])}"
             )
+
+
+class Weighing(Protocol):
+    """How parts of a batch make up its loss, where that is no mean over samples.
+
+    ``unit`` is what a sample of the whole batch counts on average; parts that are scaled by it, and averaged over
+    samples, are the loss of the whole. A mean over batches is a sum of totals, divided by the sum of weights.
+    """
+
+    def unit(self, targets: Tensor, samples: int, summed: Callable[[Tensor], Tensor]) -> Tensor | float:
+        """From this process's ``targets`` of a batch of ``samples`` in all; ``summed`` adds up over processes."""
+        ...
+
+    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: Any) -> Tensor:
+        """The loss () of a part of a batch of which the first ``rows`` count, all or none, scaled by ``unit``."""
+        ...
+
+    def of_steps(self, loss: Tensor, samples: int, unit: Any) -> tuple[Tensor, Tensor | int]:
+        """Total and weight of the mean ``loss`` that was computed with ``unit`` for so many samples."""
+        ...
+
+    def of_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Total and weight of a batch."""
+        ...
+
+
+class ByWeight:
+    """A loss that divides ``total(outputs, targets)`` by ``weight_of(targets)``, tensors () that wait for nothing.
+
+    Where nothing has a weight, that is 0 / 0: it counts as 0, and has no gradient.
+    """
+
+    def __init__(self, total: Callable[[Tensor, Tensor], Tensor], weight_of: Callable[[Tensor], Tensor]):
+        self.total = total
+        self.weight_of = weight_of
+
+    def unit(self, targets: Tensor, samples: int, summed: Callable[[Tensor], Tensor]) -> Tensor:
+        dtype = torch.float32 if targets.device.type == "mps" else torch.float64
+        return summed(self.weight_of(targets).to(dtype)) / samples
+
+    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: Tensor) -> Tensor:
+        total = self.total(outputs, targets)
+        share = torch.where(unit != 0, 1 / unit, 0) if rows else torch.zeros_like(unit)
+        return total * (share / max(rows, 1)).to(total.dtype)
+
+    def of_steps(self, loss: Tensor, samples: int, unit: Tensor) -> tuple[Tensor, Tensor]:
+        return loss * unit * samples, unit * samples
+
+    def of_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self.total(outputs, targets), self.weight_of(targets)
+
+
+class Summed:
+    """A loss that is the sum over a batch: steps follow the sum, and what is reported is the mean over samples."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]):
+        self.loss = loss
+
+    def unit(self, targets: Tensor, samples: int, summed: Callable[[Tensor], Tensor]) -> float:
+        return 1 / samples
+
+    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: float) -> Tensor:
+        return self.loss(outputs, targets) * (1 / (rows * unit) if rows else 0)
+
+    def of_steps(self, loss: Tensor, samples: int, unit: float) -> tuple[Tensor, int]:
+        return loss * unit * samples, samples
+
+    def of_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+        return self.loss(outputs, targets), len(targets)
+
+
+def weighing_of(loss: Any) -> Weighing | None:
+    """How the losses of parts make up that of a batch; ``None`` for a mean over samples.
+
+    torch's own losses are known. Another says so itself: ``reduction = "sum"`` as torch's have it, or a method
+    ``batch_weight(targets)`` that returns what its mean over a batch is divided by, a tensor (). One that says nothing
+    is taken for a mean over samples.
+    """
+    if getattr(loss, "reduction", "mean") == "sum":
+        return Summed(loss)
+    if weight_of := getattr(loss, "batch_weight", None):
+        return ByWeight(lambda outputs, targets: _total(loss, weight_of, outputs, targets), weight_of)
+    is_torchs = getattr(type(loss), "forward", None) in (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+    # Below 0 there is no class that could be ignored.
+    if not is_torchs or (loss.weight is None and loss.ignore_index < 0):
+        return None
+    summing = copy.copy(loss)
+    summing.reduction = "sum"
+    return ByWeight(summing, lambda targets: _weight_of_classes(loss, targets))
+
+
+def _total(loss: Any, weight_of: Callable[[Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+    """What a mean by weight was before it was divided; what is masked has no gradient, even behind a division by 0."""
+    weight = weight_of(targets)
+    counts = weight != 0
+    mean = loss(torch.where(counts, outputs, outputs.detach()), targets)
+    return torch.where(counts, mean * weight, 0)
+
+
+def _weight_of_classes(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> Tensor:
+    """What torch divides the sum by: the weights of the classes, without those of the class that is ignored."""
+    if targets.is_floating_point():  # probabilities of the classes: a mean over samples, whatever the weights
+        return targets.new_full((), targets.numel() / targets.shape[1])
+    counted = targets != loss.ignore_index
+    if loss.weight is None:
+        return counted.sum()
+    return (loss.weight[torch.where(counted, targets, 0)] * counted).sum()
 
 
 class Penalty:

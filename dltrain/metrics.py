@@ -1,6 +1,7 @@
 """Metrics of a whole part of the data: sums stay on the device and are read once, at the end.
 
-Names are the field's; a mean over batches of different sizes is the mean over samples.
+Names are the field's; a mean over batches of different sizes is the mean over samples, and that of a loss which weighs
+samples the mean by their weights.
 """
 
 import math
@@ -20,8 +21,11 @@ class Metrics(Protocol):
 
     names: tuple[str, ...]
 
-    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
-        """Add a batch: ``outputs`` (batch, num_outputs), its ``targets`` and its mean ``loss``; never synchronises."""
+    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor, weight: Tensor | int | None = None) -> None:
+        """Add a batch: ``outputs`` (batch, num_outputs), its ``targets`` and its mean ``loss``; never synchronises.
+
+        With a ``weight`` the loss is a total, which is divided by the sum of all weights.
+        """
         ...
 
     def merge(self, world: World) -> None:
@@ -49,16 +53,22 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 class MeanLoss:
-    """The mean loss over samples, from the mean losses of batches."""
+    """The mean loss over samples, or by their weights, from the mean losses of batches."""
 
     def __init__(self, device: torch.device):
         self.total = torch.zeros((), dtype=sum_dtype(device), device=device)
-        self.count = 0
+        self.count: Tensor | float = 0  # samples, or what they weigh, which lies on the device
 
     def update(self, loss: Tensor, count: int) -> None:
+        """Add the mean ``loss`` () of ``count`` samples."""
         # In the dtype of the sum: a float16 loss times a large batch would be infinite.
         self.total.add_(loss.detach(), alpha=count)
-        self.count += count
+        self.count = self.count + count
+
+    def add(self, total: Tensor, weight: Tensor | int) -> None:
+        """Add the ``total`` () of a batch that has this ``weight``, a number or a tensor () on the device."""
+        self.total += total.detach()
+        self.count = self.count + (weight.to(self.total.dtype) if isinstance(weight, Tensor) else weight)
 
     def merge(self, world: World) -> "MeanLoss":
         """The mean loss over the samples of all processes; this one's own stays as it is."""
@@ -66,19 +76,22 @@ class MeanLoss:
         if world.size == 1:
             merged.load_state_dict(self.state_dict())
             return merged
-        both = world.sum(torch.stack([self.total, torch.full_like(self.total, self.count)]))
-        merged.load_state_dict({"total": both[0], "count": int(both[1])})
+        both = world.sum(torch.stack([self.total, torch.full_like(self.total, float(self.count))]))
+        count = float(both[1])
+        merged.load_state_dict({"total": both[0], "count": int(count) if count.is_integer() else count})
         return merged
 
     def compute(self) -> float:
-        return float(self.total) / self.count if self.count else math.nan
+        count = float(self.count)
+        return float(self.total) / count if count else math.nan
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": self.total, "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.total.copy_(state["total"])
-        self.count = state["count"]
+        count = state["count"]
+        self.count = count.to(self.total.device) if isinstance(count, Tensor) else count
 
 
 class ClassificationMetrics:
@@ -97,8 +110,11 @@ class ClassificationMetrics:
         absent = ("top5_accuracy",) if self.top5 is None else ()
         self.names = tuple(name for name in NAMES["classification"] if name not in absent)
 
-    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
-        self.loss.update(loss, len(targets))
+    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor, weight: Tensor | int | None = None) -> None:
+        if weight is None:
+            self.loss.update(loss, len(targets))
+        else:
+            self.loss.add(loss, weight)
         cells = targets * self.num_classes + outputs.argmax(1)
         # index_add_ rather than bincount, which asks the device for the largest value.
         self.counts.index_add_(0, cells, torch.ones_like(cells))
@@ -125,7 +141,7 @@ class ClassificationMetrics:
         f1 = 2 * hits / (true + predicted).clamp(min=1)
         result = {"loss": self.loss.compute(), "accuracy": float(hits.sum() / confusion.sum())}
         if self.top5 is not None:
-            result["top5_accuracy"] = float(self.top5) / self.loss.count
+            result["top5_accuracy"] = float(self.top5) / float(confusion.sum())
         averages = {"precision": precision, "recall": recall, "f1": f1}
         return result | {name: float(values[occurring].mean()) for name, values in averages.items()}
 
@@ -160,17 +176,21 @@ class RegressionMetrics:
         self.loss = MeanLoss(device)
         # The first target: taken off the others, so that their variance survives a large common offset.
         self.origin: Tensor | None = None
-        # absolute errors, squared errors, targets, squared targets
-        self.sums = torch.zeros(4, num_outputs, dtype=sum_dtype(device), device=device)
+        # absolute errors, squared errors, targets, squared targets, samples
+        self.sums = torch.zeros(5, num_outputs, dtype=sum_dtype(device), device=device)
 
-    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
-        self.loss.update(loss, len(targets))
+    def update(self, outputs: Tensor, targets: Tensor, loss: Tensor, weight: Tensor | int | None = None) -> None:
+        if weight is None:
+            self.loss.update(loss, len(targets))
+        else:
+            self.loss.add(loss, weight)
         targets = targets.to(self.sums.dtype)
         errors = outputs.to(self.sums.dtype) - targets
         if self.origin is None:
             self.origin = targets[0].clone()
         targets = targets - self.origin
-        self.sums += torch.stack((errors.abs(), errors.square(), targets, targets.square())).sum(1)
+        self.sums[:4] += torch.stack((errors.abs(), errors.square(), targets, targets.square())).sum(1)
+        self.sums[4] += len(targets)
 
     def merge(self, world: World) -> None:
         if world.size > 1:
@@ -185,22 +205,23 @@ class RegressionMetrics:
         if origin is None or self.origin is None:
             return
         shift = self.origin - origin.to(self.origin.device)
-        _, _, total, squared = self.sums
-        squared += 2 * shift * total + self.loss.count * shift.square()
-        total += self.loss.count * shift
+        _, _, total, squared, count = self.sums
+        squared += 2 * shift * total + count * shift.square()
+        total += count * shift
         self.origin = origin.to(self.origin.device)
 
     def by_output(self) -> list[dict[str, float]]:
         """``mae`` and ``rmse`` of each output, in the target's original units: of each step of a forecast."""
-        absolute, squared = (self.sums[:2].cpu().double() / self.loss.count).tolist()
+        sums = self.sums.cpu().double()
+        absolute, squared = (sums[:2] / sums[4]).tolist()
         return [
             {"mae": mae * self.target_std, "rmse": math.sqrt(mse) * self.target_std}
             for mae, mse in zip(absolute, squared, strict=True)
         ]
 
     def compute(self) -> dict[str, float]:
-        absolute, squared, total, total_squared = self.sums.cpu().double()
-        count = self.loss.count
+        absolute, squared, total, total_squared, samples = self.sums.cpu().double()
+        count = float(samples[0])
         mae = float(absolute.mean()) / count
         rmse = math.sqrt(float(squared.mean()) / count)
         spread = total_squared - total.square() / count

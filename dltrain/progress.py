@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
+import torch
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
 from dltrain.log import EPOCHS
 from dltrain.metric_names import lower_is_better
@@ -137,14 +139,15 @@ class _AsyncLoss:
     """Reads a running mean from the device without waiting: a GPU's answer is shown at the next look."""
 
     def __init__(self) -> None:
-        self._answer: tuple[object, int] | None = None
+        self._answer: tuple[Tensor, Tensor] | None = None
 
     def read(self, total: MeanLoss) -> float:
         if total.total.device.type == "cpu":
             return total.compute()
         before = self._answer
-        self._answer = (total.total.to("cpu", non_blocking=True), total.count)
-        return float(before[0]) / before[1] if before else float("nan")  # type: ignore[arg-type]
+        count = torch.as_tensor(total.count)
+        self._answer = total.total.to("cpu", non_blocking=True), count.to("cpu", non_blocking=True)
+        return float(before[0] / before[1]) if before else float("nan")
 
 
 def make_view(epochs: int, samples: int, batches: int, headline: str) -> View:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dltrain.data.loader import Loader
 from dltrain.device import is_out_of_memory
+from dltrain.distributed.world import World
 from dltrain.errors import TrainingError
 from dltrain.finite import NOTHING_FOUND, diagnose
-from dltrain.inference import stand_in
 
 if TYPE_CHECKING:
     from dltrain.trainer import Trainer
@@ -63,10 +63,13 @@ def _describe(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> str:
 
 def _backward_alone(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> Tensor:
     """Gradients of this process's part of a batch, without those of the others, which may be looking elsewhere."""
+    targets = batch[1]
     if trainer.world.size == 1:
-        return trainer.gradients(*batch)
+        return trainer.gradients(*batch, trainer.unit(targets))
     trainer.optimizer.zero_grad(set_to_none=True)
-    return trainer.backward(*stand_in(*batch), share=1.0)
+    alone = World()
+    unit = trainer.weighing.unit(targets, max(len(targets), 1), alone.sum) if trainer.weighing else None
+    return trainer.backward(*batch, 1.0, unit)
 
 
 def buffers(trainer: "Trainer") -> list[tuple[Tensor, Tensor]]:

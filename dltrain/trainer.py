@@ -23,7 +23,7 @@ from dltrain.distributed.world import World
 from dltrain.finite import FiniteWatch
 from dltrain.inference import Loss, evaluate, stand_in
 from dltrain.loggers import Loggers
-from dltrain.losses import Penalty
+from dltrain.losses import Penalty, weighing_of
 from dltrain.machine import CoreWatch
 from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
 from dltrain.monitor import Best, EarlyStopping, Pruning
@@ -42,7 +42,7 @@ class Trainer:
     """Everything a training run works with; :meth:`fit` runs it, from wherever its state says.
 
     ``accumulate`` cuts each batch of ``train`` into so many micro-batches, whose gradients add up to the batch's
-    (exactly so for losses that are means over samples, without batch norm). ``clip_norm`` bounds the norm of all
+    (exactly so without batch norm, for losses as :mod:`~.losses` knows them). ``clip_norm`` bounds the norm of all
     gradients together, ``clip_value`` each gradient. With ``ema`` the averaged weights are the ones evaluated.
     ``wrapped`` is ``model`` as ``torch.compile``, or what holds it in several processes, returns it; state is always
     read from ``model``.
@@ -95,6 +95,7 @@ class Trainer:
         self.scaler = self.precision.scaler()
         self.network = self.model if self.wrapped is None else self.wrapped
         self.total = MeanLoss(self.precision.device)  # the training loss of the current epoch so far
+        self.weighing = weighing_of(self.loss)
         self.smallest = least_samples(self.model, self.world)
         self.watch = FiniteWatch(self.precision.device)
         self.saved: dict[str, Any] = {}  # what a rollback goes back to
@@ -187,7 +188,8 @@ class Trainer:
     def train_step(self, inputs: Tensor, targets: Tensor) -> None:
         """One optimizer step over a batch; nothing waits for the device."""
         buffers = recovery.buffers(self) if self.on_nonfinite == "skip" else []
-        loss = self.gradients(inputs, targets)
+        unit = self.unit(targets)
+        loss = self.gradients(inputs, targets, unit)
         if self.clip_norm or self.clip_value:
             self.clip()
         watched = [] if self.scaler.is_enabled() else [p.grad for p in self.parameters if p.grad is not None]
@@ -205,55 +207,72 @@ class Trainer:
         self.scaler.update()
         if self.ema:
             self.ema.update()
-        self.total.update(loss, len(targets))
+        if self.weighing is None:
+            self.total.update(loss, len(targets))
+        else:
+            self.total.add(*self.weighing.of_steps(loss, len(targets), unit))
+
+    def unit(self, targets: Tensor) -> Tensor | float | None:
+        """What a sample of the whole batch counts in its loss on average; ``None`` where all count alike."""
+        if self.weighing is None:
+            return None
+        samples = len(targets) if self.world.size == 1 else self.train.size_of(self.batch)
+        return self.weighing.unit(targets, samples, self.world.sum)
 
     def micro_batches(self, samples: int) -> int:
         """How many micro-batches a batch of so many samples is cut into."""
         return min(self.accumulate, max(samples // self.smallest, 1))
 
-    def gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Set the gradients of the mean loss over a batch, and return it; smaller micro-batches if memory is short.
+    def gradients(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None = None) -> Tensor:
+        """Set the gradients of the loss of a batch, and return it; smaller micro-batches if memory is short.
 
-        Where several processes share the batch, what is returned is the mean over this one's samples.
+        ``unit`` is the batch's :meth:`unit`. Where several processes share the batch, what is returned is the mean over
+        this one's samples.
         """
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 if self.world.size > 1:
-                    return self.gradients_together(inputs, targets)
+                    return self.gradients_together(inputs, targets, unit)
                 if self.accumulate == 1:
-                    return self.backward(inputs, targets, share=1.0)
-                return self.accumulated(inputs, targets)
+                    return self.backward(inputs, targets, 1.0, unit)
+                return self.accumulated(inputs, targets, unit)
             except RuntimeError as error:
                 recovery.halve(self, len(targets), error)
 
-    def accumulated(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def accumulated(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None) -> Tensor:
         """:meth:`gradients` in micro-batches."""
         count = self.micro_batches(len(targets))
         total = torch.zeros_like(self.total.total)
         for part in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
             share = len(part[1]) / len(targets)
-            total += self.backward(*part, share).to(total.dtype) * share
+            total += self.backward(*part, share, unit).to(total.dtype) * share
         return total
 
-    def gradients_together(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def gradients_together(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None) -> Tensor:
         """:meth:`gradients` of this process's part of a batch; all processes end with those of the whole."""
         samples = self.train.size_of(self.batch)
         pieces = self.world.pieces(samples, self.micro_batches(samples))
         rows = [len(piece) for piece in pieces]
         total = torch.zeros_like(self.total.total)
-        parts = torch.split(inputs, rows), torch.split(targets, rows)
-        for piece, *part in zip(pieces, *parts, strict=True):
+        parts = zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True)
+        for piece, part in zip(pieces, parts, strict=True):
             with self.world.at(piece), nullcontext() if piece is pieces[-1] else without_sum(self.network):
                 # The processes' gradients are averaged, so these shares of them add up to the whole batch's.
-                loss = self.backward(*stand_in(*part), share=len(piece) * self.world.size / samples)
+                loss = self.backward(*part, len(piece) * self.world.size / samples, unit)
             total += loss.to(total.dtype) * len(piece)
         return total / max(len(targets), 1)
 
-    def backward(self, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
+    def backward(self, inputs: Tensor, targets: Tensor, share: float, unit: Tensor | float | None) -> Tensor:
         """Add the gradients of ``share`` times the mean loss over these samples; returns the loss itself."""
+        rows = len(targets)
+        inputs, targets = stand_in(inputs, targets)
         with self.precision.autocast():
-            loss = self.loss(self.network(inputs), targets)
+            outputs = self.network(inputs)
+            if self.weighing is None:
+                loss = self.loss(outputs, targets)
+            else:
+                loss = self.weighing.of_part(outputs, targets, rows, unit)
         objective = loss + self.penalty() if self.penalty else loss
         if self.world.size > 1:  # gradients are the same everywhere, so they carry the news of one process's loss
             objective = objective * torch.where(loss.detach().isfinite(), share, math.nan)

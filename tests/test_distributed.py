@@ -36,6 +36,10 @@ CASES = {
         *("model.dropout=0.3", "model.hidden_size=8", "model.bidirectional=true"),
     ],
     "lstm": ["dataset=sunspots", "dataset.limit=100", "model.num_layers=2", "model.dropout=0.3", "model.hidden_size=8"],
+    "class weights": [
+        *("+loss.weight=[1,2,3,0.5,0,1,1,9,1,4]", "+loss.ignore_index=3", "penalty.l2=0.001"),
+        *("dataset.batch_size=34", "trainer.accumulate=3"),
+    ],
     "regression": ["dataset=diabetes", "model=mlp", "trainer.clip_value=0.1", "scheduler=plateau"],
 }
 
@@ -60,6 +64,21 @@ def test_several_processes_compute_what_one_does(dltrain, together, tmp_path, op
         assert [one.code for one in ended] == [0] * processes, ended[0].stderr
         assert_same(tmp_path / "1", tmp_path / str(processes))
         assert ended[0].result["test"] == pytest.approx(alone["test"], rel=1e-4)
+
+
+def test_shards_learn_by_the_weights_of_the_whole_batch_and_by_its_sum(dltrain, together, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\nclass Sum(nn.CrossEntropyLoss):\n"
+        "    def __init__(self):\n        super().__init__(reduction='sum')\n"
+    )
+    (tmp_path / "conf" / "loss").mkdir(parents=True)
+    (tmp_path / "conf" / "loss" / "mine.yaml").write_text("_target_: mine.Sum\n")
+    for name, loss in (("weights", ["+loss.weight=[1,2,3,0.5,0,1,1,9,1,4]"]), ("sum", ["loss=mine", "optim.lr=0.001"])):
+        options = [*SMALL, "--config-dir=conf", *loss, "trainer.accumulate=2", "report=false"]
+        dltrain(*options, f"hydra.run.dir={name}")
+        ended = together(2, *options, "trainer.strategy=fsdp", f"hydra.run.dir={name}-2")
+        assert ended[0].code == 0, ended[0].stderr
+        assert_same(tmp_path / name, tmp_path / f"{name}-2")
 
 
 def test_one_process_under_a_launcher_is_bitwise_one_alone(dltrain, together, tmp_path):

@@ -41,6 +41,39 @@ def test_an_image_folder_and_a_table_have_the_figures_of_the_run_as_well(dltrain
         assert verb("evaluate", run.result["run"]).result["metrics"] == run.result["test"]
 
 
+def of_a_rare_class(path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1100, 2))
+    kinds = np.where(x[:, 0] + 0.5 * rng.normal(size=1100) > 1.5, "rare", "usual")
+    rows = [f"{a:.6f},{b:.6f},{kind}" for (a, b), kind in zip(x, kinds, strict=True)]
+    path.write_text("\n".join(["a,b,kind", *rows]) + "\n")
+
+
+@pytest.mark.parametrize("data", [["dataset=table", "dataset.path=t.csv", "dataset.target=kind"], ["dataset=digits"]])
+def test_a_loss_by_weights_of_classes_is_torchs_of_the_whole_part_and_needs_no_trust(dltrain, verb, tmp_path, data):
+    """Given as a list, or as the call that torch's users write, for the data set's usual loss or for cross entropy."""
+    from dltrain.loaded import load_run
+
+    of_a_rare_class(tmp_path / "t.csv")
+    weight = "[10,1]" if "dataset=table" in data else "[9,1,1,1,1,1,1,1,1,0.1]"
+    ways = [f"+loss.weight={weight}", f"+loss.weight={{_target_:torch.tensor,data:{weight}}}"]
+    runs = [dltrain(*data, "trainer.epochs=2", "dataset.val_fraction=0.4", way) for way in ways]
+    assert [run.code for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    assert runs[0].result["best"] == runs[1].result["best"]
+    loaded = load_run(runs[0].result["run"])
+    assert loaded.cfg.loss.weight == json.loads(weight)
+    loader, _ = loaded.loader("val")
+    batches = list(loader)
+    assert len(batches) > 1
+    with torch.no_grad():
+        value = loaded.loss(loaded.model(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches]))
+    assert runs[0].result["best"]["val"]["loss"] == pytest.approx(float(value), rel=1e-6)
+    for run in runs:
+        assert verb("evaluate", run.result["run"], "split=val").result["metrics"] == run.result["best"]["val"]
+    if "dataset=table" in data:
+        assert verb("predict", runs[1].result["run"], "t.csv").code == 0
+
+
 def test_the_validation_part_has_the_figures_of_the_best_epoch(dltrain, verb):
     run = dltrain(*SHORT)
     answer = verb("evaluate", run.result["run"], "split=val").result

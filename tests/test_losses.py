@@ -1,13 +1,22 @@
 """Losses and penalties against torch and against their formulas."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from dltrain.data.base import Arrays, Facts
+from dltrain.data.loader import Loader
+from dltrain.device import Precision
 from dltrain.errors import MismatchError
-from dltrain.losses import BCEWithLogitsLoss, Penalty, for_task, require_fitting
-from dltrain.models import CNN
+from dltrain.inference import evaluate
+from dltrain.losses import BCEWithLogitsLoss, Penalty, for_task, require_fitting, weighing_of
+from dltrain.metrics import MeanLoss, metrics_for
+from dltrain.models import CNN, MLP
+from tests.test_trainer import make_trainer
 
 CLASSIFICATION = [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, BCEWithLogitsLoss]
 REGRESSION = [nn.MSELoss, nn.L1Loss, nn.HuberLoss]
@@ -89,3 +98,187 @@ def test_neither_biases_nor_the_scales_of_batch_norm_are_penalised():
 
 
 WEIGHTS = ("features.0.0", "classifier.1", "classifier.4")  # the convolution and the two linear layers
+
+
+# Losses that are no means over samples
+
+CPU = torch.device("cpu")
+WEIGHT = torch.tensor([1.0, 10.0, 0.5, 0.0], dtype=torch.float64)
+
+
+class OfItsOwn(nn.Module):
+    """A loss of a user's, by weights that follow from the targets."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = F.cross_entropy(outputs, targets, reduction="none") * targets
+        return losses.sum() / self.batch_weight(targets)
+
+    def batch_weight(self, targets: Tensor) -> Tensor:
+        return targets.sum()
+
+
+class Reshaping(nn.CrossEntropyLoss):
+    """A class of a user's that computes something else, and does not say by what it divides."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+
+WEIGHED = {
+    "weights": nn.CrossEntropyLoss(WEIGHT),
+    "weights and smoothing": nn.CrossEntropyLoss(WEIGHT, label_smoothing=0.2),
+    "a class ignored": nn.CrossEntropyLoss(ignore_index=0),
+    "all of them": nn.CrossEntropyLoss(WEIGHT, ignore_index=0, label_smoothing=0.2),
+    "nll": nn.NLLLoss(WEIGHT, ignore_index=0),
+    "its own": OfItsOwn(),
+    "sum": nn.CrossEntropyLoss(WEIGHT, reduction="sum"),
+}
+weighed = pytest.mark.parametrize("loss", WEIGHED.values(), ids=WEIGHED)
+
+
+def unevenly() -> Arrays:
+    """50 samples of 4 classes; batches of 8, and parts of them, that hold the class 0 alone come first."""
+    generator = torch.Generator().manual_seed(7)
+    targets = torch.cat(
+        [torch.zeros(11, dtype=torch.int64), torch.randint(1, 4, (38,), generator=generator), torch.ones(1).long()]
+    )
+    return Arrays(torch.randn(50, 5, generator=generator, dtype=torch.float64), targets)
+
+
+class InOrder(Loader):
+    """Every epoch as the samples lie."""
+
+    def __init__(self, samples: Arrays, batch_size: int):
+        super().__init__(samples, batch_size, nn.Identity(), CPU)
+
+
+def of_all(loss: nn.Module, model: nn.Module, samples: Arrays) -> Tensor:
+    """The loss of all samples in one batch, as it is reported: a sum by sample."""
+    value = loss(model(samples.inputs), samples.targets).detach()
+    return value / len(samples) if getattr(loss, "reduction", "") == "sum" else value
+
+
+@weighed
+@pytest.mark.parametrize("batch_size", [1, 8, 50])
+def test_an_evaluation_in_batches_is_that_of_the_whole_part_in_one(loss, batch_size):
+    torch.manual_seed(0)
+    model, samples = MLP((5,), 4).double(), unevenly()
+    metrics = metrics_for(Facts("test", "classification", "table", (5,), 4), CPU)
+    found = evaluate(model, InOrder(samples, batch_size), loss, metrics, Precision(CPU)).compute()
+    assert found["loss"] == pytest.approx(float(of_all(loss, model, samples)), rel=1e-12)
+    assert found["accuracy"] == pytest.approx(
+        float((model(samples.inputs).argmax(1) == samples.targets).double().mean())
+    )
+
+
+@weighed
+@pytest.mark.parametrize("parts", [1, 3, 8])
+def test_micro_batches_are_the_batch_in_one_whatever_they_weigh(tmp_path, loss, parts):
+    """Weights after an epoch, and with a learning rate of 0 the loss of the epoch."""
+    torch.manual_seed(0)
+    model, samples = MLP((5,), 4).double(), unevenly()
+    plain, still = copy.deepcopy(model), copy.deepcopy(model)
+    trainers = []
+    for network, lr in ((model, 0.1), (still, 0.0)):
+        optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+        penalty = Penalty(network.parameters(), 0.0, 0.01) if lr else None
+        options = {"optimizer": optimizer, "loss": loss, "accumulate": parts, "epochs": 1, "penalty": penalty}
+        trainers.append(make_trainer(tmp_path, network, samples, **options))
+        trainers[-1].train = InOrder(samples, 8)
+        trainers[-1].fit()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    penalty = Penalty(plain.parameters(), 0.0, 0.01)
+    for inputs, targets in InOrder(samples, 8):
+        optimizer.zero_grad()
+        value = loss(plain(inputs), targets)
+        ((value if value.isfinite() else 0) + penalty()).backward()  # a batch of which nothing counts is 0 / 0 in torch
+        optimizer.step()
+    for (name, ours), torchs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-10, atol=1e-12, msg=name)
+    assert trainers[1].history[0]["train/loss"] == pytest.approx(float(of_all(loss, still, samples)), rel=1e-12)
+
+
+@weighed
+def test_smaller_micro_batches_for_lack_of_memory_change_nothing(tmp_path, loss):
+    class Hungry(MLP):
+        def forward(self, inputs: Tensor) -> Tensor:
+            if len(inputs) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(inputs)
+
+    torch.manual_seed(0)
+    short, samples = Hungry((5,), 4).double(), unevenly()
+    roomy = MLP((5,), 4).double()
+    roomy.load_state_dict(short.state_dict())
+    trainers = [make_trainer(tmp_path, network, samples, loss=loss, val=samples) for network in (short, roomy)]
+    for trainer in trainers:
+        trainer.fit()
+    assert trainers[0].accumulate == 4
+    assert trainers[0].val.batch_size == 2
+    for one, other in zip(trainers[0].history, trainers[1].history, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(ignore_index=0), OfItsOwn()], ids=["torch's", "its own"])
+def test_a_batch_of_which_nothing_counts_moves_nothing(tmp_path, loss):
+    torch.manual_seed(0)
+    model = MLP((5,), 4).double()
+    before = copy.deepcopy(model.state_dict())
+    samples = Arrays(torch.randn(8, 5, dtype=torch.float64), torch.zeros(8, dtype=torch.int64))
+    trainer = make_trainer(tmp_path, model, samples, loss=loss, epochs=1)
+    trainer.train_epoch()
+    assert float(trainer.total.total) == float(trainer.total.count) == 0
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_no_step_waits_for_the_device_to_know_a_weight():
+    """A fake tensor has no value that could be asked for."""
+    with FakeTensorMode():
+        weighted = nn.CrossEntropyLoss(torch.ones(4), ignore_index=0, label_smoothing=0.1)
+        for loss in (weighted, OfItsOwn(), nn.CrossEntropyLoss(reduction="sum")):
+            weighing, mean = weighing_of(loss), MeanLoss(CPU)
+            outputs, targets = torch.ones(6, 4, requires_grad=True), torch.ones(6, dtype=torch.int64)
+            unit = weighing.unit(targets, 6, lambda total: total)
+            part = weighing.of_part(outputs, targets, 6, unit)
+            part.backward()
+            mean.add(*weighing.of_steps(part.detach(), 6, unit))
+            mean.add(*weighing.of_batch(outputs, targets))
+            with pytest.raises(DataDependentOutputException):
+                mean.compute()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.MSELoss(),
+        BCEWithLogitsLoss(pos_weight=WEIGHT),
+        nn.MultiMarginLoss(weight=WEIGHT),
+        Reshaping(WEIGHT),
+        lambda outputs, targets: outputs.mean(),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_a_mean_over_samples_is_taken_as_ever(loss):
+    assert weighing_of(loss) is None
+
+
+def test_probabilities_of_classes_are_a_mean_over_samples_whatever_the_weights(logits):
+    targets = logits.softmax(1)
+    loss = nn.CrossEntropyLoss(WEIGHT.float())
+    mean = MeanLoss(CPU)
+    for rows in (slice(0, 3), slice(3, 7)):
+        mean.add(*weighing_of(loss).of_batch(logits[rows], targets[rows]))
+    assert mean.compute() == pytest.approx(float(loss(logits, targets)), rel=1e-6)
+
+
+def test_a_mean_by_weight_goes_on_from_its_state(tmp_path):
+    first, second, whole = MeanLoss(CPU), MeanLoss(CPU), MeanLoss(CPU)
+    batches = [(torch.tensor(2.0), torch.tensor(0.5)), (torch.tensor(3.0), torch.tensor(1.25))]
+    for batch in batches:
+        whole.add(*batch)
+    first.add(*batches[0])
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.add(*batches[1])
+    assert second.compute() == whole.compute() == pytest.approx(5 / 1.75)
