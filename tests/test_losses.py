@@ -90,6 +90,19 @@ def test_the_penalty_has_the_gradient_of_its_formula():
     torch.testing.assert_close(model.weight.grad, 0.1 * model.weight.sign() + 0.4 * model.weight)
 
 
+def test_the_penalty_of_half_the_weight_decay_is_the_same_step_of_the_weights():
+    torch.manual_seed(0)
+    one = nn.Linear(3, 2)
+    other = copy.deepcopy(one)
+    Penalty(one.parameters(), 0.0, 0.05)().backward()
+    torch.optim.SGD(one.parameters(), lr=0.1).step()
+    other.weight.grad, other.bias.grad = torch.zeros(2, 3), torch.zeros(2)
+    bias = other.bias.detach().clone()
+    torch.optim.SGD(other.parameters(), lr=0.1, weight_decay=0.1).step()
+    torch.testing.assert_close(one.weight, other.weight)
+    assert torch.equal(one.bias, bias) and not torch.equal(other.bias, bias)
+
+
 def test_neither_biases_nor_the_scales_of_batch_norm_are_penalised():
     model = CNN((1, 8, 8), 3, channels=[4], hidden_sizes=[5])
     Penalty(model.parameters(), 0.1, 0.2)().backward()
