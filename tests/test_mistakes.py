@@ -109,6 +109,8 @@ TYPED = [
     ("scheduler=exponential scheduler.gamma=1.2", ["scheduler.gamma=1.2", "at most 1", "scheduler=lambda"]),
     ("scheduler=multistep scheduler.milestones=[20,10]", ["[20,10]", "above the one before"]),
     ("scheduler=plateau scheduler.monitor=val/acc", ["val/acc", "did you mean 'val/accuracy'?"]),
+    ("scheduler=plateau scheduler.monitor=test/loss", ["test/loss chooses here", "use val/loss"]),
+    ("trainer.checkpoint.monitor=test/f1", ["trainer.checkpoint.monitor='test/f1'", "use val/f1"]),
     ("scheduler=plateau scheduler.monitor=val/mae", ["val/mae", "but of regression", "val/accuracy"]),
     ("scheduler=plateau scheduler.interval=step", ["scheduler.interval='step'", "scheduler.interval=epoch"]),
     ("scheduler=plateau scheduler.monitor=val/accuracy scheduler.mode=min", ["scheduler.mode", "scheduler.mode=auto"]),

@@ -119,7 +119,7 @@ def test_a_trial_that_failed_is_told_as_failed(dltrain):
 def test_several_objectives(dltrain):
     wanted = ("hydra.sweeper.metrics=[val/loss,val/accuracy]", "hydra.sweeper.n_trials=3")
     outcome = dltrain(*SEARCH, LR, *wanted, SWEEP)
-    assert outcome.code == 0
+    assert outcome.code == 0 and "test/" not in outcome.stderr
     assert [direction.name for direction in study().directions] == ["MINIMIZE", "MAXIMIZE"]
     for row, trial in zip(ledger(), study().trials, strict=True):
         assert trial.values == [float(row["val/loss"]), float(row["val/accuracy"])]
@@ -131,6 +131,9 @@ def test_a_search_names_the_best_by_what_it_is_after(dltrain):
     assert outcome.code == 0, outcome.stderr
     best = outcome.result["best"]
     assert (best["monitor"], best["mean"]["test/accuracy"]) == ("test/accuracy", study().best_value)
+    for told in ("hydra.sweeper.metrics: test/accuracy chooses", "the jobs are ranked: test/accuracy chooses"):
+        assert outcome.stderr.count(told) == 1
+    assert "use val/accuracy" in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from dltrain.commands.arguments import on_terminal, print_json
+from dltrain.metric_names import about_test
 from dltrain.record import history_of
 from dltrain.run import write_text
 from dltrain.sweep.ledger import settled
@@ -29,6 +30,8 @@ def finish_sweep(folder: Path) -> bool:
 
 def show(found: Outcome) -> None:
     """One line of JSON, or a table on a terminal."""
+    if told := about_test(found.monitor):
+        log.warning("the jobs are ranked: %s", told)
     if not on_terminal():
         print_json(found.summary())
         return

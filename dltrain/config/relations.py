@@ -8,7 +8,7 @@ from dltrain import distributed
 from dltrain.config.rules import LATER, Problem
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.expression import Expression
-from dltrain.metric_names import NAMES, lower_is_better
+from dltrain.metric_names import NAMES, about_test, lower_is_better
 
 _TASKS = {  # of dltrain's own data sets; a table tells its task once it is read, unless dataset.task names it
     **dict.fromkeys(("diabetes", "sunspots", "series"), "regression"),
@@ -198,6 +198,9 @@ def _check_mode(scheduler: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _check_monitor(key: str, name: Any, known: tuple[str, ...]) -> Iterator[Problem]:
     if not isinstance(name, str) or name == LATER or name in known:
+        return
+    if told := about_test(name):
+        yield Problem(key, told, name)
         return
     if len(known) == 1:
         reason = "dataset.val_fraction=0 leaves no validation part"

@@ -13,12 +13,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain.config import sweeps
 from dltrain.errors import ConfigError, UserError, did_you_mean
 from dltrain.extras import install_line
-from dltrain.metric_names import NAMES, lower_is_better
+from dltrain.metric_names import NAMES, about_test, lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.pruning import Judge, make_pruner, monitor
 from dltrain.sweep.space import distribution, grid_values, typed
@@ -207,6 +208,8 @@ class Search(Sweeper):
         from dltrain.sweep.storage import storage_of
 
         metrics = self.metrics or [monitor(config)]
+        for told in filter(None, map(about_test, metrics)):
+            log.warning("hydra.sweeper.metrics: %s", told)
         directions = self.directions
         if directions == ["auto"]:
             directions = ["minimize" if lower_is_better(name) else "maximize" for name in metrics]
