@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 
 from dltrain.sweep.storage import storage_of
 from tests.test_cli import SHORT
@@ -106,6 +107,25 @@ def test_other_samplers_repeat_with_their_seed(dltrain, sampler):
         assert dltrain(*SEARCH, LR, "optim.momentum=interval(0,0.9)", *wanted).code == 0
     one, other = (study(f"sqlite:///{folder}/study.db").trials for folder in ("one", "other"))
     assert [trial.params for trial in one] == [trial.params for trial in other]
+
+
+def test_trials_are_composed_as_single_runs_are(dltrain):
+    """Of what is typed for a key before, behind and in the place of a choice."""
+    space = ["model=choice(mlp,lstm)", "model.hidden_size=8", "penalty={l1:0.001}", "penalty={l2:0.01},{l2:0.02}"]
+    options = ["hydra.sweeper.sampler=grid", "seed=3", "~loss.label_smoothing", "resume=str(off)"]
+    outcome = dltrain(*SEARCH, *space, *options, SWEEP)
+    assert outcome.code == 1  # one of the models has no hidden_size
+    found = {(row["model"], row["status"], row["penalty"]) for row in ledger()}
+    both = ("{l1:0.001} {l2:0.01}", "{l1:0.001} {l2:0.02}")
+    assert found == {
+        (model, status, penalty) for model, status in (("mlp", "failed"), ("lstm", "done")) for penalty in both
+    }
+    for row in ledger():
+        if row["status"] == "done":
+            config = OmegaConf.load(Path(row["run"], "config.yaml"))
+            assert (config.penalty.l1, f"{{l2:{config.penalty.l2}}}") == (0.001, row["penalty"].split()[1])
+            assert (config.model.hidden_size, "label_smoothing" in config.loss) == (8, False)
+    assert {trial.state.name for trial in study().trials} == {"COMPLETE", "FAIL"}
 
 
 def test_a_trial_that_failed_is_told_as_failed(dltrain):

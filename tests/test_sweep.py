@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dltrain import checkpoint
 from dltrain.errors import UserError
@@ -110,6 +111,16 @@ def test_a_job_equals_the_same_run_alone_bit_for_bit(dltrain, tmp_path):
         one, other = (checkpoint.load(folder / "checkpoints" / name)["model"] for folder in (alone, job))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_where_a_key_fits_some_of_the_options_the_others_fail_by_name(dltrain, tmp_path):
+    swept = ["model=mlp,lstm", "model.hidden_size=8", "penalty={l1:0.001}", "penalty={l2:0.01}"]
+    sweep = dltrain("-m", *SHORT, *swept, SWEEP)
+    assert sweep.code == 1
+    assert "job 0 failed before it began: model.hidden_size=8: dltrain.models.MLP has no argument" in sweep.stderr
+    assert [(row["model"], row["status"]) for row in ledger()] == [("mlp", "failed"), ("lstm", "done")]
+    config = OmegaConf.load(tmp_path / "sweep" / "1" / "config.yaml")
+    assert (config.model.hidden_size, config.penalty) == (8, {"l1": 0.001, "l2": 0.01})
 
 
 def test_stdout_is_one_line_with_means_over_the_seeds_and_the_best_command(dltrain):

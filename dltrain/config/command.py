@@ -63,9 +63,13 @@ class _Command:
         steering = self._steering() if self.sweep else None
         if steering is not None and sweeps.is_basic(steering):
             given = [*self._parsed(sweeps.params(steering)), *self.overrides]
+            self.problems += [sweeps.interval(one) for one in given if one.is_interval_sweep()]
             self._check_jobs(given, each_job or steering.sweep.on_failure == "stop")
         else:
-            self._composed(*self._sorted(self.overrides))
+            if steering is None:
+                self._composed(*self._sorted(self.overrides))
+            else:
+                self._check_jobs(self.overrides, each_job)
             self.problems = [sweeps.for_interval(one, self.overrides) for one in self.problems]
         if self.problems:
             raise ConfigError(dict.fromkeys(self.problems))
@@ -191,12 +195,10 @@ class _Command:
         new = [text for text in self.problems if text not in before]
         for override in unknown:
             name = override.key_or_group
-            outer, _, inner = name.rpartition(".")
+            outer = name.rpartition(".")[0]
             starts = (f"{name}=", f"{name}.", f"{name} ", f"{outer}=")
             if not any(text.startswith(starts) for text in new):
-                why = f"{outer} takes the key {inner}, but its file has none"
-                line = (override.input_line or "").lstrip("+")
-                self.problems.append(f"{line} (command line): {why}: write it with a plus sign, +{line}")
+                self.problems.append(translate.unadded(override))
 
     def _apply(self, override: Override, cfg: DictConfig) -> bool:
         """Apply the override to ``cfg``; false where the key was not there and had to be added."""
@@ -226,7 +228,6 @@ class _Command:
         Every combination of values is tried, and where there are very many, each value in one of them.
         """
         swept = [one for one in given if one.is_sweep_override()]
-        self.problems += [sweeps.interval(one) for one in swept if not one.is_discrete_sweep()]
         empty = [one for one in swept if not any(sweeps.values(one))]
         for one in empty:
             why = overrides.wrong(one, self.repository) or "this names no value"

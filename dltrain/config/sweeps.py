@@ -4,7 +4,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 TRIED = 200  # at most so many values of one key, and so many jobs, are checked before the first job runs
@@ -27,11 +29,29 @@ def values(override: Override) -> Iterator[str]:
     if override.is_delete():
         yield str(override.input_line)
     elif not override.is_sweep_override():
-        yield f"{key}={override.get_value_element_as_str()}"
+        text = f"{key}={override.get_value_element_as_str()}"
+        yield text if _reads(text, override.value()) else str(override.input_line)
     elif override.is_discrete_sweep():
-        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+        yield from (f"{key}={written(value)}" for value in override.sweep_iterator())
     else:
         yield f"{key}={override.value().start}"  # type: ignore[union-attr]
+
+
+def written(value: Any) -> str:
+    """A value as it is typed, with quotes where text would be read as something else."""
+    text = Override._get_value_element_as_str(value)
+    if isinstance(value, str) and not _reads(f"key={text}", value):
+        return QuotedString(text=value, quote=Quote.single).with_quotes()
+    return text
+
+
+def _reads(text: str, value: Any) -> bool:
+    """Whether this override gives its key the value."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except (HydraException, ValueError):
+        return False
+    return not override.is_sweep_override() and bool(override.value() == value)
 
 
 def first(override: Override) -> str:
@@ -40,9 +60,26 @@ def first(override: Override) -> str:
 
 
 def choices(overrides: Sequence[Override], limit: int | None = None) -> list[list[str]]:
-    """For each key its overrides, at most ``limit``; one that is given twice has the last word, in its first place."""
-    by_key = {one.get_key_element(): list(itertools.islice(values(one), limit)) for one in overrides}
-    return list(by_key.values())
+    """Of what is typed for a key the overrides to choose from, at most ``limit``, in the order of the command line."""
+    found = [list(itertools.islice(values(one), limit)) for one in overrides]
+    return [found[number] for number in in_force(found)]
+
+
+def in_force(choices: Sequence[Sequence[str]]) -> list[int]:
+    """Which of the ``choices``, overrides of one key each, are not replaced by a later one of the same key.
+
+    A dictionary replaces nothing: it adds to what is there, as in a single run.
+    """
+    kept = []
+    replaced: set[str] = set()
+    for number in reversed(range(len(choices))):
+        parts = [text.partition("=") for text in choices[number]]
+        keys = {key for key, _, _ in parts}
+        if not keys <= replaced or not keys:
+            kept.append(number)
+        if not any(value.startswith("{") for _, _, value in parts):
+            replaced |= keys
+    return kept[::-1]
 
 
 def interval(override: Override) -> str:

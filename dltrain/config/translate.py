@@ -124,6 +124,14 @@ def unswept(override: Override) -> str:
     return f"{line} (command line): these are several values: for a run with each of them, dltrain -m {line}{as_list}"
 
 
+def unadded(override: Override) -> str:
+    """An override of a key that the target takes, but that its file does not have."""
+    outer, _, inner = override.key_or_group.rpartition(".")
+    line = (override.input_line or "").lstrip("+")
+    why = f"{outer} takes the key {inner}, but its file has none"
+    return f"{line} (command line): {why}: write it with a plus sign, +{line}"
+
+
 def unapplied(override: Override, error: BaseException) -> str:
     """An override that the configuration does not take."""
     line = f"{override.input_line} (command line)"

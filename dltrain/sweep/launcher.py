@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra._internal import hydra as hydra_main
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -24,7 +25,7 @@ from dltrain.errors import ConfigError, Interrupted, UserError
 from dltrain.extras import require_extras
 from dltrain.run import RunFolder
 from dltrain.sweep.combinations import Combinations
-from dltrain.sweep.composer import Composer
+from dltrain.sweep.composer import Composer, SweepLoader
 from dltrain.sweep.forked import Forked, jobs_at_once
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.planning import plan_jobs
@@ -176,6 +177,7 @@ def register(command: str) -> None:
         plugin.__module__ = module.__name__
         Plugins.instance().register(plugin)
     Jobs.command = command
+    hydra_main.ConfigLoaderImpl = SweepLoader  # type: ignore[attr-defined]  # the class that Hydra composes with
 
 
 def _answer(job: Job, value: float | None) -> JobReturn:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dltrain.config.sweeps import in_force
 from dltrain.errors import UserError
 from dltrain.record import metrics_of
 from dltrain.run import is_in_use, read_json, write_json, write_text
@@ -59,7 +60,10 @@ class Job:
     @property
     def settings(self) -> dict[str, str]:
         """Values by their keys, as they were typed."""
-        return {key.lstrip("+~"): value for key, _, value in (one.partition("=") for one in self.overrides)}
+        found: dict[str, str] = {}
+        for key, _, value in (one.lstrip("+~").partition("=") for one in _in_force(self.overrides)):
+            found[key] = f"{found[key]} {value}" if key in found and value.startswith("{") else value
+        return found
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -219,9 +223,13 @@ def naming(overrides: Iterable[str]) -> tuple[str, ...]:
 
 
 def key_of(overrides: Iterable[str]) -> Key:
-    """What makes a job the same one, however it was typed: its keys with the last value of each, in order."""
-    by_key = {one.lstrip("+").partition("=")[0]: one.lstrip("+") for one in naming(overrides)}
-    return tuple(sorted(by_key.values()))
+    """What makes a job the same one, however it was typed: its keys with the values that count, in order."""
+    return tuple(sorted(_in_force(naming(overrides)), key=lambda text: text.partition("=")[0]))
+
+
+def _in_force(overrides: Iterable[str]) -> list[str]:
+    texts = [one.lstrip("+") for one in overrides]
+    return [texts[number] for number in in_force([[text] for text in texts])]
 
 
 def setting(overrides: Iterable[str]) -> Key:

@@ -80,12 +80,18 @@ class Search(Sweeper):
         except ImportError as error:
             raise UserError(f"hydra/sweeper=optuna needs Optuna: {install_line('optuna')}") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        space, fixed = self._space(arguments)
+        space, template = self._space(arguments)
         with getattr(self.launcher, "locked", self._folder)() as folder:  # or two searches would tell the same trials
-            composed = self.context.config_loader.load_sweep_config(self.config, fixed)
-            study = self._study(optuna, folder, composed, space)
+            study = self._study(optuna, folder, self._as_a_whole(template), space)
             OmegaConf.save(self.config, folder / "multirun.yaml")
-            self._search(optuna, study, folder, space, fixed)
+            self._search(optuna, study, folder, space, template)
+
+    def _as_a_whole(self, template: Sequence[tuple[str, str]]) -> DictConfig:
+        """The configuration of all jobs, as far as they have one."""
+        fixed = [text for text, name in template if not name]
+        overrides = [*self.config.hydra.overrides.hydra, *fixed]
+        name = self.config.hydra.job.config_name
+        return self.context.config_loader.load_configuration(name, overrides, RunMode.MULTIRUN)
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -94,11 +100,15 @@ class Search(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
 
-    def _search(self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any], fixed: Sequence[str]) -> None:
+    def _search(
+        self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any], template: Sequence[tuple[str, str]]
+    ) -> None:
         has_begun = False
         for trials in self._batches(optuna, study, folder, space):
             has_begun = True
-            jobs = [[*fixed, *(f"{key}={typed(trial.params[key])}" for key in space)] for trial in trials]
+            jobs = [
+                [f"{text}={typed(trial.params[name])}" if name else text for text, name in template] for trial in trials
+            ]
             for trial, overrides in zip(trials, jobs, strict=True):
                 trial.set_user_attr("overrides", overrides)
                 trial.set_user_attr("sweep", str(folder))
@@ -170,22 +180,27 @@ class Search(Sweeper):
         if problems:
             raise ConfigError(problems)
 
-    def _space(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """The distribution of each key that has a range or a choice, and the overrides that every job has."""
+    def _space(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """The distribution of each key that has a range or a choice, by its name in the study, and what a job is.
+
+        That is a list of overrides, each with an empty name, and of keys, each with the name of its distribution.
+        """
         texts = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         space: dict[str, Any] = {}
-        fixed: dict[str, str] = {}
-        for override in OverridesParser.create(self.context.config_loader).parse_overrides(texts):
+        template = []
+        parsed = OverridesParser.create(self.context.config_loader).parse_overrides(texts)
+        for number in sweeps.in_force([list(itertools.islice(sweeps.values(one), sweeps.TRIED)) for one in parsed]):
+            override = parsed[number]
             key = override.get_key_element()
-            if override.is_sweep_override():
-                try:
-                    space[key] = distribution(override)
-                except ValueError as error:
-                    raise ConfigError([f"{override.input_line}: {error}"]) from error
-                fixed.pop(key, None)
-            else:
-                fixed[key] = f"{key}={override.get_value_element_as_str()}"
-                space.pop(key, None)
+            if not override.is_sweep_override():
+                template.append((next(sweeps.values(override)), ""))
+                continue
+            name = key if key not in space else f"{key} {number}"  # of several dictionaries
+            try:
+                space[name] = distribution(override)
+            except ValueError as error:
+                raise ConfigError([f"{override.input_line}: {error}"]) from error
+            template.append((key, name))
         if not space:
             raise ConfigError(["a search needs a key with a range: 'optim.lr=tag(log, interval(0.001, 0.1))'"])
         if any(key.partition(".")[0] == "pruner" for key in space):
@@ -194,7 +209,7 @@ class Search(Sweeper):
             raise ConfigError(
                 [f"sampler=grid takes choice(...) and range(...): {', '.join(open_keys)} has an interval"]
             )
-        return space, list(fixed.values())
+        return space, template
 
     def _sampler(self, optuna: Any, seed: int) -> Any:
         samplers = optuna.samplers

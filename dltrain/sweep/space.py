@@ -5,6 +5,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from dltrain.config.sweeps import written
+
 
 def distribution(override: Override) -> Any:
     """Optuna's distribution of what a key with a range or a choice may be."""
@@ -32,10 +34,10 @@ def _plain(value: Any) -> Any:
 
 
 def typed(value: Any) -> str:
-    """A value as it is written on the command line, as a list is already."""
-    if isinstance(value, str) and value.startswith(("[", "{")):
+    """A value as it is written on the command line, as lists, dictionaries and quoted text are already."""
+    if isinstance(value, str) and value.startswith(("[", "{", "'", '"')):
         return value
-    return "null" if value is None else Override._get_value_element_as_str(value)
+    return "null" if value is None else written(value)
 
 
 def grid_values(distribution: Any) -> list[Any]:
