@@ -259,6 +259,11 @@ def test_of_a_very_large_sweep_the_first_jobs_are_checked(dltrain, monkeypatch):
     assert (found["count"], found["checked"]) == (1998, 5)
 
 
+def test_jobs_of_options_that_a_pattern_chooses_are_listed(dltrain):
+    found = dltrain("check", "-m", "model=glob(l*)").result
+    assert [job["overrides"][0] for job in found["jobs"]] == ["model=lenet", "model=lstm"]
+
+
 def test_a_terminal_gets_a_report(dltrain, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -53,7 +54,8 @@ def _list_jobs(cfg: DictConfig) -> None:
             f"check -m lists the jobs that commas make; {cfg.hydra.sweeper._target_} chooses them as it goes"
         )
     typed = [str(override) for override in cfg.hydra.overrides.task]
-    parsed = OverridesParser.create().parse_overrides([*sweeps.params(cfg), *typed])
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which glob(...) asks for options
+    parsed = parser.parse_overrides([*sweeps.params(cfg), *typed])
     from dltrain.commands.jobs import list_jobs
 
     list_jobs(list(itertools.product(*sweeps.choices(parsed))), sweeps.TRIED)
