@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.config.earlier import of_run
-from dltrain.data.base import Facts
+from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.device import Precision
 from dltrain.errors import DltrainError
@@ -19,14 +19,16 @@ from dltrain.inference import Loss, predict
 from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
 from dltrain.record import changed_from_defaults, choices_of, flat, history_of, read_config
-from dltrain.report.page import write_report
+from dltrain.report.page import render
 from dltrain.report.story import Mistake, Story, Test
-from dltrain.run import read_json
+from dltrain.run import read_json, write_text
 
 log = logging.getLogger(__name__)
 
 _PICTURES = 24
 _SECONDS = 0.5  # for a look at the test part behind a run
+_LEFT_OUT = "Mistakes and predictions of single samples are left out"
+_SEED = 0  # of the draw of what is looked at
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Network:
 def report_after_training(network: Network | None, folder: Path) -> None:
     """Write ``report.html`` in moments; the result is safe, so whatever goes wrong costs a warning."""
     try:
-        write_report(tell(folder, network, _SECONDS), folder / "report.html")
+        write_text(folder / "report.html", render(tell(folder, network, _SECONDS)))
     except Exception as error:
         log.warning("report.html was not written: %s", error)
 
@@ -59,18 +61,29 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
     if overrides:
         of_run((folder / "config.yaml").read_text(encoding="utf-8"), overrides)
     if read_json(folder / "result.json").get("status") == "done":
-        from dltrain.loaded import load_run
-
         try:
-            loaded = load_run(str(folder), overrides)
-            loader, _ = loaded.loader("test")
-            levels = loaded.fitted.preprocessing.get("levels", 255)
-            network = Network(loaded.model, loaded.loss, loaded.facts, levels, loader, loaded.precision)
+            network, note = _network_of(folder, overrides)
         except DltrainError as error:
             if overrides:  # which were meant to make it possible
                 raise
-            note = f"The test part could not be looked at: {error}"
-    write_report(tell(folder, network, note=note), out)
+            note = f"{_LEFT_OUT}, because the network cannot be loaded: {error}"
+    write_text(out, render(tell(folder, network, note=note)))
+
+
+def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
+    """The network of a finished run, and what is left out where its test part cannot be read."""
+    from dltrain.loaded import load_run
+
+    loaded = load_run(str(folder), overrides)
+    loader, note = None, ""
+    try:
+        loader, _ = loaded.loader("test")
+    except DltrainError as error:
+        if overrides:
+            raise
+        note = f"{_LEFT_OUT}, because the test part cannot be read: {error}"
+    levels = loaded.fitted.preprocessing.get("levels", 255)
+    return Network(loaded.model, loaded.loss, loaded.facts, levels, loader, loaded.precision), note
 
 
 def tell(folder: Path, network: Network | None = None, seconds: float | None = None, note: str = "") -> Story:
@@ -101,14 +114,17 @@ def tell(folder: Path, network: Network | None = None, seconds: float | None = N
 def _look(network: Network, seconds: float | None) -> Test:
     """The network on the test part, as far as the time goes."""
     assert network.test is not None
-    pairs = ((targets, inputs) for inputs, targets in network.test)
+    # Files of a folder lie class by class; windows of a series are shown one behind the other.
+    test = network.test.drawn(None if network.facts.kind == "series" else _SEED)
+    pairs = ((targets, inputs) for inputs, targets in test)
     until = time.monotonic() + seconds if seconds is not None else float("inf")
     targets, outputs = [], []
     for target, output in _until(until, predict(network.model, pairs, network.precision)):
         targets.append(target.cpu())
         outputs.append(output)
+    test.close()
     tell_of = _classified if network.facts.task == "classification" else _estimated
-    return tell_of(network, torch.cat(outputs), torch.cat(targets))
+    return tell_of(network, test, torch.cat(outputs), torch.cat(targets))
 
 
 def _until(end: float, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -118,27 +134,25 @@ def _until(end: float, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tup
             return
 
 
-def _classified(network: Network, outputs: Tensor, targets: Tensor) -> Test:
-    assert network.test is not None
+def _classified(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> Test:
     confidence, predicted = probabilities(outputs, network.loss).max(1)
     wrong = (predicted != targets).nonzero().flatten()
     shown = wrong[confidence[wrong].argsort(descending=True)][:_PICTURES]
     names = network.facts.class_names
     mistakes: list[Mistake] = []
     if network.facts.kind == "image" and len(shown):
-        samples = network.test.samples
-        images = samples.take(shown.to(network.precision.device) if network.test.resident else shown)[0].cpu()
+        samples, indices = test.samples, test.order(len(targets))[shown]
+        images = samples.take(indices.to(test.device) if test.resident else indices)[0].cpu()
         if images.dtype == torch.uint8:  # the user's own data may hold anything
             white = (images.float() * (255 / network.levels)).round().clamp(max=255).byte().numpy()
             mistakes = [
-                Mistake(image, names[int(targets[row])], names[int(predicted[row])], float(confidence[row]))
-                for image, row in zip(white, shown.tolist(), strict=True)
+                Mistake(image, names[int(targets[row])], names[int(predicted[row])], float(confidence[row]), file)
+                for image, row, file in zip(white, shown.tolist(), names_of(samples, indices), strict=True)
             ]
-    return Test(len(targets), len(network.test.samples), mistakes, len(wrong))
+    return Test(len(targets), len(test.samples), mistakes, len(wrong))
 
 
-def _estimated(network: Network, outputs: Tensor, targets: Tensor) -> Test:
-    assert network.test is not None
+def _estimated(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> Test:
     facts = network.facts
     predicted, truth = original(outputs, facts), original(targets, facts)
     by_step: list[float] = []
@@ -147,4 +161,4 @@ def _estimated(network: Network, outputs: Tensor, targets: Tensor) -> Test:
         # Windows begin at every step: of those that follow one another without overlap, each step comes once.
         predicted, truth = predicted[:: facts.num_outputs], truth[:: facts.num_outputs]
     values = [np.round(part.flatten().numpy(), 6).tolist() for part in (truth, predicted)]
-    return Test(len(targets), len(network.test.samples), truth=values[0], predicted=values[1], errors_by_step=by_step)
+    return Test(len(targets), len(test.samples), truth=values[0], predicted=values[1], errors_by_step=by_step)

@@ -43,6 +43,13 @@ CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "experiment")
 
 
+FINISHED_RUNS = {
+    "digits": ("trainer.epochs=2", "dataset.limit=200", "optim.lr=0.02"),
+    "diabetes": ("dataset=diabetes", "trainer.epochs=3"),
+    "sunspots": ("dataset=sunspots", "dataset.limit=100", "trainer.epochs=2"),
+}
+
+
 def options(group: str) -> list[str]:
     """The options of a group, by listing its folder."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
@@ -109,6 +116,21 @@ def dltrain(
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a finished run of each kind, with its page."""
+    from dltrain import cli
+
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(sys, "argv", sys.argv)
+        patch.setattr(sys, "path", list(sys.path))
+        for name, overrides in FINISHED_RUNS.items():
+            assert cli.main([*overrides, f"hydra.run.dir={name}"]) == 0
+    return {name: root / name for name in FINISHED_RUNS}
 
 
 @pytest.fixture

@@ -30,7 +30,12 @@ def run_of(words: Sequence[str], usage: str) -> tuple[str, list[str]]:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """One line of JSON on stdout."""
-    print(json.dumps(finite(content)), file=stdout(), flush=True)
+    say(json.dumps(finite(content)))
+
+
+def say(text: str) -> None:
+    """Lines on stdout."""
+    print(text, file=stdout(), flush=True)
 
 
 def on_terminal() -> bool:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dltrain.commands.arguments import on_terminal, own_keys, print_json
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, say
 from dltrain.errors import UserError
 from dltrain.metric_names import lower_is_better
 from dltrain.record import choices_of, flat, history_of, metrics_of, read_config
-from dltrain.run import find_run, read_json
+from dltrain.run import find_run, read_json, write_text
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def compare(arguments: Sequence[str]) -> None:
         from dltrain.commands.tables import show_comparison
 
         show_comparison(runs.names, runs.config, runs.metrics, runs.best)
-        print(own.get("out", ""))
+        if "out" in own:
+            say(own["out"])
     else:
         print_json(_answer(runs) | own)
 
@@ -76,11 +77,10 @@ def _answer(runs: Comparison) -> dict[str, Any]:
 
 def _write_page(runs: Comparison, out: Path) -> None:
     from dltrain.report.comparison import render_comparison
-    from dltrain.report.page import write
 
     histories = [history_of(folder) for folder in runs.folders]
     try:
-        write(out, render_comparison(runs.names, runs.config, runs.metrics, runs.best, histories))
+        write_text(out, render_comparison(runs.names, runs.config, runs.metrics, runs.best, histories))
     except OSError as error:
         raise UserError(f"out={out} cannot be written: {error.strerror}") from error
 

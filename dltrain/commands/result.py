@@ -75,7 +75,7 @@ def write_report(parts: Parts | None, path: Path) -> None:
     trainer, data = parts.trainer, parts.data
     levels = data.preprocessing.get("levels", 255)
     # This process alone looks at all of the test part, which it cannot where the network lies in shards.
-    test = parts.test.whole() if parts.test and not trainer.sharded else None
+    test = parts.test if parts.test and not trainer.sharded else None
     network = Network(trainer.evaluated, trainer.loss, data.facts, levels, test, trainer.precision)
     report_after_training(network, path)
 

@@ -54,7 +54,7 @@ def write_page(found: Outcome, path: Path) -> None:
                 status="pruned" if job.pruned else job.status,
                 settings={key: job.settings[key] for key in keys if key in job.settings},
                 metrics={name: value for name, value in job.metrics.items() if value is not None},
-                page=os.path.relpath(page, path.parent) if page else "",
+                page=Path(os.path.relpath(page, path.parent)).as_posix() if page else "",
                 cause=job.told,
                 history=history_of(job.folder),
             )

@@ -1,6 +1,6 @@
 """What a data set is: facts stated once, and up to three parts that hand out samples by index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -66,12 +66,27 @@ class Ordered(Protocol):
         ...
 
 
+@runtime_checkable
+class Named(Protocol):
+    """Samples that may say which files they come from."""
+
+    def names(self, indices: Tensor) -> list[str]:
+        """What the samples at ``indices`` (m,) int64 are called, each an empty text where nobody knows."""
+        ...
+
+
+def names_of(samples: Samples, indices: Tensor) -> list[str]:
+    """The names of ``samples`` at ``indices`` (m,) int64; see :class:`Named`."""
+    return samples.names(indices) if isinstance(samples, Named) else [""] * len(indices)
+
+
 @dataclass(frozen=True)
 class Arrays:
-    """Samples that lie one behind the other: ``inputs`` (n, ...) and ``targets`` (n, ...)."""
+    """Samples that lie one behind the other: ``inputs`` (n, ...) and ``targets`` (n, ...), from ``files`` if any."""
 
     inputs: Tensor
     targets: Tensor
+    files: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -79,8 +94,11 @@ class Arrays:
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
 
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.files[index] if self.files else "" for index in indices.tolist()]
+
     def to(self, device: torch.device) -> "Arrays":
-        return Arrays(self.inputs.to(device), self.targets.to(device))
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     @property
     def nbytes(self) -> int:
@@ -104,12 +122,15 @@ class Subset:
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.samples.take(self.indices.index_select(0, indices))
 
+    def names(self, indices: Tensor) -> list[str]:
+        return names_of(self.samples, self.indices[indices])
+
     def to(self, device: torch.device) -> Samples:
         """A copy of these samples alone, or the part itself where they lie there already."""
         if device.type == "cpu":
             return self
         inputs, targets = self.samples.take(self.indices)
-        return Arrays(inputs.to(device), targets.to(device))
+        return Arrays(inputs.to(device), targets.to(device), names_of(self.samples, self.indices))
 
     @property
     def nbytes(self) -> int:

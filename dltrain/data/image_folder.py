@@ -112,13 +112,13 @@ class ImageFiles:
             if pixels is None and place == "disk" and math.prod(shape) > _SHARE_OF_MEMORY * available_memory():
                 place = "none"
         if place == "none":
-            return ImageStream(paths, labels, self.decoding)
+            return ImageStream(self.folder, paths, labels, self.decoding)
         if pixels is None:
             pixels = shared_array(shape)
             decode_all(paths, self.decoding, pixels)
         elif place == "memory":
             read_ahead(pixels)
-        return Arrays(torch.from_numpy(pixels), labels)
+        return Arrays(torch.from_numpy(pixels), labels, _named(paths, self.folder))
 
     def _place(self, nbytes: int) -> Cache:
         if self.cache != "auto":
@@ -154,6 +154,7 @@ class ImageFiles:
 class ImageStream:
     """Samples that are decoded again each time they are taken, in bounded memory."""
 
+    folder: Path
     paths: Sequence[Path]
     labels: Tensor
     decoding: Decoding
@@ -166,6 +167,9 @@ class ImageStream:
         decode_all([self.paths[index] for index in indices.tolist()], self.decoding, pixels)
         return torch.from_numpy(pixels), self.labels[indices]
 
+    def names(self, indices: Tensor) -> list[str]:
+        return _named([self.paths[index] for index in indices.tolist()], self.folder)
+
     def to(self, device: torch.device) -> "ImageStream":
         return self
 
@@ -176,6 +180,12 @@ class ImageStream:
     @property
     def streamed(self) -> bool:
         return True
+
+
+def _named(paths: Sequence[Path], folder: Path) -> list[str]:
+    """What people call files of ``folder``: by their paths from where that lies."""
+    start = len(os.path.join(folder.parent, ""))
+    return [str(path)[start:] for path in paths]
 
 
 def _class_names(folder: Path, but: Sequence[str] = (), least: int = 2) -> list[str]:

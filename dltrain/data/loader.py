@@ -67,11 +67,11 @@ class Loader:
         self._batches = _BatchSampler()
         self._reader: Any = None
 
-    def whole(self) -> "Loader":
-        """The same batches without a cut, for one process alone."""
-        whole = copy.copy(self)
-        whole.cut, whole._reader, whole._batches = None, None, _BatchSampler()
-        return whole
+    def drawn(self, seed: int | None) -> "Loader":
+        """The same samples in an order that ``seed`` draws, or as they lie, without a cut: for one process alone."""
+        drawn = copy.copy(self)
+        drawn.seed, drawn.cut, drawn._reader, drawn._batches = seed, None, None, _BatchSampler()
+        return drawn
 
     def close(self) -> None:
         """End the processes that read ahead; the next iteration starts others.
@@ -106,9 +106,14 @@ class Loader:
         inputs, targets = self.samples.take(indices)
         return self.transform(inputs.to(self.device)), targets.to(self.device)
 
-    def order(self) -> Tensor:
-        """Indices of this epoch's samples (n,) int64, in the order they are served, on the CPU."""
-        return torch.cat(list(self._order_from(0)))
+    def order(self, count: int | None = None) -> Tensor:
+        """Indices of this epoch's samples (n,) int64, or of the first ``count``, as they are served, on the CPU."""
+        count = len(self.samples) if count is None else count
+        order = torch.empty(0, dtype=torch.int64)
+        stretches = self._order_from(0)
+        while len(order) < count:
+            order = torch.cat([order, next(stretches)])
+        return order[:count]
 
     def _order_from(self, first: int) -> Iterator[Tensor]:
         """The order from place ``first`` on, at once where it is short, else a stretch at a time."""

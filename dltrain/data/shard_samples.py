@@ -48,6 +48,9 @@ class ShardSamples:
         inputs = self.layout.shards.read(self.index, numbers, rows[:, :-1])
         return inputs, self.targets(np.ascontiguousarray(rows[:, -1]))
 
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.index.name(self.layout.shards, number) for number in self.runs.numbers(indices).tolist()]
+
     def order(self, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
         return self.runs.stretches(self.window, draw, first)
 

@@ -1,15 +1,15 @@
 """``compare.html``: several runs on one page, their curves over one another."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from dltrain.report.charts import Chart, line, number, thinned
-from dltrain.report.html import figure, page, section, table
+from dltrain.report.html import escaped, figure, page, section, table
 from dltrain.report.page import places
 from dltrain.report.story import Rows
 
 _CURVES = ("loss", "accuracy", "mae", "r2")
+_LOWER = ("loss", "mae")  # is better
 
 
 def render_comparison(
@@ -20,12 +20,12 @@ def render_comparison(
     histories: Sequence[Rows],
 ) -> str:
     """The page as HTML; every value is one of a run in the order of ``names``."""
-    heads = [escape(name) for name in names]
+    heads = [escaped(name) for name in names]
     figures = [
-        [escape(name), *(_marked(figure(value), index in best[name]) for index, value in enumerate(values))]
+        [escaped(name), *(_marked(figure(value), index in best[name]) for index, value in enumerate(values))]
         for name, values in metrics.items()
     ]
-    keys = [[escape(key), *(escape(_text(value)) for value in values)] for key, values in config.items()]
+    keys = [[escaped(key), *(escaped(_text(value)) for value in values)] for key, values in config.items()]
     charts = curves(names, histories)
     body = "\n".join(
         (
@@ -55,7 +55,9 @@ def curves(names: Sequence[str], histories: Sequence[Rows]) -> list[Chart]:
             values = {int(row["epoch"]): number(row.get(metric)) for row in rows}
             series.append({"name": name, "values": [values.get(epoch) for epoch in epochs]})
         title = "learning rate" if metric == "lr" else metric
-        charts.append({**line(title, "epoch", epochs, series), "joined": True})  # long runs have lost some epochs
+        lower = metric.endswith(_LOWER)
+        # Long runs have lost some epochs.
+        charts.append({**line(title, "epoch", epochs, series), "joined": True, "lower": lower})
     return sorted(charts, key=lambda chart: chart["title"] == "learning rate")
 
 

@@ -1,43 +1,69 @@
-"""Pieces of a page, escaped."""
+"""Pieces of a page. All text that comes from data, files or configurations goes through :func:`escaped`."""
 
 import base64
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
+from dltrain.report import figures
+
 _FILES = files("dltrain.report") / "files"
 
-# Nothing may be fetched, whatever a name or a value holds.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+# Nothing may be fetched, whatever a name or a value holds, and no code runs but the scripts of these hashes.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src {}; img-src data:; base-uri 'none'"
 
 
 def page(title: str, body: str, charts: Sequence[dict[str, Any]]) -> str:
-    """A whole document that needs no other file."""
+    """A whole document that needs no other file; ``body`` is HTML."""
     build = "echarts.min.js" if any(chart["kind"] == "parallel" for chart in charts) else "echarts.common.min.js"
-    scripts = [_FILES.joinpath(name).read_text(encoding="utf-8") for name in (build, "page.js")]
+    scripts = [_FILES.joinpath(name).read_text(encoding="utf-8") for name in (build, "page.js")] if charts else []
+    policy = _POLICY.format(" ".join(map(_hash, scripts)) or "'none'")
     style = _FILES.joinpath("page.css").read_text(encoding="utf-8")
     data = json.dumps(charts, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     drawing = f'<script type="application/json" id="charts">{data}</script>' if charts else ""
-    code = "".join(f"<script>{script}</script>" for script in scripts) if charts else ""
+    code = "".join(f"<script>{script}</script>" for script in scripts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n"
+        f"<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n{drawing}{code}\n</body>\n</html>\n"
     )
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}'"
+
+
+def escaped(value: Any) -> str:
+    """Any text as HTML that shows it and does nothing else; what no file can hold is shown as a question mark."""
+    return escape(str(value).encode("utf-8", "replace").decode())
+
+
+def figure(value: Any) -> str:
+    """A number as HTML, or whatever else a file has in its place."""
+    return escaped(figures.figure(value))
+
+
+def link(text: str, path: str) -> str:
+    """``text``, which is HTML, as a link to a file at a relative ``path`` from where the page lies."""
+    # quote() leaves no colon, so that no folder's name is read as a scheme such as javascript:
+    return f'<a href="{quote(os.fsencode(path))}">{text}</a>'
 
 
 def section(title: str, *parts: str) -> str:
     """A heading with what belongs to it; nothing where there is none."""
     content = "\n".join(part for part in parts if part)
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
+    return f"<section>\n<h2>{escaped(title)}</h2>\n{content}\n</section>" if content else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
@@ -53,15 +79,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") ->
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:
     """Names and values."""
     shown = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in shown)
+    items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in shown)
     return f"<dl>{items}</dl>" if items else ""
 
 
 def chart_places(count: int, first: int, titles: Sequence[str], wide: Sequence[bool]) -> str:
     """Where the charts ``first`` and the ``count`` after it are drawn."""
     places = "".join(
-        f'<figure class="chart{" wide" if wide[index] else ""}"><figcaption>{escape(titles[index])}</figcaption>'
-        f'<div data-chart="{first + index}" role="img" aria-label="{escape(titles[index])}"></div></figure>'
+        f'<figure class="chart{" wide" if wide[index] else ""}"><figcaption>{escaped(titles[index])}</figcaption>'
+        f'<div data-chart="{first + index}" role="img" aria-label="{escaped(titles[index])}"></div></figure>'
         for index in range(count)
     )
     return f'<div class="charts">{places}</div>' if count else ""
@@ -76,12 +102,3 @@ def picture(image: np.ndarray) -> str:
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="" src="data:image/png;base64,{data}">'
-
-
-def figure(value: Any) -> str:
-    """A number as people read it."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else escape(str(value))
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"

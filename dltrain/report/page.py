@@ -1,31 +1,16 @@
 """``report.html``: one run on one page, the outcome first."""
 
-import os
 from collections.abc import Sequence
-from html import escape
-from pathlib import Path
 from typing import Any
 
 from dltrain.report import charts as charting
-from dltrain.report.html import chart_places, facts, figure, page, picture, section, table
+from dltrain.report.html import chart_places, escaped, facts, figure, page, picture, section, table
 from dltrain.report.story import Mistake, Story
 
 _WIDEST_MATRIX = 25  # classes; of more, the most frequent confusions are listed
 _CONFUSIONS = 20
 _MAIN = ("accuracy", "f1", "mae", "rmse", "r2", "loss")
 _TILES = 4
-
-
-def write_report(story: Story, path: Path) -> None:
-    """Write the page of a run to ``path``, which is a whole page at any time."""
-    write(path, render(story))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file by way of another one, so that it is never half there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def render(story: Story) -> str:
@@ -58,11 +43,11 @@ def _header(story: Story) -> str:
     status = story.result.get("status", "running")
     started = str(story.environment.get("started", "")).replace("T", " ")
     words = (started, story.environment.get("device_name") or story.environment.get("device"))
-    line = " · ".join(escape(str(word)) for word in words if word)
+    line = " · ".join(escaped(word) for word in words if word)
     return (
-        f'<header><h1>{escape(story.name)} <span class="soft">{escape(story.model)}</span>'
-        f' <span class="status {escape(status)}">{escape(status)}</span></h1>'
-        f'<p class="soft">{line}<br><span class="path">{escape(str(story.result.get("run", "")))}</span></p></header>'
+        f'<header><h1>{escaped(story.name)} <span class="soft">{escaped(story.model)}</span>'
+        f' <span class="status {escaped(status)}">{escaped(status)}</span></h1>'
+        f'<p class="soft">{line}<br><span class="path">{escaped(story.result.get("run", ""))}</span></p></header>'
     )
 
 
@@ -78,8 +63,8 @@ def _outcome(story: Story) -> str:
     elif story.history:
         tiles.append(("epochs so far", figure(len(story.history))))
     tiles.append(("duration", _duration(result.get("seconds"))))
-    boxes = "".join(f'<div class="tile"><b>{value}</b><span>{escape(name)}</span></div>' for name, value in tiles)
-    error = f'<p class="bad">{escape(result["error"])}</p>' if result.get("error") else ""
+    boxes = "".join(f'<div class="tile"><b>{value}</b><span>{escaped(name)}</span></div>' for name, value in tiles)
+    error = f'<p class="bad">{escaped(result["error"])}</p>' if result.get("error") else ""
     return f'{error}<div class="tiles">{boxes}</div>'
 
 
@@ -87,26 +72,27 @@ def _metrics(story: Story) -> str:
     val, test = story.result.get("best", {}).get("val", {}), story.result.get("test") or {}
     columns = [(name, part) for name, part in (("validation, best epoch", val), ("test", test)) if part]
     names = dict.fromkeys(name for _, part in columns for name in part)
-    rows = [[escape(name), *(figure(part.get(name)) for _, part in columns)] for name in names]
-    return table(["metric", *(escape(name) for name, _ in columns)], rows, "figures") if rows else ""
+    rows = [[escaped(name), *(figure(part.get(name)) for _, part in columns)] for name in names]
+    return table(["metric", *(escaped(name) for name, _ in columns)], rows, "figures") if rows else ""
 
 
 def _notes(story: Story) -> str:
-    return "".join(f'<p class="soft">{escape(note)}</p>' for note in story.notes)
+    return "".join(f'<p class="soft">{escaped(note)}</p>' for note in story.notes)
 
 
 def _seen(story: Story) -> str:
     test = story.test
     if test is None or test.seen == test.samples:
         return ""
+    which = f"the first {test.seen:,} of" if story.kind == "series" else f"{test.seen:,} samples drawn from the"
     return (
-        f'<p class="soft">Pictures and charts are of the first {test.seen:,} of {test.samples:,} test samples;'
+        f'<p class="soft">Pictures and charts are of {which} {test.samples:,} test samples;'
         " <code>dltrain report</code> takes all of them.</p>"
     )
 
 
 def _confusion(story: Story) -> str:
-    matrix, names = story.result.get("confusion_matrix"), [escape(name) for name in story.class_names]
+    matrix, names = story.result.get("confusion_matrix"), [escaped(name) for name in story.class_names]
     if not matrix:
         return ""
     if len(names) > _WIDEST_MATRIX:
@@ -122,7 +108,7 @@ def _confusion(story: Story) -> str:
 
 def _cell(count: int, share: float, right: bool) -> str:
     kind = "hit" if right else "miss"
-    return f'<span class="{kind}" style="--share:{share:.3f}">{count if count else "·"}</span>'
+    return f'<span class="{kind}" style="--share:{share:.3f}">{figure(count) if count else "·"}</span>'
 
 
 def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
@@ -135,13 +121,13 @@ def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         ),
         reverse=True,
     )
-    rows = [[true, predicted, str(count)] for count, true, predicted in found[:_CONFUSIONS]]
+    rows = [[true, predicted, figure(count)] for count, true, predicted in found[:_CONFUSIONS]]
     return "<h3>Most frequent confusions</h3>" + table(["true class", "predicted class", "samples"], rows)
 
 
 def _classes(story: Story) -> str:
     names = ("precision", "recall", "f1", "support")
-    rows = [[escape(row["name"]), *(figure(row[name]) for name in names)] for row in story.classes]
+    rows = [[escaped(row["name"]), *(figure(row[name]) for name in names)] for row in story.classes]
     return "<h3>By class</h3>" + table(["class", *names], rows, "figures") if rows else ""
 
 
@@ -159,9 +145,10 @@ def _mistakes(story: Story) -> str:
 
 
 def _mistake(mistake: Mistake) -> str:
+    file = f'<br><span class="file">{escaped(mistake.name)}</span>' if mistake.name else ""
     return (
-        f"<figure>{picture(mistake.image)}<figcaption><b>{escape(mistake.predicted)}</b> {mistake.confidence:.1%}"
-        f'<br><span class="soft">is {escape(mistake.true)}</span></figcaption></figure>'
+        f"<figure>{picture(mistake.image)}<figcaption><b>{escaped(mistake.predicted)}</b> {mistake.confidence:.1%}"
+        f'<br><span class="soft">is {escaped(mistake.true)}</span>{file}</figcaption></figure>'
     )
 
 
@@ -173,7 +160,7 @@ def _changed(story: Story) -> str:
         return '<p class="soft">Everything is as it is by default.</p>'
     config = story.config | story.choices
     rows = [
-        [escape(key), f"<mark>{_value(config.get(key))}</mark>", "–" if default == "???" else _value(default)]
+        [escaped(key), f"<mark>{_value(config.get(key))}</mark>", "–" if default == "???" else _value(default)]
         for key, default in story.changed.items()
     ]
     return "<h3>Differs from the defaults</h3>" + table(["key", "value", "default"], rows)
@@ -181,7 +168,7 @@ def _changed(story: Story) -> str:
 
 def _everything(story: Story) -> str:
     rows = [
-        [escape(key), f"<mark>{_value(value)}</mark>" if key in (story.changed or {}) else _value(value)]
+        [escaped(key), f"<mark>{_value(value)}</mark>" if key in (story.changed or {}) else _value(value)]
         for key, value in story.config.items()
     ]
     if not rows:
@@ -190,14 +177,14 @@ def _everything(story: Story) -> str:
 
 
 def _value(value: Any) -> str:
-    return escape("null" if value is None else str(value).lower() if isinstance(value, bool) else str(value))
+    return escaped("null" if value is None else str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _command(story: Story) -> str:
     command = story.result.get("command")
     folder = story.environment.get("working_directory")
-    where = f'<p class="soft">in {escape(folder)}</p>' if command and folder else ""
-    return f"<pre>{escape(command)}</pre>{where}" if command else ""
+    where = f'<p class="soft">in {escaped(folder)}</p>' if command and folder else ""
+    return f"<pre>{escaped(command)}</pre>{where}" if command else ""
 
 
 def _environment(story: Story) -> list[tuple[str, Any]]:

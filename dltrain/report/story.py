@@ -11,17 +11,22 @@ Rows = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image (channels, height, width) uint8, white at 255, that was taken for another class."""
+    """An image (channels, height, width) uint8, white at 255, that was taken for another class.
+
+    ``name`` is that of its file, where it has one.
+    """
 
     image: np.ndarray
     true: str
     predicted: str
     confidence: float
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Test:
-    """The network on the test part, or on as much of it as there was time for: ``seen`` of ``samples``.
+    """The network on the test part, or on as much of it as there was time for: ``seen`` of ``samples``, drawn from all
+    of it, or the first windows of a series.
 
     ``truth`` and ``predicted`` are in the target's units: of a table one value a sample, of a series the steps of
     windows that follow one another.

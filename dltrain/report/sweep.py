@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from statistics import fmean
 from typing import Any
 
 from dltrain.report.charts import Chart, line, number, thinned
-from dltrain.report.html import figure, page, section, table
+from dltrain.report.html import escaped, figure, link, page, section, table
 from dltrain.report.page import places
 from dltrain.report.story import Rows
 
@@ -62,14 +61,14 @@ def render_sweep(
             *([_parallel(done, hyper, monitor, lower)] if hyper else []),
             *_importance(done, hyper, monitor),
             *(_slice(done, key, monitor) for key in hyper),
-            *_curves(known, monitor),
+            *_curves(known, monitor, lower),
         ]
     counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
     body = "\n".join(
         (
             f"<header><h1>Sweep of {len(rows)} jobs</h1>"
-            f'<p class="soft">{escape(told)}<br><span class="path">{escape(folder)}</span></p></header>',
+            f'<p class="soft">{escaped(told)}<br><span class="path">{escaped(folder)}</span></p></header>',
             section(
                 "What won",
                 _ranking(ranked, hyper, monitor),
@@ -120,14 +119,14 @@ def _ranking(ranked: Sequence[Ranked], keys: Sequence[str], monitor: str) -> str
     lines = [
         [
             str(place),
-            *(escape(one.settings.get(key, "")) for key in keys),
-            *(one.metrics.get(name, "–").replace(" ", "&nbsp;") for name in names),
-            str(one.seeds),
+            *(escaped(one.settings.get(key, "")) for key in keys),
+            *(escaped(one.metrics.get(name, "–")).replace(" ", "&nbsp;") for name in names),
+            escaped(one.seeds),
             *([str(one.pruned or "")] if pruned else []),
         ]
         for place, one in enumerate(ranked, 1)
     ]
-    heads = ["", *map(escape, keys), *map(escape, names), "seeds", *(["pruned"] if pruned else [])]
+    heads = ["", *map(escaped, keys), *map(escaped, names), "seeds", *(["pruned"] if pruned else [])]
     note = '<p class="soft">Pruned jobs rank behind those that ran to their end.</p>' if pruned else ""
     if any(" of " in one.seeds for one in ranked):
         note += '<p class="soft">Settings without a result for some of their seeds rank behind those with all.</p>'
@@ -138,37 +137,37 @@ def _front(rows: Sequence[Row], keys: Sequence[str], objectives: Sequence[str]) 
     lines = [
         [
             _linked(row),
-            *(escape(row.settings.get(key, "")) for key in keys),
+            *(escaped(row.settings.get(key, "")) for key in keys),
             *(figure(row.metrics[name]) for name in objectives),
         ]
         for row in rows
     ]
     note = '<p class="soft">No job beats one of these in one objective without being worse in another.</p>'
-    heads = ["job", *map(escape, keys), *map(escape, objectives)]
+    heads = ["job", *map(escaped, keys), *map(escaped, objectives)]
     return f"<h3>Pareto front</h3>{note}{table(heads, lines, 'figures')}" if rows else ""
 
 
 def _command(command: str) -> str:
-    return f"<h3>The best again</h3><pre>{escape(command)}</pre>" if command else ""
+    return f"<h3>The best again</h3><pre>{escaped(command)}</pre>" if command else ""
 
 
 def _jobs(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> str:
     lines = [
         [
             _linked(row),
-            escape(row.status),
-            *(escape(row.settings.get(key, "")) for key in keys),
+            escaped(row.status),
+            *(escaped(row.settings.get(key, "")) for key in keys),
             figure(row.metrics.get(monitor)),
-            escape(row.cause),
+            escaped(row.cause),
         ]
         for row in rows
     ]
-    return table(["job", "status", *map(escape, keys), escape(monitor), "cause"], lines, "figures")
+    return table(["job", "status", *map(escaped, keys), escaped(monitor), "cause"], lines, "figures")
 
 
 def _linked(row: Row) -> str:
     """The number of a job, as a link where it has a page."""
-    return f'<a href="{escape(row.page)}">{row.number}</a>' if row.page else str(row.number)
+    return link(str(row.number), row.page) if row.page else str(row.number)
 
 
 def _parallel(rows: Sequence[Row], keys: Sequence[str], monitor: str, lower: bool) -> Chart:
@@ -221,7 +220,7 @@ def _slice(rows: Sequence[Row], key: str, monitor: str) -> Chart:
     return chart | ({"x": axis["values"]} if "values" in axis else {})
 
 
-def _curves(rows: Sequence[Row], metric: str) -> list[Chart]:
+def _curves(rows: Sequence[Row], metric: str, lower: bool) -> list[Chart]:
     monitor = metric.replace("test/", "val/")  # a test metric has one value a job, and no curve
     histories = [thinned(row.history, None) if row.history else [] for row in rows]
     epochs = sorted({int(one["epoch"]) for history in histories for one in history})
@@ -230,4 +229,4 @@ def _curves(rows: Sequence[Row], metric: str) -> list[Chart]:
         values = {int(one["epoch"]): number(one.get(monitor)) for one in history}
         series.append({"name": f"job {row.number}", "values": [values.get(epoch) for epoch in epochs]})
     chart = line(f"{monitor} of every job", "epoch", epochs, series)
-    return [{**chart, "joined": True, "wide": True, "plain": True}] if epochs else []
+    return [{**chart, "joined": True, "wide": True, "plain": True, "lower": lower}] if epochs else []

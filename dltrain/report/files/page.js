@@ -4,8 +4,37 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const drawn = [];
 
-  const figure = (value) =>
-    typeof value === "string" ? value : value === null || value === undefined ? "–" : Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(5)));
+  // All text goes through this on its way into a tooltip, which is HTML.
+  const escaped = (text) =>
+    String(text).replace(/[&<>"']/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" })[sign]);
+
+  // Numbers as report/figures.py shows them, but with so many significant digits; and what has none of them.
+  const shortened = (digits) => (value) => {
+    if (typeof value !== "number") return value === null || value === undefined ? "–" : String(value);
+    const size = Math.abs(value);
+    if (value !== 0 && (size >= 1e15 || size < 1e-4)) return String(Number(value.toPrecision(digits)));
+    const whole = Number.isInteger(value) || size >= 10 ** digits;
+    return value.toLocaleString("en-US", whole ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: digits });
+  };
+  const figure = shortened(5);
+  const tick = shortened(9);  // neighbours on an axis must differ
+
+  const named = (name, value) => `${escaped(name)} ${escaped(figure(value))}`;
+
+  // What stands in a tooltip of more curves than fit beside the chart: the best of them.
+  const SHOWN = 6;
+  const best = (chart) => (all) => {
+    const known = all.filter((one) => typeof one.value === "number");
+    known.sort((one, other) => (chart.lower ? one.value - other.value : other.value - one.value));
+    const rows = known.slice(0, SHOWN).map((one) => one.marker + named(one.seriesName, one.value));
+    const more = known.length > SHOWN ? [`and ${known.length - SHOWN} more`] : [];
+    return [escaped(all[0].axisValueLabel), ...rows, ...more].join("<br>");
+  };
+
+  const tooltip = (c) => ({
+    confine: true, backgroundColor: c.box, borderColor: c.line, textStyle: { color: c.text, fontSize: 13 },
+    extraCssText: "max-width: min(90%, 480px); white-space: normal; overflow-wrap: anywhere;",
+  });
 
   const colours = () => {
     const style = getComputedStyle(document.documentElement);
@@ -46,21 +75,21 @@
     const c = colours();
     const last = chart.axes.length - 1;
     const values = chart.lines.map((line) => line.value[last]);
-    const best = palette()[0], worst = palette()[1];
+    const [good, bad] = palette();
     return {
       animation: false, textStyle: { fontFamily: "system-ui, sans-serif" },
       parallel: { left: 40, right: 70, top: 34, bottom: 24 },
       parallelAxis: chart.axes.map((axis, dim) => ({
         dim, name: axis.name, type: axis.values ? "category" : axis.log ? "log" : "value", data: axis.values, scale: true,
         nameTextStyle: { color: c.text }, axisLine: { lineStyle: { color: c.soft } },
-        axisLabel: { color: c.soft, formatter: axis.values ? undefined : figure },
+        axisLabel: { color: c.soft, formatter: axis.values ? undefined : tick },
       })),
       visualMap: { show: false, dimension: last, min: Math.min(...values), max: Math.max(...values),
-        inRange: { color: chart.lower ? [best, worst] : [worst, best] } },
-      tooltip: { confine: true, backgroundColor: c.box, borderColor: c.line, textStyle: { color: c.text, fontSize: 13 } },
+        inRange: { color: chart.lower ? [good, bad] : [bad, good] } },
+      tooltip: tooltip(c),
       series: [{ type: "parallel", lineStyle: { width: 2, opacity: 0.6 }, emphasis: { lineStyle: { width: 4 } },
         data: chart.lines,
-        tooltip: { formatter: (one) => one.name } }],
+        tooltip: { formatter: (one) => escaped(one.name) } }],
     };
   };
 
@@ -71,19 +100,18 @@
     const scatter = chart.kind === "scatter" || slice;
     const axis = { axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false },
       axisLabel: { color: c.soft, hideOverlap: true }, splitLine: { lineStyle: { color: c.line } } };
-    const narrow = { ...axis, axisLabel: { ...axis.axisLabel, formatter: figure } };
-    const named = scatter || chart.plain ? [] : chart.series.map((one) => one.name);
+    const narrow = { ...axis, axisLabel: { ...axis.axisLabel, formatter: tick } };
+    const listed = scatter || chart.plain ? [] : chart.series.map((one) => one.name);
     return {
       animation: false, color: palette(), textStyle: { fontFamily: "system-ui, sans-serif" },
       aria: { enabled: false },
-      legend: { show: named.length > 1, data: named, type: "scroll", top: 0, left: 0, icon: "roundRect",
+      legend: { show: listed.length > 1, data: listed, type: "scroll", top: 0, left: 0, icon: "roundRect",
         itemWidth: 14, itemHeight: 4, textStyle: { color: c.text }, pageTextStyle: { color: c.soft } },
-      grid: { left: 4, right: 14, top: named.length > 1 ? 40 : 26, bottom: 24, containLabel: true },
-      tooltip: { trigger: scatter ? "item" : "axis", confine: true, backgroundColor: c.box, borderColor: c.line,
-        textStyle: { color: c.text, fontSize: 13 }, axisPointer: { lineStyle: { color: c.soft } },
+      grid: { left: 4, right: 14, top: listed.length > 1 ? 40 : 26, bottom: 24, containLabel: true },
+      tooltip: { ...tooltip(c), trigger: scatter ? "item" : "axis", axisPointer: { lineStyle: { color: c.soft } },
         ...(scatter
-          ? { formatter: (dot) => slice ? `${chart.axis} ${figure(dot.value[0])}<br>${chart.y} ${figure(dot.value[1])}` : `true ${figure(dot.value[0])}<br>predicted ${figure(dot.value[1])}` }
-          : { valueFormatter: figure }) },
+          ? { formatter: (dot) => `${named(slice ? chart.axis : "true", dot.value[0])}<br>${named(slice ? chart.y : "predicted", dot.value[1])}` }
+          : chart.series.length > SHOWN ? { formatter: best(chart) } : { valueFormatter: figure }) },
       xAxis: { ...(scatter ? narrow : axis), type: slice ? chart.type : scatter ? "value" : "category", scale: true,
         data: chart.x, ...(chart.words ? { axisLabel: { color: c.soft, interval: 0, rotate: 20 } } : {}),
         boundaryGap: scatter ? ["2%", "2%"] : chart.kind === "bar", name: chart.axis, nameLocation: "middle",
