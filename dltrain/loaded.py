@@ -57,8 +57,10 @@ class Loaded:
         """The data set that the configuration names, prepared as the run's own.
 
         Raises:
+            ConfigError: its files are not there.
             DataError: the classes, the shape or the target are others than the run's.
         """
+        config.require_files(self.cfg)
         data = read_data(self.cfg, self.fitted)
         _require_same(self.facts, data.facts)
         # The user's own data set says nothing of its preprocessing, and does it itself.
@@ -153,11 +155,12 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
 
 def _configuration(own: Any, overrides: Sequence[str]) -> Any:
     cfg = of_run(own, overrides)
+    # What trained the network is of no matter any more, and need not be installed here.
+    cfg.trainer.strategy, cfg.pruner, cfg.logger = "ddp", {"_target_": None}, None
     require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
     if cfg.trust:  # classes of the working directory can be named without installing them, as in training
         sys.path.insert(0, os.getcwd())
-    cfg.trainer.strategy = "ddp"  # how processes shared the network in training is of no matter any more
-    config.check(cfg)
+    config.check(cfg, reads_data=False)
     # Pre-trained weights are not to be downloaded again, but they have decided the architecture.
     if cfg.model.get("weights") and "small_images" in cfg.model:
         cfg.model.small_images = bool(cfg.model.small_images)

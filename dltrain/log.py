@@ -26,11 +26,17 @@ class QuietFileHandler(logging.FileHandler):
             super().close()
 
 
+def can_redraw() -> bool:
+    """Whether stderr is a terminal on which lines can be drawn anew; elsewhere there are plain ones."""
+    capable = os.name == "nt" or os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+    return capable and sys.stderr.isatty()
+
+
 class StderrHandler(logging.Handler):
     """Writes to whatever ``sys.stderr`` is at the moment: a live view replaces it while it is on the screen."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name == EPOCHS and sys.stderr.isatty():
+        if record.name == EPOCHS and can_redraw():
             return
         prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         print(f"{prefix}{self.format(record)}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """What a person sees while a run goes on: a live view on a terminal, one plain line an epoch elsewhere."""
 
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -14,10 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
-from dltrain.log import EPOCHS
+from dltrain.log import EPOCHS, can_redraw
 from dltrain.metric_names import lower_is_better
 from dltrain.metrics import MeanLoss
 from dltrain.monitor import Best
+from dltrain.report.figures import figure
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 _ROWS = 8  # epochs that stay visible
@@ -51,7 +51,7 @@ class View:
         """After each epoch, with its row of metrics."""
         now = time.perf_counter()
         seconds, self._epoch_began = now - self._epoch_began, now
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "step"))
+        figures = "  ".join(f"{name} {_shown(name, row)}" for name in row if name not in ("epoch", "step"))
         mark = "  *" if best.epoch == row["epoch"] else ""
         width = len(str(self.epochs))
         _log.info("epoch %*d/%d  %s  %.2f s%s", width, int(row["epoch"]), self.epochs, figures, seconds, mark)
@@ -105,7 +105,7 @@ class LiveView(View):
             loss = self._loss.read(total)
             seen = (self._step - self._first_step) * self.samples / self.batches
             speed = seen / max(time.perf_counter() - self._epoch_began, 1e-9)
-            self.progress.update(self._run, completed=self._step, note=f"loss {loss:.4f}  {speed:,.0f} samples/s")
+            self.progress.update(self._run, completed=self._step, note=f"loss {figure(loss)}  {speed:,.0f} samples/s")
             self._draw()
 
     def epoch(self, row: Mapping[str, float], best: Best) -> None:
@@ -113,7 +113,7 @@ class LiveView(View):
         self._rows = [*self._rows[1 - _ROWS :], row]
         self._best = best
         self._step = int(row["epoch"]) * self.batches
-        note = f"best {best.monitor} {best.value:.4g} in epoch {best.epoch}"
+        note = f"best {best.monitor} {figure(best.value)} in epoch {best.epoch}"
         self.progress.update(self._run, completed=self._step)
         self.progress.update(self._epoch, completed=int(row["epoch"]), note=note)
         if time.perf_counter() - self._drawn >= _SECONDS_BETWEEN_UPDATES:
@@ -130,9 +130,14 @@ class LiveView(View):
             table.add_column(name, justify="right")
         for row in self._rows:
             best = self._best is not None and row["epoch"] == self._best.epoch
-            figures = (f"{value:.0f}" if name in ("epoch", "step") else f"{value:.4g}" for name, value in row.items())
-            table.add_row(*figures, style="bold green" if best else "")
+            table.add_row(*(_shown(name, row) for name in row), style="bold green" if best else "")
         return table
+
+
+def _shown(name: str, row: Mapping[str, float]) -> str:
+    """An entry of an epoch's row: a count, the learning rate, which is a setting, or a metric."""
+    value = row[name]
+    return f"{value:,.0f}" if name in ("epoch", "step") else f"{value:.4g}" if name == "lr" else figure(value)
 
 
 class _AsyncLoss:
@@ -152,7 +157,7 @@ class _AsyncLoss:
 
 def make_view(epochs: int, samples: int, batches: int, headline: str) -> View:
     """The view that suits stderr."""
-    return LiveView(epochs, samples, batches, headline) if sys.stderr.isatty() else View(epochs, samples)
+    return LiveView(epochs, samples, batches, headline) if can_redraw() else View(epochs, samples)
 
 
 def result_table(test: Mapping[str, float], val: Mapping[str, float]) -> Table:
@@ -164,6 +169,6 @@ def result_table(test: Mapping[str, float], val: Mapping[str, float]) -> Table:
             table.add_column(title, justify="right")
     for name in dict.fromkeys([*val, *test]):
         arrow = "↓" if lower_is_better(name) else "↑"
-        cells = [f"{metrics[name]:.4f}" if name in metrics else "" for metrics in (val, test) if metrics]
+        cells = [figure(metrics[name]) if name in metrics else "" for metrics in (val, test) if metrics]
         table.add_row(f"{name} {arrow}", *cells)
     return table

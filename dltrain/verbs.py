@@ -1,9 +1,12 @@
 """The verbs: what the first argument may be instead of an override. A new one is one entry here."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
+
+from dltrain.answer import stdout_kept
 
 
 @dataclass(frozen=True)
@@ -11,7 +14,7 @@ class Verb:
     """What a verb is called with and for; ``run`` is imported when it is called.
 
     ``takes`` says what the shell completes behind it: overrides as for training, the groups, or the words given; and
-    ``own`` are words that it takes besides.
+    ``own`` are words that it takes besides. stdout is kept for its answer, unless Hydra ``prints`` there.
     """
 
     usage: str
@@ -20,11 +23,13 @@ class Verb:
     run: str
     takes: Literal["overrides", "groups"] | tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    prints: bool = False
 
     def __call__(self, arguments: Sequence[str]) -> None:
         module, function = self.run.split(":")
         call: Callable[[Sequence[str]], None] = getattr(import_module(module), function)
-        call(arguments)
+        with nullcontext() if self.prints else stdout_kept():  # within, classes of the user's may print
+            call(arguments)
 
 
 VERBS = {
@@ -43,6 +48,7 @@ one line of JSON.
 Exit code 0: it can run. 2: it cannot, and the message says what to type.""",
         "dltrain.cli:check",
         "overrides",
+        prints=True,
     ),
     "resume": Verb(
         "RUN [overrides]",

@@ -31,10 +31,12 @@ def write_table(path, rows=90, target="kind", seed=0, kinds="ab"):
     path.write_text("\n".join(lines) + "\n")
 
 
-def on_terminal(cwd, *arguments):
-    """Exit code and text of ``dltrain`` where stdout and stderr are a terminal."""
+def on_terminal(cwd, *arguments, term="xterm-256color"):
+    """Exit code and text of ``dltrain`` where stdout and stderr are a terminal of the kind ``term``, if any."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "60"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": "120", "LINES": "60"}
+    if term is None:
+        del environment["TERM"]
     command = [sys.executable, "-m", "dltrain", *arguments]
     process = subprocess.Popen(command, cwd=cwd, stdout=slave, stderr=slave, env=environment)
     os.close(slave)

@@ -198,6 +198,14 @@ def test_a_terminal_gets_the_live_view_and_a_table(tmp_path):
     assert "{" not in text and "epoch 1/2" not in text
 
 
+@pytest.mark.parametrize("term", ["dumb", None])
+def test_a_terminal_that_cannot_redraw_gets_a_line_an_epoch(tmp_path, term):
+    code, text = on_terminal(tmp_path, *SHORT, "report=false", term=term)
+    assert code == 0
+    assert [line[:9] for line in text.splitlines() if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert "best val/loss" not in text and "done in" in text and "\x1b" not in text
+
+
 def test_version_and_list(shell):
     from dltrain import __version__
 

@@ -96,6 +96,9 @@ def test_images_get_a_picture_each_and_broken_ones_a_warning(dltrain, verb, tmp_
         assert len(image.convert("RGB").getcolors(1 << 24)) > 50
 
     (tmp_path / "photos/train/dark/99.png").write_text("no picture")
+    (tmp_path / "predicted.png").write_bytes(b"no image")
+    nothing = verb("explain", run, "predicted.png")
+    assert nothing.code == 2 and "nothing can be explained:\npredicted.png: " in nothing.stderr
     broken = verb("explain", run, "photos/train/dark", "out=why")
     assert broken.code == 1
     assert "99.png" in broken.stderr and "12 inputs are explained" in broken.stderr

@@ -311,7 +311,8 @@ def test_what_own_code_prints_is_no_part_of_the_answer(dltrain, verb, tmp_path):
     own = ("model=mlp", "model._target_=my_code.Net", "dataset.limit=20", "trainer.epochs=1")
     outcomes = [dltrain(*own, "hydra.run.dir=run"), dltrain("check", *own)]
     outcomes += [dltrain("resume", "run", "trainer.epochs=2", "trust=[my_code]")]
-    outcomes += [verb(*words, "trust=[my_code]") for words in (("evaluate", "run"), ("export", "run", "out=net.pt"))]
+    verbs = (("evaluate", "run"), ("export", "run", "out=net.pt"), ("report", "run"), ("explain", "run", "new.png"))
+    outcomes += [verb(*words, "trust=[my_code]") for words in verbs]
     for outcome in outcomes:
         assert outcome.code == 0, outcome.stderr
         assert outcome.result["status"] in ("done", "ok") and "computed" in outcome.stderr

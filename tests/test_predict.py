@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from datetime import date, datetime
 
 import numpy as np
@@ -281,8 +282,47 @@ def test_rows_and_series_that_do_not_fit_are_exit_2(dltrain, verb, tmp_path):
         assert fragment in outcome.stderr
 
 
+def test_what_reads_no_training_data_needs_none(dltrain, verb, tmp_path):
+    """Nor what trained the network: its logger, its pruner."""
+    write_images(tmp_path / "photos")
+    write_table(tmp_path / "t.csv")
+    Image.new("RGB", (8, 8)).save(tmp_path / "new.png")
+    shutil.copy(tmp_path / "t.csv", tmp_path / "new.csv")
+    folder = ("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8")
+    table = ("dataset=table", "dataset.path=t.csv", "dataset.target=kind")
+    for name, data in (("new.png", folder), ("new.csv", table)):
+        dltrain(*data, "trainer.epochs=1", "model=mlp", f"hydra.run.dir={name}.run")
+    shutil.rmtree(tmp_path / "photos")
+    (tmp_path / "t.csv").unlink()
+    for name, key in (("new.png", "dataset.root"), ("new.csv", "dataset.path")):
+        run = f"{name}.run"
+        rows_of(verb("predict", run, name))
+        for words in (("export", run, "out=net.pt"), ("explain", run, name)):
+            answer = verb(*words)
+            assert answer.code == 0, answer.stderr
+        refused = verb("evaluate", run)
+        assert (refused.code, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"dltrain: {key}=") and "there is no such" in refused.stderr
+
+
+def test_a_logger_and_a_pruner_are_no_business_of_predict(dltrain, verb, tmp_path):
+    """They may come from packages that this machine has not, or that nobody trusts here."""
+    (tmp_path / "their_code.py").write_text(
+        "class Quiet:\n"
+        "    def __init__(self, folder, config, history=()): ...\n"
+        "    def log(self, row): ...\n"
+        "    def close(self, result): ...\n"
+    )
+    run = dltrain(*SHORT, "logger.csv._target_=their_code.Quiet").result["run"]
+    (tmp_path / "their_code.py").unlink()
+    write_digits(tmp_path / "png", digits().test.take(torch.arange(3))[0], 1)
+    assert len(rows_of(verb("predict", run, "png"))) == 3
+
+
 def test_a_terminal_gets_the_first_rows(photos, tmp_path):
     code, text = on_terminal(tmp_path, "predict", photos, "photos")
     assert code == 0
     assert "photos/train/dark/00.png" in text
-    assert "24 rows, 20 of them shown" in text
+    assert "24 rows, 20 of them shown here; keep all of them with out=FILE.csv" in text
+    _, text = on_terminal(tmp_path, "predict", photos, "photos", "out=rows.csv")
+    assert "24 rows in rows.csv, 20 of them shown here\r\n" in text

@@ -281,6 +281,25 @@ def test_jobs_that_end_oddly_have_failed(dltrain, fragile):
         assert row["status"] == "failed" and row["cause"].endswith(cause)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_job_whose_result_is_there_is_done_whatever_ends_its_process(dltrain, tmp_path, number):
+    """As Ctrl-C does while a job writes its page."""
+    (tmp_path / "late.py").write_text(
+        "import os, pathlib\n"
+        "from dltrain.models import MLP\n"
+        "class Net(MLP):\n"
+        "    def forward(self, inputs):\n"
+        "        result = pathlib.Path('sweep/0/result.json')\n"
+        "        if result.exists() and '\"done\"' in result.read_text():\n"
+        f"            os.kill(os.getpid(), {number})\n"
+        "        return super().forward(inputs)\n"
+    )
+    sweep = dltrain("-m", *SHORT, "seed=1", SWEEP, "model=mlp", "model._target_=late.Net", report=True)
+    assert [(row["status"], row["cause"]) for row in ledger()] == [("done", "")]
+    assert (sweep.code, sweep.result["done"]) == (0, 1)
+    assert json.loads((tmp_path / "sweep" / "0" / "result.json").read_text())["status"] == "done"
+
+
 def test_two_jobs_at_once_give_what_one_after_the_other_does(dltrain, tmp_path, monkeypatch):
     command = ("-m", *SHORT, "seed=1,2,3")
     assert dltrain(*command, SWEEP).code == 0

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from dltrain.commands.arguments import say
 from dltrain.data.cache import cache_folder, cache_limit, clear, entries
 from dltrain.errors import UserError
 
@@ -16,7 +17,7 @@ def cache(arguments: Sequence[str]) -> None:
         UserError: an argument other than ``clear``.
     """
     if list(arguments) == ["clear"]:
-        print(f"{clear() / _GIB:.2f} GiB freed in {cache_folder()}")
+        say(f"{clear() / _GIB:.2f} GiB freed in {cache_folder()}")
         return
     if arguments:
         raise UserError(f"dltrain cache takes nothing or clear, not '{' '.join(arguments)}'")
@@ -24,6 +25,6 @@ def cache(arguments: Sequence[str]) -> None:
     for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         shape = "×".join(map(str, entry.shape))
-        print(f"{entry.nbytes / _GIB:8.2f} GiB  used {used}  {shape:<20} {entry.source}")
+        say(f"{entry.nbytes / _GIB:8.2f} GiB  used {used}  {shape:<20} {entry.source}")
     total = sum(entry.nbytes for entry in found)
-    print(f"{total / _GIB:8.2f} GiB of at most {cache_limit() / _GIB:.0f} GiB in {cache_folder()}")
+    say(f"{total / _GIB:8.2f} GiB of at most {cache_limit() / _GIB:.0f} GiB in {cache_folder()}")

@@ -1,21 +1,19 @@
 """``dltrain check [overrides]``: everything a run would meet, before it starts, and what it would cost."""
 
-import json
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.answer import stdout_kept
+from dltrain.answer import stdout, stdout_kept
 from dltrain.build import Parts, build
+from dltrain.commands.arguments import on_terminal, print_json
 from dltrain.device import process_state
 from dltrain.errors import UserError
 from dltrain.extras import DISTRIBUTION, overwritten_files
 from dltrain.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 from dltrain.report.terminal import plot
-from dltrain.run import finite
 from dltrain.startup import defer_compiler
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -47,10 +45,10 @@ def check(cfg: Any, folder: Path) -> None:
         "disk": disk,
         "overwritten_files": overwritten_files(),
     }
-    if sys.stdout.isatty():
+    if on_terminal():
         _report(found, rates)
     else:
-        print(json.dumps(finite(found)), flush=True)
+        print_json(found)
 
 
 def size(nbytes: float) -> str:
@@ -90,7 +88,7 @@ def _facts(parts: Parts) -> dict[str, Any]:
 def _report(found: dict[str, Any], rates: list[float]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(file=stdout(), highlight=False)
     console.print(found["data"], markup=False)
     shapes = " → ".join(_shape(found[name]) for name in ("input_shape", "output_shape"))
     console.print(f"one batch {shapes} on {_device(found)} in {found['precision']}\n")

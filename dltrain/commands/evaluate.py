@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dltrain import distributed
-from dltrain.answer import stdout_kept
 from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
 from dltrain.distributed.launch import launched
 from dltrain.errors import UserError
@@ -25,8 +24,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         raise UserError(f"split={split} is not allowed: it must be one of {', '.join(_SPLITS)}")
     if launched("evaluate", arguments, overrides):
         return
-    with stdout_kept():
-        answer = _evaluated(run, split, overrides)
+    answer = _evaluated(run, split, overrides)
     if distributed.rank() > 0:
         return
     if on_terminal():

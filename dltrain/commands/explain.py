@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of, say
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.extras import require_extras
+from dltrain.report.figures import figure, rounded
 
 _METHODS = ("integrated_gradients", "input_x_gradient")
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
@@ -63,13 +64,13 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
                 if count <= _PICTURES:
                     _draw(loaded, explained, out / f"{count:03}-{_short(explained.name)}.png")
             if not count:
-                raise DataError(broken.summary().replace("predicted", "explained"))
+                raise DataError(broken.summary("explained"))
     except OSError as error:
         raise UserError(f"'{out}' cannot be written: {error}") from error
     broken.log_from_now_on()
     if on_terminal():
-        print(f"{out}: {count:,} inputs, {min(count, _PICTURES)} pictures and attributions.jsonl")
-        print(f"attributions add up to what they explain within {largest:.2g}")
+        say(f"{out}: {count:,} inputs, {min(count, _PICTURES)} pictures and attributions.jsonl")
+        say(f"attributions add up to what they explain within {rounded(largest, 2)}")
     else:
         answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
         counts = {"method": method, "inputs": count, "pictures": min(count, _PICTURES), "largest_error": largest}
@@ -117,9 +118,8 @@ def _draw(loaded: Any, explained: Any, path: Path) -> None:
         unit = f"to the logit of {explained.said}"
     else:
         what = "mean of the forecast" if facts.kind == "series" else "value"
-        title = (
-            f"{_short(explained.name)}: {what} {explained.output:.4g}, {explained.baseline:.4g} for the average input"
-        )
+        output, baseline = figure(explained.output), figure(explained.baseline)
+        title = f"{_short(explained.name)}: {what} {output}, {baseline} for the average input"
         unit = f"to {facts.target_name}"
     if facts.kind == "image":
         levels = loaded.fitted.preprocessing.get("levels", 255)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.answer import stdout_kept
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of, say
 from dltrain.errors import UserError, did_you_mean
 from dltrain.extras import require_extras
 
@@ -34,20 +33,18 @@ def export(arguments: Sequence[str]) -> None:
     from dltrain.log import log_to
 
     log_to(None)
-    with stdout_kept():
-        loaded = load_run(run, [*overrides, "device=cpu"])  # where a file is to run, and where it can be compared
+    loaded = load_run(run, [*overrides, "device=cpu"])  # where a file is to run, and where it can be compared
     out = out or loaded.folder / f"model{_SUFFIXES[format]}"
     if out.absolute().parent.resolve() == loaded.checkpoint.parent:
         raise UserError(f"out={out}: this folder is for checkpoints, to which nothing else may be added")
-    with stdout_kept():
-        difference = write(loaded, format, out)
+    difference = write(loaded, format, out)
     if on_terminal():
         how = (
             f"gives what the network of the run gives, within {difference:.1e}"
             if difference
             else "is equal to the run's"
         )
-        print(f"{out}\nwas run with batches of {', '.join(map(str, BATCHES))}, and {how}")
+        say(f"{out}\nwas run with batches of {', '.join(map(str, BATCHES))}, and {how}")
         return
     answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
     print_json({**answer, "format": format, "batches": BATCHES, "difference": difference})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+from dltrain.commands.arguments import say
 from dltrain.errors import UserError, did_you_mean
 
 _OTHER = ("hydra",)  # Hydra's own groups under conf/
@@ -20,9 +21,9 @@ def list_options(arguments: Sequence[str]) -> None:
         if name not in found:
             raise UserError(f"there is no group '{name}'{did_you_mean(name, found) or '.'} Groups: {', '.join(found)}")
     for number, name in enumerate(arguments or found):
-        print(f"{'' if number == 0 else chr(10)}{name}")
+        say(f"{'' if number == 0 else chr(10)}{name}")
         for option, line in options(found[name]):
-            print(f"  {option:<22}{line}")
+            say(f"  {option:<22}{line}")
 
 
 def groups() -> dict[str, Traversable]:

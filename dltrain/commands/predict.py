@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import distributed
-from dltrain.answer import stdout, stdout_kept
+from dltrain.answer import stdout
 from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.distributed.launch import launched
 from dltrain.errors import DataError, DltrainError, UserError
+from dltrain.log import can_redraw
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ def predict(arguments: Sequence[str]) -> None:
         require_writable(out)
     if launched("predict", arguments, overrides):
         return
-    with stdout_kept():
-        _predict(run, inputs, overrides, out)
+    _predict(run, inputs, overrides, out)
 
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
@@ -77,7 +76,7 @@ def _write(loaded: Any, rows: Iterator[list[Any]], broken: "Broken", total: int 
     with _progress(total) as advance:
         first = next(rows, None)
         if first is None:
-            raise DataError(broken.summary())
+            raise DataError(broken.summary("predicted"))
         broken.log_from_now_on()
         with _output(out, columns) as write:
             for count, row in enumerate(chain([first], rows), 1):
@@ -118,11 +117,11 @@ class Broken:
         for name, cause in self.found:
             log.warning("%s: %s", name, cause)
 
-    def summary(self) -> str:
-        """One message for inputs of which none can be predicted."""
+    def summary(self, done: str) -> str:
+        """One message for inputs of which none can be ``done``: predicted, for example."""
         lines = [f"{name}: {cause}" for name, cause in self.found[:_LISTED]]
         more = [f"and {len(self.found) - _LISTED} more"] if len(self.found) > _LISTED else []
-        return "\n".join(["nothing can be predicted:", *lines, *more]) if lines else "the inputs have no rows"
+        return "\n".join([f"nothing can be {done}:", *lines, *more]) if lines else "the inputs have no rows"
 
 
 def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", world: Any) -> Iterator[list[Any]]:
@@ -162,7 +161,7 @@ def _output(out: Path | None, columns: dict[str, type]) -> Iterator[Callable[[Se
 @contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where that is a terminal; what it yields takes how many samples more are done."""
-    if not sys.stderr.isatty():
+    if not can_redraw():
         yield lambda count: None
         return
     from rich.console import Console

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of, say
 from dltrain.errors import UserError
-from dltrain.run import is_in_use
+from dltrain.run import find_run, is_in_use
 from dltrain.sweep.ledger import is_sweep
 
 
@@ -22,14 +22,14 @@ def report(arguments: Sequence[str]) -> None:
             raise UserError(f"the page of a sweep takes nothing but out=FILE, and not {' '.join(words[1:])}")
         _report_sweep(Path(words[0]).expanduser().resolve(), own.get("out"))
         return
+    if words and "=" not in words[0] and not Path(words[0]).expanduser().exists():
+        where = "name its folder, such as outputs/<date>/<time>"
+        raise UserError(f"there is no run '{words[0]}', and no sweep of that name; {where}")
     run, overrides = run_of(words, "dltrain report RUN [out=FILE]")
     from dltrain.log import log_to
     from dltrain.reporting import report_run
-    from dltrain.run import find_run
 
     log_to(None)
-    if not Path(run).expanduser().exists():
-        raise UserError(f"there is no run or sweep '{run}'; name a folder, such as outputs/<date>/<time>")
     folder = find_run(run)[0].resolve()
     out = Path(own["out"]).expanduser() if "out" in own else folder / "report.html"
     try:
@@ -37,7 +37,7 @@ def report(arguments: Sequence[str]) -> None:
     except OSError as error:
         raise UserError(f"'{out}' cannot be written: {error}") from error
     if on_terminal():
-        print(out)
+        say(str(out))
     else:
         print_json({"status": "done", "run": str(folder), "report": str(out)})
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import config
-from dltrain.answer import stdout_kept
 from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
 from dltrain.errors import UserError
@@ -38,7 +37,7 @@ def resume(arguments: Sequence[str]) -> None:
     from dltrain.resume import find_resumable
 
     command = command_of(["resume", *arguments])
-    with signals.handled() as stop, own_folder(path.resolve(), command) as folder, stdout_kept():
+    with signals.handled() as stop, own_folder(path.resolve(), command) as folder:
         log_to(folder.path / "train.log")
         found = find_resumable(str(checkpoint or path), path)
         assert found is not None  # it raises where a run that is named has no checkpoint

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dltrain.answer import stdout
 from dltrain.metric_names import lower_is_better
+from dltrain.report.figures import figure
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
 _CONFUSIONS = 15
@@ -23,7 +24,7 @@ def show_evaluation(answer: Mapping[str, Any]) -> None:
     figures.add_column("metric")
     figures.add_column(answer["split"], justify="right")
     for name, value in answer["metrics"].items():
-        figures.add_row(f"{name} {'↓' if lower_is_better(name) else '↑'}", f"{value:.4f}")
+        figures.add_row(f"{name} {'↓' if lower_is_better(name) else '↑'}", figure(value))
     console.print(figures)
     if "classes" in answer:
         console.print(_classes(answer["classes"]))
@@ -39,8 +40,8 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("precision", "recall", "f1", "support"):
         table.add_column(name, justify="right")
     for row in rows:
-        figures = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
-        table.add_row(escape(row["name"]), *figures, str(row["support"]))
+        figures = (figure(row[name]) for name in ("precision", "recall", "f1", "support"))
+        table.add_row(escape(row["name"]), *figures)
     return table
 
 
@@ -72,7 +73,7 @@ def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
     for heading in ("true class", "predicted class", "samples"):
         table.add_column(heading)
     for count, true, predicted in sorted(found, reverse=True)[:_CONFUSIONS]:
-        table.add_row(escape(true), escape(predicted), str(count))
+        table.add_row(escape(true), escape(predicted), figure(count))
     return table
 
 
@@ -81,7 +82,7 @@ def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
     for heading in ("step ahead", "mae", "rmse"):
         table.add_column(heading, justify="right")
     for step, row in enumerate(rows, 1):
-        table.add_row(str(step), f"{row['mae']:.4f}", f"{row['rmse']:.4f}")
+        table.add_row(str(step), figure(row["mae"]), figure(row["rmse"]))
     return table
 
 
@@ -96,13 +97,14 @@ def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], coun
         cells = dict(zip(columns, row, strict=True))
         table.add_row(*(_cell(cells[name]) for name in names))
     console.print(table)
-    more = f", {len(rows)} of them shown" if count > len(rows) else ""
-    kept = f" in {out}" if out else "; keep all of them with out=FILE.csv, .jsonl or .parquet"
-    console.print(f"{count:,} rows{more}{kept}", soft_wrap=True)
+    where = f" in {out}" if out else ""
+    shown = f", {len(rows)} of them shown here" if count > len(rows) else ""
+    hint = "" if out else "; keep all of them with out=FILE.csv, .jsonl or .parquet"
+    console.print(f"{count:,} rows{where}{shown}{hint}", soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else escape(str(value))
+    return figure(value) if isinstance(value, float) else escape(str(value))
 
 
 def show_comparison(
@@ -124,7 +126,7 @@ def show_comparison(
     for key, values in config.items():
         keys.add_row(escape(key), *("–" if value is None else escape(str(value)) for value in values))
     for name, numbers in metrics.items():
-        cells = ("–" if number is None else f"{number:.4f}" for number in numbers)
+        cells = map(figure, numbers)
         marked = [f"[bold green]{cell} *[/]" if index in best[name] else cell for index, cell in enumerate(cells)]
         figures.add_row(f"{escape(name)} {'↓' if lower_is_better(name) else '↑'}", *marked)
     console.print(keys if config else "the configurations are the same")

@@ -142,10 +142,11 @@ def _go_on(
             if loader:
                 loader.close()
     if world.is_main:
-        if cfg.report:
-            draw(parts, folder.path)
-            write_report(parts, folder.path)
-        show(result)
+        with stop.deferred():  # the run is done, and a page takes moments
+            if cfg.report:
+                draw(parts, folder.path)
+                write_report(parts, folder.path)
+            show(result)
     return trainer.best.value
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dltrain.config.nodes import check_hydra, check_nodes
+from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
 from dltrain.errors import ConfigError, did_you_mean
 
@@ -68,16 +69,23 @@ _OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "
 _NEEDED = ("dataset.batch_size", "scheduler.interval")
 
 
-def check(cfg: DictConfig, where: Where = lambda key: "") -> None:
+def check(cfg: DictConfig, where: Where = lambda key: "", reads_data: bool = True) -> None:
     """Raise :class:`ConfigError` with every problem of the composed configuration that shows without the data.
 
-    ``where`` says of a key which file and line, or the command line, its value comes from.
+    ``where`` says of a key which file and line, or the command line, its value comes from. Without ``reads_data`` the
+    files of the data set need not be there.
     """
-    if found := problems(cfg):
+    if found := problems(cfg, reads_data):
         raise ConfigError(problem.sentence(where(problem.key)) for problem in found)
 
 
-def problems(cfg: DictConfig) -> list[Problem]:
+def require_files(cfg: DictConfig) -> None:
+    """Raise :class:`ConfigError` where the files of the data set are not there."""
+    if found := list(check_files(cfg.dataset)):
+        raise ConfigError(problem.sentence() for problem in found)
+
+
+def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
     """Every problem, at most one of a key."""
     hydra = OmegaConf.select(cfg, "hydra")
     job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
@@ -88,6 +96,7 @@ def problems(cfg: DictConfig) -> list[Problem]:
         *_unknown(values, "", list(_all_keys(values, ""))),
         *_values(values),
         *check_nodes(values),
+        *(check_files(values["dataset"]) if reads_data and isinstance(values.get("dataset"), dict) else ()),
     ]
     if hydra is not None:
         known = {*HydraConf.__dataclass_fields__, "env"}  # "env" is made by the group hydra/env

@@ -45,7 +45,6 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _check_processes(trainer, dataset.get("batch_size"))
     yield from _check_stopping(_mapping(trainer.get("early_stopping")))
     yield from _check_pruner(_mapping(cfg.get("pruner")))
-    yield from _check_files(dataset)
     yield from _check_monitors(cfg)
 
 
@@ -83,8 +82,8 @@ def _check_pruner(pruner: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("pruner.min_resource", f"must be at most pruner.max_resource={most}", least)
 
 
-def _check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:
-    """Files and folders of the user's that dltrain's own data sets read."""
+def check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:
+    """Files and folders of the user's that dltrain's own data sets read: for whoever is going to read them."""
     name = str(dataset.get("_target_"))
     root, path = (
         value if isinstance(value, str) and value != LATER else None

@@ -3,12 +3,13 @@
 import contextlib
 import csv
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dltrain.log import can_redraw
+from dltrain.report.figures import figure
 from dltrain.sweep.ledger import Job
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class Board:
         self._began: dict[int, float] = {}
 
     def __enter__(self) -> "Board":
-        if self.live and sys.stderr.isatty():
+        if self.live and can_redraw():
             from rich.console import Console
             from rich.live import Live
 
@@ -50,7 +51,7 @@ class Board:
         seconds = time.monotonic() - self._began[job.number]
         told = job.cause or job.pruned
         if not told and job.monitor in job.metrics:
-            told = f"{job.monitor} {job.metrics[job.monitor]:.4g}"
+            told = f"{job.monitor} {figure(job.metrics[job.monitor])}"
         self._ended += not again
         of = f" ({self._ended} of {self.count})" if self.count > 1 else ""
         line = f"job {job.number} {job.status} in {seconds:.1f} s{of}: {told}"
@@ -86,6 +87,6 @@ def _latest(path: Path) -> tuple[str, str]:
             last = file.read().splitlines()[-1]
         names, row = csv.reader([header.decode(), last.decode()])
         values = dict(zip(names, row, strict=True))
-        losses = [f"{name} {float(values[name]):.4g}" for name in ("train/loss", "val/loss") if values.get(name)]
+        losses = [f"{name} {figure(float(values[name]))}" for name in ("train/loss", "val/loss") if values.get(name)]
         return values["epoch"], "  ".join(losses)
     return "", ""

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dltrain.metric_names import lower_is_better
+from dltrain.report.figures import figure, rounded
 from dltrain.sweep.ledger import Job, Ledger, grouped
 
 
@@ -47,10 +48,8 @@ class Choice:
 
     def shown(self, metric: str) -> str:
         """``0.9812 ± 0.0012``, or a dash."""
-        if metric not in self.means:
-            return "–"
-        spread = f" ± {self.deviations[metric]:.2g}" if metric in self.deviations else ""
-        return f"{self.means[metric]:.4g}{spread}"
+        spread = f" ± {rounded(self.deviations[metric], 2)}" if metric in self.deviations else ""
+        return f"{figure(self.means.get(metric))}{spread}"
 
 
 @dataclass

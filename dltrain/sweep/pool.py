@@ -164,11 +164,13 @@ class Pool:
         self.slots.append(started.slot)
         job.refresh()
         status = job.result.get("status")
-        if is_stopping and answer.is_lost and status != "running":
+        if status == "done":  # whatever has ended its process since
+            job.cause = ""
+        elif is_stopping and answer.is_lost and status != "running":
             job.begun = bool(job.result)  # else it still waited in a queue, and this was no try
         elif answer.is_lost:
             job.cause = answer.cause
-        elif not (status == "done" and answer.code == 0) and not (status == "interrupted" and is_stopping):
+        elif not (status == "interrupted" and is_stopping):
             signalled = "a signal has ended it" if status == "interrupted" else ""
             told = signalled or answer.cause or job.result.get("error")
             job.cause = str(told or f"it ended without a result (exit code {answer.code})")

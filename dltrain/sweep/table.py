@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dltrain.answer import stdout
+from dltrain.report.figures import figure
 from dltrain.sweep.outcome import Outcome
 
 _SHOWN = 20
@@ -15,7 +17,7 @@ _MAIN = ("loss", "accuracy", "mae")  # sweep.csv and sweep.html have the others
 
 def print_outcome(found: Outcome) -> None:
     """The best choices first, then what failed and why, then the command of the best job."""
-    console = Console(highlight=False)
+    console = Console(file=stdout(), highlight=False)
     keys = list(dict.fromkeys(key for choice in found.choices for key in choice.settings))
     names = [name for name in found.ledger.metrics() if name.rpartition("/")[2] in _MAIN and name != found.monitor]
     metrics = list(dict.fromkeys([found.monitor, *(metric for metric, _ in found.ledger.objectives), *names]))
@@ -54,7 +56,7 @@ def _print_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for one in front:
         settings = [_rounded(one["settings"].get(key, "")) for key in keys]
-        table.add_row(str(one["job"]), *settings, *(f"{value:.4g}" for value in one["values"].values()))
+        table.add_row(str(one["job"]), *settings, *map(figure, one["values"].values()))
     console.print(table)
 
 
