@@ -7,7 +7,7 @@ from typing import Any
 
 from dltrain.errors import UserError
 from dltrain.metric_names import lower_is_better
-from dltrain.report.figures import figure
+from dltrain.report.figures import short
 
 
 @dataclass
@@ -48,7 +48,7 @@ class EarlyStopping:
         self.best.update(epoch, metrics)
 
     def __str__(self) -> str:
-        return f"{self.best.monitor} has not improved on {figure(self.best.value)} since epoch {self.best.epoch}"
+        return f"{self.best.monitor} has not improved on {short(self.best.value)} since epoch {self.best.epoch}"
 
     @property
     def should_stop(self) -> bool:
@@ -95,4 +95,4 @@ class Pruning:
             self.update(int(row["epoch"]), row, asks and number == len(history))
 
     def __str__(self) -> str:
-        return f"pruned at epoch {self.epoch}: {self.pruner} ended it at {self.metric} {figure(self.value)}"
+        return f"pruned at epoch {self.epoch}: {self.pruner} ended it at {self.metric} {short(self.value)}"

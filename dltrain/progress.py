@@ -17,7 +17,7 @@ from dltrain.log import EPOCHS, can_redraw
 from dltrain.metric_names import lower_is_better
 from dltrain.metrics import MeanLoss
 from dltrain.monitor import Best
-from dltrain.report.figures import figure
+from dltrain.report.figures import figure, short
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 _ROWS = 8  # epochs that stay visible
@@ -51,7 +51,7 @@ class View:
         """After each epoch, with its row of metrics."""
         now = time.perf_counter()
         seconds, self._epoch_began = now - self._epoch_began, now
-        figures = "  ".join(f"{name} {_shown(name, row)}" for name in row if name not in ("epoch", "step"))
+        figures = "  ".join(f"{name} {short(value)}" for name, value in row.items() if name not in ("epoch", "step"))
         mark = "  *" if best.epoch == row["epoch"] else ""
         width = len(str(self.epochs))
         _log.info("epoch %*d/%d  %s  %.2f s%s", width, int(row["epoch"]), self.epochs, figures, seconds, mark)
@@ -105,7 +105,7 @@ class LiveView(View):
             loss = self._loss.read(total)
             seen = (self._step - self._first_step) * self.samples / self.batches
             speed = seen / max(time.perf_counter() - self._epoch_began, 1e-9)
-            self.progress.update(self._run, completed=self._step, note=f"loss {figure(loss)}  {speed:,.0f} samples/s")
+            self.progress.update(self._run, completed=self._step, note=f"loss {short(loss)}  {speed:,.0f} samples/s")
             self._draw()
 
     def epoch(self, row: Mapping[str, float], best: Best) -> None:
@@ -113,7 +113,7 @@ class LiveView(View):
         self._rows = [*self._rows[1 - _ROWS :], row]
         self._best = best
         self._step = int(row["epoch"]) * self.batches
-        note = f"best {best.monitor} {figure(best.value)} in epoch {best.epoch}"
+        note = f"best {best.monitor} {short(best.value)} in epoch {best.epoch}"
         self.progress.update(self._run, completed=self._step)
         self.progress.update(self._epoch, completed=int(row["epoch"]), note=note)
         if time.perf_counter() - self._drawn >= _SECONDS_BETWEEN_UPDATES:
@@ -130,14 +130,9 @@ class LiveView(View):
             table.add_column(name, justify="right")
         for row in self._rows:
             best = self._best is not None and row["epoch"] == self._best.epoch
-            table.add_row(*(_shown(name, row) for name in row), style="bold green" if best else "")
+            figures = (f"{value:,.0f}" if name in ("epoch", "step") else short(value) for name, value in row.items())
+            table.add_row(*figures, style="bold green" if best else "")
         return table
-
-
-def _shown(name: str, row: Mapping[str, float]) -> str:
-    """An entry of an epoch's row: a count, the learning rate, which is a setting, or a metric."""
-    value = row[name]
-    return f"{value:,.0f}" if name in ("epoch", "step") else f"{value:.4g}" if name == "lr" else figure(value)
 
 
 class _AsyncLoss:

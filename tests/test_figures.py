@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dltrain.report.figures import figure, rounded
+from dltrain.report.figures import figure, short
 
 SHOWN = {
     16362.44: "16,362.4",
@@ -13,7 +13,8 @@ SHOWN = {
     45.12345: "45.1234",
     0.98123: "0.9812",
     1.0: "1.0000",
-    0.0123456: "0.01235",
+    0.0123456: "0.0123",
+    0.000123456: "0.0001235",
     1.23456e-05: "1.235e-05",
     -16362.44: "-16,362.4",
     1.5e18: "1.5e+18",
@@ -35,7 +36,18 @@ def test_what_is_no_number_stays_as_it_is():
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(0.0012345, 2, "0.0012"), (1234.5, 2, "1,200"), (12345.6, 3, "12,300"), (-30.44, 3, "-30.4"), (0.0, 2, "0")],
+    [
+        (16362.44, 4, "16,362"),
+        (45.126, 4, "45.13"),
+        (0.05, 4, "0.05"),
+        (1.23456e-05, 4, "1.235e-05"),
+        (1e18, 4, "1e+18"),
+        (0.0012345, 2, "0.0012"),
+        (1234.5, 2, "1,234"),
+        (-30.44, 3, "-30.4"),
+        (0.0, 2, "0"),
+        (math.nan, 4, "nan"),
+    ],
 )
-def test_a_rounded_number_has_so_many_digits(value, digits, text):
-    assert rounded(value, digits) == text
+def test_a_number_in_a_line_has_so_many_digits(value, digits, text):
+    assert short(value, digits) == text

@@ -14,7 +14,7 @@ from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.extras import require_extras
-from dltrain.report.figures import figure, rounded
+from dltrain.report.figures import short
 
 _METHODS = ("integrated_gradients", "input_x_gradient")
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
@@ -70,7 +70,7 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     broken.log_from_now_on()
     if on_terminal():
         say(f"{out}: {count:,} inputs, {min(count, _PICTURES)} pictures and attributions.jsonl")
-        say(f"attributions add up to what they explain within {rounded(largest, 2)}")
+        say(f"attributions add up to what they explain within {short(largest, 2)}")
     else:
         answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
         counts = {"method": method, "inputs": count, "pictures": min(count, _PICTURES), "largest_error": largest}
@@ -118,7 +118,7 @@ def _draw(loaded: Any, explained: Any, path: Path) -> None:
         unit = f"to the logit of {explained.said}"
     else:
         what = "mean of the forecast" if facts.kind == "series" else "value"
-        output, baseline = figure(explained.output), figure(explained.baseline)
+        output, baseline = short(explained.output), short(explained.baseline)
         title = f"{_short(explained.name)}: {what} {output}, {baseline} for the average input"
         unit = f"to {facts.target_name}"
     if facts.kind == "image":

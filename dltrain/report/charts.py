@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dltrain.report.figures import rounded
+from dltrain.report.figures import short
 from dltrain.report.story import Rows, Story, Test
 
 _POINTS = 2000  # that a curve keeps
@@ -80,7 +80,7 @@ def _residuals(residuals: Sequence[float]) -> Chart:
     bars = [0] * count
     for value in residuals:
         bars[min(int((value + reach) / width), count - 1)] += 1
-    middles = [rounded(-reach + (index + 0.5) * width, 3) for index in range(count)]
+    middles = [short(-reach + (index + 0.5) * width, 3) for index in range(count)]
     return {
         "kind": "bar",
         "title": "Residuals: predicted minus true",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.log import can_redraw
-from dltrain.report.figures import figure
+from dltrain.report.figures import short
 from dltrain.sweep.ledger import Job
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Board:
         seconds = time.monotonic() - self._began[job.number]
         told = job.cause or job.pruned
         if not told and job.monitor in job.metrics:
-            told = f"{job.monitor} {figure(job.metrics[job.monitor])}"
+            told = f"{job.monitor} {short(job.metrics[job.monitor])}"
         self._ended += not again
         of = f" ({self._ended} of {self.count})" if self.count > 1 else ""
         line = f"job {job.number} {job.status} in {seconds:.1f} s{of}: {told}"
@@ -87,6 +87,6 @@ def _latest(path: Path) -> tuple[str, str]:
             last = file.read().splitlines()[-1]
         names, row = csv.reader([header.decode(), last.decode()])
         values = dict(zip(names, row, strict=True))
-        losses = [f"{name} {figure(float(values[name]))}" for name in ("train/loss", "val/loss") if values.get(name)]
+        losses = [f"{name} {short(float(values[name]))}" for name in ("train/loss", "val/loss") if values.get(name)]
         return values["epoch"], "  ".join(losses)
     return "", ""

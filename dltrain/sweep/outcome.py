@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dltrain.metric_names import lower_is_better
-from dltrain.report.figures import figure, rounded
+from dltrain.report.figures import short
 from dltrain.sweep.ledger import Job, Ledger, grouped
 
 
@@ -48,8 +48,8 @@ class Choice:
 
     def shown(self, metric: str) -> str:
         """``0.9812 ± 0.0012``, or a dash."""
-        spread = f" ± {rounded(self.deviations[metric], 2)}" if metric in self.deviations else ""
-        return f"{figure(self.means.get(metric))}{spread}"
+        spread = f" ± {short(self.deviations[metric], 2)}" if metric in self.deviations else ""
+        return f"{short(self.means[metric])}{spread}" if metric in self.means else "–"
 
 
 @dataclass

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dltrain.answer import stdout
-from dltrain.report.figures import figure
+from dltrain.report.figures import short
 from dltrain.sweep.outcome import Outcome
 
 _SHOWN = 20
@@ -56,7 +56,7 @@ def _print_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for one in front:
         settings = [_rounded(one["settings"].get(key, "")) for key in keys]
-        table.add_row(str(one["job"]), *settings, *map(figure, one["values"].values()))
+        table.add_row(str(one["job"]), *settings, *map(short, one["values"].values()))
     console.print(table)
 
 
