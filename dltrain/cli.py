@@ -17,11 +17,13 @@ from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import SIGNALLED, DltrainError, Interrupted, UserError, did_you_mean
 from dltrain.help import asks_for_help, help_text
 from dltrain.machine import die_with_parent, shorten_spin
+from dltrain.streams import on_any_streams, printable
 from dltrain.verbs import VERBS
 
 _CTRL_C = 130
 
 
+@on_any_streams
 def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -145,7 +147,7 @@ def report_error(error: BaseException) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"dltrain: {text}", file=sys.stderr, flush=True)
+    print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
     distributed.leave_error(text)  # once it is said: the launcher says what has not been
     return code
 

@@ -8,6 +8,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+from dltrain.streams import printable
+
 EPOCHS = "dltrain.epochs"  # one line an epoch
 
 
@@ -39,7 +41,7 @@ class StderrHandler(logging.Handler):
         if record.name == EPOCHS and can_redraw():
             return
         prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-        print(f"{prefix}{self.format(record)}", file=sys.stderr)
+        print(f"{prefix}{printable(self.format(record))}", file=sys.stderr)
 
 
 def write_to(path: Path) -> None:

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dltrain.answer import stdout
 from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import figure
+from dltrain.streams import printable
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
 _CONFUSIONS = 15
@@ -97,10 +98,15 @@ def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], coun
         cells = dict(zip(columns, row, strict=True))
         table.add_row(*(_cell(cells[name]) for name in names))
     console.print(table)
-    where = f" in {out}" if out else ""
+    where = f" in {escape(str(out))}" if out else ""
     shown = f", {len(rows)} of them shown here" if count > len(rows) else ""
     hint = "" if out else "; keep all of them with out=FILE.csv, .jsonl or .parquet"
     console.print(f"{count:,} rows{where}{shown}{hint}", soft_wrap=True)
+
+
+def escape(text: str) -> str:
+    """A name as rich is to show it: neither its markup nor a terminal's."""
+    return markup.escape(printable(text))
 
 
 def _cell(value: Any) -> str:
