@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tarfile
 from collections import Counter
 from importlib import util
@@ -24,7 +25,7 @@ from webdataset import tariterators
 
 from dltrain import extras
 from dltrain.data import cache, parquet_shards, shard_index, tar_shards
-from dltrain.data.base import Data
+from dltrain.data.base import Data, names_of
 from dltrain.data.image_folder import image_folder
 from dltrain.data.loader import Loader
 from dltrain.data.shards import shards
@@ -104,6 +105,15 @@ def test_an_epoch_is_every_picture_of_the_folder_once_prepared_as_image_folder_d
         assert rows(batches(served, epoch)) == rows(raw)
     served = Loader(data.test, 64, torch.nn.Identity(), CPU, workers=0)
     assert rows(batches(served)) == rows([files.test.take(torch.arange(len(files.test)))])
+
+
+def test_a_sample_is_named_by_its_member(folder):
+    data, indices = read(folder / "tar"), torch.tensor([70, 3])
+    pixels, _ = data.test.take(indices)
+    for name, image in zip(names_of(data.test, indices), pixels.numpy(), strict=True):
+        path, member = re.fullmatch(r"'(.+)', member '(.+)'", name).groups()
+        with tarfile.open(path) as tar, Image.open(tar.extractfile(member)) as picture:
+            np.testing.assert_array_equal(np.asarray(picture).transpose(2, 0, 1), image)
 
 
 def test_channels_are_measured_as_of_a_folder_where_all_images_are(folder, monkeypatch):
