@@ -10,8 +10,9 @@ import yaml
 
 from dltrain import checkpoint
 from dltrain.errors import CheckpointError, UserError
+from dltrain.record import read_result
 from dltrain.recovery import scale_learning_rate
-from dltrain.run import read_json
+from dltrain.run import path_of
 from dltrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Resumable:
 
     def result(self) -> dict[str, Any]:
         """How its run ended, as far as it says."""
-        return read_json(self.run / "result.json")
+        return read_result(self.run)
 
 
 def find_resumable(resume: str, folder: Path) -> Resumable | None:
@@ -69,7 +70,7 @@ def find_resumable(resume: str, folder: Path) -> Resumable | None:
     """
     if resume == "off":
         return None
-    place = folder if resume == "auto" else Path(resume).expanduser()
+    place = folder if resume == "auto" else path_of(resume)
     if place.is_file():
         return _read(place)
     found = [path for path in candidates(place) if path.exists()]
@@ -99,9 +100,7 @@ def _read(path: Path) -> Resumable:
     state = checkpoint.load(path)
     if "trainer" not in state:
         raise CheckpointError(f"'{path}' holds weights alone; a run goes on from its last.pt")
-    kinds = {"trainer": dict, "best": dict | None, "config": str, "composed": str}
-    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise CheckpointError(f"'{path}' holds something else than the state of a run")
+    checkpoint.require(path, state, checkpoint.STATE, "the state of a run")
     return Resumable(path, state)
 
 
