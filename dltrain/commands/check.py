@@ -1,21 +1,18 @@
 """``dltrain check [overrides]``: everything a run would meet, before it starts, and what it would cost."""
 
-import json
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.answer import stdout_kept
+from dltrain.answer import on_terminal, print_json, stdout_kept
 from dltrain.build import Parts, build
 from dltrain.device import process_state
 from dltrain.errors import UserError
 from dltrain.extras import DISTRIBUTION, overwritten_files
 from dltrain.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 from dltrain.report.terminal import plot
-from dltrain.run import finite
 from dltrain.startup import defer_compiler
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -47,10 +44,10 @@ def check(cfg: Any, folder: Path) -> None:
         "disk": disk,
         "overwritten_files": overwritten_files(),
     }
-    if sys.stdout.isatty():
+    if on_terminal():
         _report(found, rates)
     else:
-        print(json.dumps(finite(found)), flush=True)
+        print_json(found)
 
 
 def size(nbytes: float) -> str:

@@ -1,18 +1,15 @@
 """``dltrain check -m [overrides]``: the jobs of a sweep, without running them. Imports no torch."""
 
-import json
-import sys
 from collections.abc import Sequence
+
+from dltrain.answer import on_terminal, print_json
 
 
 def list_jobs(jobs: Sequence[Sequence[str]], tried: int) -> None:
     """Print the jobs of a sweep; the configurations of the first ``tried`` are in order."""
-    if not sys.stdout.isatty():
+    if not on_terminal():
         listed = [{"job": number, "overrides": job} for number, job in enumerate(jobs)]
-        print(
-            json.dumps({"status": "ok", "count": len(jobs), "checked": min(tried, len(jobs)), "jobs": listed}),
-            flush=True,
-        )
+        print_json({"status": "ok", "count": len(jobs), "checked": min(tried, len(jobs)), "jobs": listed})
         return
     for number, job in enumerate(jobs):
         print(f"{number:>4}  {' '.join(job)}")
