@@ -46,7 +46,7 @@ _FACTS = {
     "target_name": str,
     **dict.fromkeys(("target_mean", "target_std"), int | float),
 }
-NETWORK: Structure = {"config!": str, "facts!": _FACTS, "preprocessing!": dict, "model!": {str: Tensor}, "epoch!": int}
+NETWORK: Structure = {"config!": str, "facts!": _FACTS, "preprocessing!": dict, "model!": dict, "epoch!": int}
 STATE: Structure = {"trainer!": dict, "best!": dict | None, "config!": str, "composed!": str}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 

@@ -40,7 +40,7 @@ _RESULT = {
     "events": list,
 }
 _ENVIRONMENT = {"command": str, "working_directory": str, "versions": {str: str | None}, "resumed": [dict]}
-_HYDRA = {"hydra": {"runtime": {"choices": dict}}}
+_HYDRA = {"hydra": {"runtime": {"choices": {str: object}}}}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def mismatch(value: Any, structure: Structure, name: str = "it") -> str:
 def _of_mapping(value: Mapping[Any, Any], structure: dict[Any, Structure], outer: str) -> Iterator[str]:
     for key, inner in structure.items():
         if key is str:
+            yield from (mismatch(name, str, f"the name {outer}{name}") for name in value)
             yield from (mismatch(item, inner, f"{outer}{name}") for name, item in value.items())
             continue
         name = key.removesuffix("!")

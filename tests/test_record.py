@@ -165,7 +165,7 @@ CONTENTS = [
     (lambda content: content.update(config=content["config"].replace("trainer:", "trainer: [1]\nother:")), "trainer"),
     (lambda content: content.update(epoch="last"), "epoch must be a whole number"),
     (lambda content: content.update(model=[1]), "model must be a mapping"),
-    (lambda content: content.update(model={"weight": 3}), "model.weight must be"),
+    (lambda content: content.update(model={"weight": 3}), "do not fit"),
     (lambda content: content.update(model={"weight": torch.ones(2)}), "do not fit"),
     (lambda content: content.update(preprocessing={"mean": "low", "std": 1}), "preprocessing"),
     (lambda content: content.update(preprocessing={"mean": [0.5]}), "preprocessing"),
@@ -253,6 +253,7 @@ def test_a_job_whose_result_is_damaged_has_failed_and_says_so(verb, tmp_path):
         ({"a": True}, {"a": bool}, ""),
         ({"x": 1.5, "y": "z"}, {str: float | None}, "y must be a number or null"),
         ([1], {"a": int}, "it must be a mapping"),
+        ({1: "x"}, {str: object}, "the name 1 must be text"),
     ],
 )
 def test_a_structure_says_where_a_value_is_another(value, structure, told):
