@@ -234,6 +234,8 @@ def test_a_ledger_that_is_none_is_named(verb, tmp_path, content):
 def test_a_job_whose_result_is_damaged_has_failed_and_says_so(verb, tmp_path):
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(LEDGER | {"jobs": [JOB]}))
+    (tmp_path / "sweep" / "0").rename(tmp_path / "elsewhere")
+    (tmp_path / "sweep" / "0").symlink_to(tmp_path / "elsewhere")  # on a larger disk
     (tmp_path / "sweep" / "0" / "result.json").write_text("[1")
     assert verb("report", "sweep").result["failed"] == 1
     assert (

@@ -118,7 +118,8 @@ class Ledger:
         self._swept = list(found.get("swept", ()))
         common = found.get("config", {})
         for entry in found["jobs"]:
-            if not (folder := self.folder / entry["folder"]).resolve().is_relative_to(self.folder.resolve()):
+            folder = self.folder / entry["folder"]  # which may be a link to a larger disk
+            if not Path(os.path.normpath(folder)).is_relative_to(os.path.normpath(self.folder)):
                 raise RecordError(f"'{self.folder / _FILE}' has a job in '{folder}', which is not in the sweep")
             job = Job(entry["job"], tuple(entry["overrides"]), folder, cause=entry["cause"])
             if differs := entry.get("config"):
