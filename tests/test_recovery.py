@@ -515,7 +515,7 @@ def test_a_logger_without_its_library_is_refused_before_the_run_and_leaves_nothi
     def missing(*arguments):
         raise UserError("pip install it")
 
-    monkeypatch.setattr("dltrain.loggers.tensorboard.require_extra", missing)
+    monkeypatch.setattr("dltrain.loggers.tensorboard.require_extras", missing)
     outcome = dltrain("dataset.limit=40", "logger=[csv,tensorboard]")
     assert outcome.code == 2 and "pip install it" in outcome.stderr
     assert list(tmp_path.iterdir()) == []
@@ -528,7 +528,7 @@ def test_a_logger_without_its_library_leaves_an_older_run_as_it_was(dltrain, mon
     def missing(*arguments):
         raise UserError("pip install it")
 
-    monkeypatch.setattr("dltrain.loggers.tensorboard.require_extra", missing)
+    monkeypatch.setattr("dltrain.loggers.tensorboard.require_extras", missing)
     assert dltrain("resume", "run", "trainer.epochs=3", "logger=[csv,tensorboard]").code == 2
     assert {path: path.read_bytes() for path in before} == before
 
