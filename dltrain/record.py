@@ -6,7 +6,8 @@ disk have cut it.
 
 import csv
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import yaml
 
 from dltrain.errors import DltrainError, RecordError
 from dltrain.structure import Structure, mismatch
+
+log = logging.getLogger(__name__)
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has been built with it
 _NO_OPTIONS = ("hydra", "logger", "experiment")  # composed in ways of their own
@@ -68,6 +71,18 @@ def read_environment(folder: Path) -> dict[str, Any]:
         RecordError: ``environment.json`` is damaged, or not that of a run.
     """
     return read_json(folder / "environment.json", _ENVIRONMENT, "the environment of a run")
+
+
+def read_or_warn(read: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """What ``read`` returns for a run that goes on; empty, with a warning, where its file is damaged.
+
+    A run goes on from its checkpoint, and writes the file anew.
+    """
+    try:
+        return read(folder)
+    except RecordError as error:
+        log.warning("%s", error)
+        return {}
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:

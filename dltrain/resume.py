@@ -10,7 +10,7 @@ import yaml
 
 from dltrain import checkpoint
 from dltrain.errors import CheckpointError, UserError
-from dltrain.record import read_result
+from dltrain.record import read_or_warn, read_result
 from dltrain.recovery import scale_learning_rate
 from dltrain.run import path_of
 from dltrain.trainer import Trainer
@@ -38,6 +38,7 @@ class Resumable:
 
     path: Path
     state: dict[str, Any]
+    config: dict[str, Any]  # the configuration in it
 
     @property
     def run(self) -> Path:
@@ -52,12 +53,12 @@ class Resumable:
     @property
     def threads(self) -> int | str:
         """Threads of its run, ``auto`` where it is of a version that did not record them."""
-        recorded = yaml.safe_load(self.state["config"])["trainer"].get("threads", "auto")
+        recorded = self.config["trainer"].get("threads", "auto")
         return recorded if isinstance(recorded, int) else "auto"
 
     def result(self) -> dict[str, Any]:
         """How its run ended, as far as it says."""
-        return read_result(self.run)
+        return read_or_warn(read_result, self.run)
 
 
 def find_resumable(resume: str, folder: Path) -> Resumable | None:
@@ -101,7 +102,13 @@ def _read(path: Path) -> Resumable:
     if "trainer" not in state:
         raise CheckpointError(f"'{path}' holds weights alone; a run goes on from its last.pt")
     checkpoint.require(path, state, checkpoint.STATE, "the state of a run")
-    return Resumable(path, state)
+    try:
+        config = yaml.safe_load(state["config"])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())
+        raise CheckpointError(f"'{path}' holds no configuration of a run: {told}") from error
+    checkpoint.require(path, {"config": config}, {"config!": {"trainer!": dict}}, "the state of a run")
+    return Resumable(path, state, config)
 
 
 def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: bool = False) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from dltrain import __version__
 from dltrain.errors import UserError
 from dltrain.extras import overwritten_files
-from dltrain.record import read_environment, read_result
+from dltrain.record import read_environment, read_or_warn, read_result
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,8 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
         earlier: dict[str, Any] = {}
         if resumed is not None:
-            earlier = read_environment(self.path)
-            self.command = read_result(self.path).get("command", self.command)
+            earlier = read_or_warn(read_environment, self.path)
+            self.command = read_or_warn(read_result, self.path).get("command", self.command)
             self._begun -= resumed
         else:  # weights without a state, from which resume=auto cannot go on, are not to be taken for this run's
             for left in self.checkpoints.glob("*.pt"):

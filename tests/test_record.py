@@ -198,6 +198,15 @@ def test_a_checkpoint_of_another_program_is_named(verb, run, theirs):
     assert verb("resume", "run").code == 2
 
 
+@pytest.mark.parametrize("name", ["result.json", "environment.json"])
+def test_a_run_that_goes_on_by_itself_writes_a_damaged_file_anew(dltrain, verb, run, name):
+    (run / name).write_text("[1")
+    command = ("trainer.epochs=3", "dataset.limit=16", "hydra.run.dir=run", "resume=auto")
+    gone_on = dltrain(*command)
+    assert gone_on.code == 0 and f"{name}' cannot be read" in gone_on.stderr
+    assert json.loads((run / name).read_text())
+
+
 LEDGER = {"format": 1, "command": "dltrain", "objectives": [], "swept": [], "config": {}, "jobs": []}
 JOB = {"job": 0, "overrides": ["seed=1"], "folder": "0", "cause": "", "config": {}}
 
