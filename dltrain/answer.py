@@ -1,12 +1,35 @@
-"""stdout is for the answer of a command alone: what a user's own classes print meanwhile goes to stderr."""
+"""stdout is for the answer of a command alone: where it is no terminal, one line of JSON, however the command ends.
+
+What a user's own classes print meanwhile goes to stderr. A table that a verb streams to stdout is its answer from the
+first row on, and nothing follows it.
+"""
 
 import contextlib
+import json
+import os
 import sys
-from collections.abc import Iterator
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
+
+from dltrain import distributed
+from dltrain.errors import SIGNALLED, ConfigError, DltrainError
 
 _kept: list[TextIO] = []  # stdout as it was before what lies within
+_given = threading.Event()
+
+
+def begin() -> None:
+    """A command begins, and nothing has been answered."""
+    _given.clear()
+
+
+def give() -> None:
+    """Note that the answer, or the beginning of it, is on stdout: no line may follow."""
+    _given.set()
+    distributed.leave_answered()
 
 
 @contextmanager
@@ -20,6 +43,68 @@ def stdout_kept() -> Iterator[None]:
         _kept.pop()
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Within, lines of JSON go nowhere: what a job of a sweep answers is not the answer of the sweep."""
+    if on_terminal():
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        _kept.append(nowhere)
+        try:
+            yield
+        finally:
+            _kept.pop()
+            _given.clear()
+
+
 def stdout() -> TextIO:
     """Where the answer of a command goes."""
     return _kept[-1] if _kept else sys.stdout
+
+
+def on_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return bool(stdout()) and stdout().isatty()
+
+
+def say(text: str) -> None:
+    """Lines on stdout."""
+    print(text, file=stdout(), flush=True)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Answer with one line of JSON."""
+    from dltrain.run import finite
+
+    try:
+        say(json.dumps(finite(content)))
+    except BrokenPipeError:  # nobody reads on, which takes nothing from a run, but the flush at exit would fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
+    give()
+
+
+def say_how_it_ended(code: int, error: BaseException | None) -> None:
+    """Answer for a command that ``error`` has ended with exit code ``code``, unless there is an answer.
+
+    Where a launcher starts the processes of a run anew, this is not how it ended.
+    """
+    is_last_word = code > SIGNALLED or not distributed.may_start_again()
+    if is_last_word and stdout() and not (_given.is_set() or on_terminal()):
+        print_json(ending(code, error))
+
+
+def ending(code: int, error: BaseException | None) -> dict[str, Any]:
+    """The status that belongs to an exit code, and what ``error`` says of it."""
+    if code > SIGNALLED:
+        return {"status": "interrupted"}
+    text = _text_of(error) if error else f"it ended with exit code {code}"
+    if code == 2:
+        return {"status": "invalid", "problems": list(error.problems) if isinstance(error, ConfigError) else [text]}
+    return {"status": "failed", "error": text}
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, DltrainError):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import CheckpointError, TrainingError
+from dltrain.structure import Structure, mismatch
 
 FORMAT = 2
 _COMMENT = b"sha256:"
@@ -36,6 +37,17 @@ _LENGTH = struct.Struct("<H")
 _BLOCK = 1 << 20
 _PAUSE = 0.25  # seconds from one writing to the next: what SIGKILL can cost at most, where epochs are shorter still
 _SHARDS = re.compile(r"(best|last)-\d+")  # folders with the shards of a checkpoint
+_FACTS = {
+    **dict.fromkeys(("name!", "task!", "kind!"), str),
+    "input_shape!": [int],
+    "num_outputs!": int,
+    "class_names": [str],
+    "feature_names": [str],
+    "target_name": str,
+    **dict.fromkeys(("target_mean", "target_std"), int | float),
+}
+NETWORK: Structure = {"config!": str, "facts!": _FACTS, "preprocessing!": dict, "model!": dict, "epoch!": int}
+STATE: Structure = {"trainer!": dict, "best!": dict | None, "config!": str, "composed!": str}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
@@ -91,6 +103,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             f"'{path}' has format {content['format']}, of {age} dltrain; this one reads format {FORMAT}"
         )
     return content
+
+
+def require(path: Path, content: dict[str, Any], structure: Structure, what: str) -> None:
+    """Raise :class:`CheckpointError` unless the ``content`` of ``path`` is ``what``, of this structure."""
+    if fault := mismatch(content, structure):
+        raise CheckpointError(f"'{path}' holds something else than {what}: {fault}")
 
 
 def find_fault(path: Path) -> str:

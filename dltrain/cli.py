@@ -1,5 +1,6 @@
 """The command line: verbs, Hydra around training, messages and exit codes. Imports no torch before it trains."""
 
+import io
 import os
 import re
 import shlex
@@ -7,26 +8,33 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from dltrain import __version__, distributed
+from dltrain import __version__, answer, distributed
 from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
-from dltrain.errors import SIGNALLED, DltrainError, Interrupted, UserError, did_you_mean
+from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, UserError, did_you_mean, exit_code_of
 from dltrain.help import asks_for_help, help_text
 from dltrain.machine import die_with_parent, shorten_spin
+from dltrain.process import process_kept
 from dltrain.streams import on_any_streams, printable
 from dltrain.verbs import VERBS
-
-_CTRL_C = 130
 
 
 @on_any_streams
 def main(argv: list[str] | None = None) -> int:
-    """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code.
+
+    The process is left as it was: its arguments, import path, environment, log and signal handlers, and Hydra.
+    """
+    with process_kept():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     shorten_spin()
     if distributed.is_launched_by_dltrain():
         die_with_parent(signal.SIGTERM)
@@ -39,17 +47,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    answer.begin()
+    code, cause = _tried(arguments)
+    if code:
+        answer.say_how_it_ended(code, _explained(cause) if cause else None)
+    return code
+
+
+def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
+    """The exit code, and what has ended the command with it, which is said on stderr."""
     try:
         _dispatch(arguments)
         sys.stdout.flush()
-    except SystemExit as leave:  # argparse, Hydra's own flags, or a job that has reported its error
-        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-    except BrokenPipeError:  # `dltrain list | head`: nobody reads on, and flushing at exit must not complain either
+    except SystemExit as leave:  # a flag of Hydra's, or a job that has reported its error
+        return leave.code if isinstance(leave.code, int) else int(leave.code is not None), leave.__context__
+    except BrokenPipeError as error:  # `dltrain list | head`: nobody reads on, and the flush at exit must not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1, error
     except BaseException as error:
-        return report_error(error)
-    return 0
+        return report_error(error), error
+    return 0, None
 
 
 def _release_others(arguments: Sequence[str]) -> None:
@@ -87,7 +104,7 @@ def follow(arguments: Sequence[str]) -> int:
             meeting().leave()
     except BaseException as error:
         logging.getLogger(__name__).error("this process has ended", exc_info=error)
-        return error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
+        return exit_code_of(error)
     return 0
 
 
@@ -102,8 +119,8 @@ def _dispatch(arguments: list[str]) -> None:
     elif asks_for_help(arguments):
         print(help_text(arguments))
     elif asks_for_completion(arguments):
-        if rest := complete(arguments):
-            _hydra(rest)
+        answer.give()  # whatever stands on stdout is offered or run by the shell
+        complete(arguments, _completed_by_hydra)
     elif arguments and arguments[0] in VERBS:
         VERBS[arguments[0]](arguments[1:])
     elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
@@ -112,6 +129,18 @@ def _dispatch(arguments: list[str]) -> None:
         raise UserError(f"there is no verb '{arguments[0]}'{hint} {verbs}")
     else:
         _hydra([*arguments, *_after_restart()])
+
+
+def _completed_by_hydra(arguments: Sequence[str]) -> str:
+    """What Hydra has to offer for the line; where it is wrong as far as it goes this is nothing, without a message."""
+    found = io.StringIO()
+    try:
+        with redirect_stdout(found):
+            _hydra(arguments)
+    except Exception as error:
+        if not isinstance(_explained(error), UserError):
+            raise
+    return found.getvalue()
 
 
 def _after_restart() -> list[str]:
@@ -132,18 +161,24 @@ def check(arguments: Sequence[str]) -> None:
 
 def report_error(error: BaseException) -> int:
     """Print one message for what the user can mend, a traceback for a bug; returns the exit code."""
+    error = _explained(error)
     if isinstance(error, KeyboardInterrupt | Interrupted):
-        return _say("interrupted", error.exit_code if isinstance(error, Interrupted) else _CTRL_C)
+        return _say("interrupted", exit_code_of(error))
     if isinstance(error, DltrainError):
-        return _say(str(error), error.exit_code)
+        return _say(str(error), exit_code_of(error))
+    traceback.print_exception(error)
+    distributed.leave_error(f"a bug: {''.join(traceback.format_exception_only(error)).strip()}")
+    return 1
+
+
+def _explained(error: BaseException) -> BaseException:
+    """``error``, or what it says of the configuration in dltrain's words."""
     if "hydra" in sys.modules:
         from dltrain.config.translate import is_composition_error, translated
 
         if is_composition_error(error):
-            return _say("; ".join(translated(error)), 2)
-    traceback.print_exception(error)
-    distributed.leave_error(f"a bug: {''.join(traceback.format_exception_only(error)).strip()}")
-    return 1
+            return ConfigError(translated(error))
+    return error
 
 
 def _say(text: str, code: int) -> int:
@@ -157,6 +192,17 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool =
 
     ``each_job``: of a sweep must be in order, and not only some.
     """
+    from dltrain.config.hydra_state import hydra_state_kept
+
+    # Hydra would print errors its own way and exit with 1; this makes it hand them on.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Classes of the working directory can be named as a _target_ without installing them.
+    sys.path.insert(0, os.getcwd())
+    with hydra_state_kept():
+        _call_hydra(arguments, extra, each_job)
+
+
+def _call_hydra(arguments: Sequence[str], extra: Sequence[str], each_job: bool) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -168,16 +214,13 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool =
 
     # Two runs never share a folder, however close they start. Cached: one value for a whole sweep.
     OmegaConf.register_new_resolver("dltrain_unique", lambda: token_hex(4), use_cache=True, replace=True)
-    # Hydra would print errors its own way and exit with 1; this makes it hand them on.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Classes of the working directory can be named as a _target_ without installing them.
-    sys.path.insert(0, os.getcwd())
-    flags = parse_flags(for_hydra(arguments))
     prefer_ours()
+    given = for_hydra(arguments)
+    flags = parse_flags(given)
     shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not shows:
         with stdout_kept():  # it imports classes of the user's
-            check_command(for_hydra(arguments), each_job)
+            check_command(given, each_job)
     if flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides:
         if distributed.is_worker():
             raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
@@ -185,18 +228,22 @@ def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool =
 
         register(shlex.join(["dltrain", *arguments]))
         extra = [*extra, "+hydra.callbacks.dltrain_sweep._target_=dltrain.sweep.finish.Finish"]
-    sys.argv = ["dltrain", *for_hydra(arguments, extra)]
+    sys.argv = ["dltrain", *given, *extra]
 
     def job(cfg: Any, pruning: Any = None) -> float:  # our launcher hands over what may end a job of its sweep
         return _job(cfg, arguments, pruning)
 
     try:
         hydra.main(version_base=None, config_path="pkg://dltrain.conf", config_name="config")(job)()
+    except SystemExit as leave:
+        if flags.cfg and leave.code == 1:
+            raise UserError(f"--package={flags.package}: dltrain --cfg {flags.cfg} shows what there is") from leave
+        raise
     except BrokenPipeError:
         raise
     except Exception as error:  # a job reports its own errors, so this comes from composing or from making its folder
         if shows:
-            check_command(for_hydra(arguments))
+            check_command(given)
         if isinstance(error, OSError) and not isinstance(error, HydraException):
             raise UserError(f"the run folder cannot be made: {error}; name another with hydra.run.dir=...") from error
         raise
@@ -226,8 +273,13 @@ def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
                 job.runtime.cwd,
             )
     try:
-        with signals.handled() as stop, discarded_unless_begun(path, command), stdout_kept():
-            if not single:  # a single run was checked before its folder was made; here keys of a sweep come together
+        with ExitStack() as stack:
+            stop = stack.enter_context(signals.handled())
+            stack.enter_context(discarded_unless_begun(path, command))
+            stack.enter_context(stdout_kept())
+            if not single:
+                stack.enter_context(answer.unheard())
+                # A single run was checked before its folder was made; here keys of a sweep come together.
                 config.check(cfg)
             if cfg.trainer.devices != 1 and not distributed.is_worker():
                 goes_on = ["resume=auto"] if not single and cfg.resume == "auto" else []  # set by our launcher

@@ -5,6 +5,7 @@
     │   ├── ConfigError        a key or value of the configuration, all problems at once
     │   ├── DataError          a file or folder: named, with its row, column or class
     │   ├── CheckpointError    a checkpoint that is missing, damaged, foreign or of another format
+    │   ├── RecordError        another file of a run or sweep that is damaged or foreign
     │   └── MismatchError      parts that do not fit each other: a CNN for a table
     └── TrainingError          exit 1: training itself failed, for example diverged
 
@@ -13,6 +14,7 @@ A signal that ends a run is :class:`Interrupted`, no ``Exception``: only the com
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -45,6 +47,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, foreign or of another format."""
 
 
+class RecordError(UserError):
+    """A file in the folder of a run or sweep that is damaged, or that some other program has written."""
+
+
 class MismatchError(UserError):
     """Two chosen parts do not fit each other."""
 
@@ -63,6 +69,13 @@ class Interrupted(BaseException):
         super().__init__(f"signal {number}")
         self.number = number
         self.exit_code = SIGNALLED + number
+
+
+def exit_code_of(error: BaseException) -> int:
+    """How a process ends that ``error`` has ended: 1 where it is a bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return SIGNALLED + signal.SIGINT
+    return error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -4,8 +4,9 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 
-from dltrain.commands.list import groups, options
+from dltrain.commands.list import groups, options, with_folder
 from dltrain.verbs import VERBS
 
 _WIDTH = 100
@@ -38,29 +39,33 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def help_text(arguments: Sequence[str]) -> str:
-    """The help for a verb where the arguments begin with one, else the whole command's."""
+    """The help for a verb where the arguments begin with one, else the whole command's.
+
+    Raises:
+        UserError: ``--config-dir`` names no folder.
+    """
     name = arguments[0] if arguments else ""
     if name in VERBS:
         verb = VERBS[name]
         return f"dltrain {name} {verb.usage}\n\n{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}"
-    return "\n".join(_screen())
+    return "\n".join(_screen(with_folder(arguments)[1]))
 
 
-def _screen() -> Iterator[str]:
+def _screen(own: Path | None) -> Iterator[str]:
     yield "dltrain trains neural networks from the command line.\n"
     verbs = {f"dltrain {name} {verb.usage}": verb.summary for name, verb in VERBS.items()}
     yield from _rows(_TRAINING | verbs)
     yield "\nGroups: choose with group=option; the first is the default; a dataset may pick a model and loss"
     chosen = _defaults()
-    for group, folder in groups().items():
-        names = sorted((name for name, _ in options(folder)), key=lambda name: name not in chosen.get(group, ()))
+    for group, folders in groups(own).items():
+        names = sorted((name for name, _ in options(folders)), key=lambda name: name not in chosen.get(group, ()))
         yield textwrap.fill(f"  {group:<10} {' '.join(names)}", _WIDTH, subsequent_indent=" " * 13)
     yield "\nKeys: set with key=value"
     yield from _rows(dict(_default(file, key) for key, file in _KEYS.items()))
     yield "\nExamples"
     yield from (f"  {example}" for example in _EXAMPLES)
     yield "\nMore: dltrain VERB --help. All keys: dltrain --cfg job; with choices: dltrain model=lstm --cfg job"
-    yield "Completion: dltrain -sc install=bash (or fish). Hydra's own flags: dltrain --hydra-help"
+    yield "Completion: dltrain -sc install=bash (or zsh, fish). Hydra's own flags: dltrain --hydra-help"
 
 
 def _rows(rows: Mapping[str, str]) -> Iterator[str]:

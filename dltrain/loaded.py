@@ -12,7 +12,7 @@ from torch import nn
 from dltrain import checkpoint, config
 from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
 from dltrain.build.make import make
-from dltrain.config.earlier import locate_files, of_run, require_trusted
+from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_trusted
 from dltrain.data.base import Data, Facts, Fitted
 from dltrain.data.loader import Loader
 from dltrain.data.transforms import transform_of
@@ -126,13 +126,16 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         from dltrain.distributed.sharded import joined  # its torch modules take long to import
 
         content = joined(content, path.parent)
-    if not {"config", "facts", "preprocessing", "model"} <= content.keys():
-        raise CheckpointError(f"'{path}' holds no network of dltrain's")
-    own = of_run(content["config"], ())
+    checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")
+    own = of_checkpoint(content["config"], path)
     if started := started_elsewhere(folder):
         locate_files(own, started)
     cfg = _configuration(own, overrides)
-    fitted = Fitted(Facts(**content["facts"]), content["preprocessing"])
+    try:
+        fitted = Fitted(Facts(**content["facts"]), content["preprocessing"])
+        transform = transform_of(fitted.facts.kind, fitted.preprocessing)
+    except (TypeError, LookupError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"'{path}' holds other facts or preprocessing than of a data set: {error}") from error
     device = pick_device(cfg.device)
     model: nn.Module = make(cfg, "model")
     try:
@@ -148,7 +151,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         fitted=fitted,
         model=model.to(device).eval(),
         loss=make(cfg, "loss", device=device).to(device),
-        transform=transform_of(fitted.facts.kind, fitted.preprocessing).to(device),
+        transform=transform.to(device),
         precision=pick_precision(cfg.trainer.precision, device),
     )
 

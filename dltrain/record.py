@@ -1,38 +1,174 @@
-"""What a run has left in its folder, read back: configuration, metrics, what differs from the defaults. No torch."""
+"""What a run has left in its folder, read back: configuration, metrics, what differs from the defaults. No torch.
+
+Each file has one reader, which checks that it is what it should be: another program may have written it, or a full
+disk have cut it.
+"""
 
 import csv
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dltrain.errors import DltrainError
+from dltrain.errors import DltrainError, RecordError
+from dltrain.structure import Structure, mismatch
+
+log = logging.getLogger(__name__)
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has been built with it
 _NO_OPTIONS = ("hydra", "logger", "experiment")  # composed in ways of their own
 _NOT_SHOWN = ("defaults", "hydra", "data")
 
 
+_NUMBER = int | float | None  # null where it was not finite
+_METRICS = {str: _NUMBER}
+_GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
+_CONFIG = {
+    **{f"{group}!": dict for group in _GROUPS},
+    "data": {"name": str | None, "kind": str | None, "class_names": list | None},
+}
+_RESULT = {
+    "status!": str,
+    **dict.fromkeys(("run", "command", "error", "pruned"), str),
+    "best": {"epoch!": int, "monitor!": str, "val!": _METRICS},
+    "test": _METRICS,
+    "epochs": int,
+    "seconds": _NUMBER,
+    "timings": {str: _NUMBER | dict},
+    "confusion_matrix": [[int]],
+    "events": list,
+}
+_ENVIRONMENT = {"command": str, "working_directory": str, "versions": {str: str | None}, "resumed": [dict]}
+_HYDRA = {"hydra": {"runtime": {"choices": {str: object}}}}
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration that ran, empty where there is none."""
-    return _read(folder / "config.yaml")
+    """The configuration that ran, empty where there is none.
+
+    Raises:
+        RecordError: ``config.yaml`` is damaged, or no configuration of a run.
+    """
+    return _yaml(folder / "config.yaml", _CONFIG, "the configuration of a run")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """How a run ended, or that it is running; empty where nothing is said.
+
+    Raises:
+        RecordError: ``result.json`` is damaged, or no result of a run.
+    """
+    return read_json(folder / "result.json", _RESULT, "the result of a run")
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Where and with what a run was made, empty where nothing is said.
+
+    Raises:
+        RecordError: ``environment.json`` is damaged, or not that of a run.
+    """
+    return read_json(folder / "environment.json", _ENVIRONMENT, "the environment of a run")
+
+
+def read_or_warn(read: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """What ``read`` returns for a run that goes on; empty, with a warning, where its file is damaged.
+
+    A run goes on from its checkpoint, and writes the file anew.
+    """
+    try:
+        return read(folder)
+    except RecordError as error:
+        log.warning("%s", error)
+        return {}
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
-    """The metrics of each epoch: of metrics.csv, or without that logger of the last checkpoint."""
-    try:
-        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError):  # no such logger, or a line that is being written
-        pass
+    """The metrics of each epoch: of metrics.csv, or without that logger of the last checkpoint.
+
+    Raises:
+        RecordError: ``metrics.csv`` is damaged, or not that of a run.
+    """
+    path = folder / "metrics.csv"
+    if path.exists():
+        return _rows_of(path)
     try:
         from dltrain import checkpoint  # imports torch
 
-        return list(checkpoint.load(folder / "checkpoints" / "last.pt")["trainer"]["history"])
-    except (DltrainError, KeyError):
+        history = checkpoint.load(folder / "checkpoints" / "last.pt")["trainer"]["history"]
+    except (DltrainError, LookupError, TypeError):
         return []
+    return [] if mismatch(history, [_METRICS]) else list(history)
+
+
+def _rows_of(path: Path) -> list[dict[str, float]]:
+    text = _text(path, "the metrics of a run") or ""
+    if not text.startswith("epoch,"[: len(text)]):
+        raise _not_as_written(path, "the metrics of a run", "it does not begin with a column epoch")
+    lines = text.splitlines()
+    if lines and not text.endswith("\n"):  # one that is being written
+        lines.pop()
+    table = csv.reader(lines)
+    rows: list[dict[str, float]] = []
+    try:
+        names = next(table, [])
+        rows += [{name: float(value) for name, value in zip(names, row, strict=True)} for row in table]
+    except (ValueError, csv.Error) as error:
+        raise _not_as_written(path, "the metrics of a run", f"line {table.line_num}: {error}") from error
+    return rows
+
+
+def read_json(path: Path, structure: Structure, what: str) -> dict[str, Any]:
+    """The object in a JSON file, which is ``what`` and has this structure; empty where there is no file.
+
+    Raises:
+        RecordError: the file is damaged, or holds something else.
+    """
+    text = _text(path, what)
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_as_written(path, what, f"it is no JSON ({error})") from error
+    if fault := mismatch(content, structure):
+        raise _not_as_written(path, what, fault)
+    found: dict[str, Any] = content
+    return found
+
+
+def _yaml(file: Any, structure: Structure, what: str) -> dict[str, Any]:
+    """As :func:`read_json`, of YAML."""
+    text = _text(file, what)
+    if text is None:
+        return {}
+    try:
+        content = yaml.load(text, _LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that there is not
+        raise _not_as_written(file, what, f"it is no YAML ({' '.join(str(error).split())})") from error
+    if fault := mismatch(content, structure):
+        raise _not_as_written(file, what, fault)
+    found: dict[str, Any] = content
+    return found
+
+
+def _text(file: Any, what: str) -> str | None:
+    """``None`` where there is no such file."""
+    try:
+        text: str = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise _not_as_written(file, what, "it is not UTF-8 text") from error
+    except OSError as error:
+        raise RecordError(f"'{file}' cannot be read: {error.strerror}") from error
+    return text
+
+
+def _not_as_written(file: Any, what: str, fault: str) -> RecordError:
+    return RecordError(f"'{file}' cannot be read: it is not {what}, or damaged: {fault}")
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
@@ -46,17 +182,19 @@ def changed_from_defaults(run: Path) -> dict[str, Any] | None:
 
     ``None`` where the folder does not say what was chosen.
     """
-    composed, chosen = _read(run / ".hydra" / "config.yaml"), choices_of(run)
+    composed = _yaml(run / ".hydra" / "config.yaml", dict, "what Hydra leaves of a run")
+    chosen = choices_of(run)
     if not composed or not chosen:
         return None
-    primary = _read(files("dltrain.conf") / "config.yaml")
+    conf, own = files("dltrain.conf"), "a file of dltrain's"
+    primary = _yaml(conf / "config.yaml", dict, own)
     usual: dict[str, Any] = {}
     for entry in primary["defaults"]:
         usual |= entry if isinstance(entry, dict) else {}
     values = flat({key: value for key, value in primary.items() if key not in _NOT_SHOWN})
     for group, option in chosen.items():
         if group.split("/")[0] not in _NO_OPTIONS:
-            node = _read(files("dltrain.conf") / group / f"{option}.yaml")
+            node = _yaml(conf / group / f"{option}.yaml", dict, own)
             values |= flat({group: {key: value for key, value in node.items() if key not in _NOT_SHOWN}})
     groups = {
         group: usual[group]
@@ -70,8 +208,9 @@ def changed_from_defaults(run: Path) -> dict[str, Any] | None:
 
 def choices_of(run: Path) -> dict[str, Any]:
     """The option of each group that ``run`` was composed of, empty where its folder does not say."""
-    choices = _hydra(run).get("runtime", {}).get("choices", {})
-    return choices if isinstance(choices, dict) else {}
+    composed = _yaml(run / ".hydra" / "hydra.yaml", _HYDRA, "what Hydra leaves of a run")
+    choices: dict[str, Any] = composed.get("hydra", {}).get("runtime", {}).get("choices", {})
+    return choices
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,19 +220,6 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return found
-
-
-def _hydra(run: Path) -> dict[str, Any]:
-    """Hydra's own part of the configuration."""
-    return _read(run / ".hydra" / "hydra.yaml").get("hydra") or {}
-
-
-def _read(file: Any) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
-    except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -14,14 +14,22 @@ from dltrain.config.earlier import of_run
 from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.device import Precision
-from dltrain.errors import DltrainError
+from dltrain.errors import DltrainError, RecordError
 from dltrain.inference import Loss, predict
 from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
-from dltrain.record import changed_from_defaults, choices_of, flat, history_of, read_config
+from dltrain.record import (
+    changed_from_defaults,
+    choices_of,
+    flat,
+    history_of,
+    read_config,
+    read_environment,
+    read_result,
+)
 from dltrain.report.page import render
 from dltrain.report.story import Mistake, Story, Test
-from dltrain.run import read_json, write_text
+from dltrain.run import write_text
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +66,9 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
         ConfigError: overrides that are none, or fit no key of the run.
     """
     network, note = None, ""
-    if overrides:
+    if overrides and read_config(folder):
         of_run((folder / "config.yaml").read_text(encoding="utf-8"), overrides)
-    if read_json(folder / "result.json").get("status") == "done":
+    if read_result(folder).get("status") == "done":
         try:
             network, note = _network_of(folder, overrides)
         except DltrainError as error:
@@ -89,16 +97,19 @@ def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
 def tell(folder: Path, network: Network | None = None, seconds: float | None = None, note: str = "") -> Story:
     """All that is known of the run in ``folder``; the test part is looked at for at most so many ``seconds``."""
     config = read_config(folder)
-    result = {"run": str(folder), **read_json(folder / "result.json")}
-    facts, names = config.get("data", {}), config.get("data", {}).get("class_names") or []
+    result = {"run": str(folder), **read_result(folder)}
+    facts = config.get("data", {})
     matrix, pruned = result.get("confusion_matrix"), str(result.get("pruned", ""))
+    names = [str(name) for name in facts.get("class_names") or range(len(matrix or ()))]
+    if matrix and {len(matrix), *map(len, matrix)} != {len(names)}:
+        raise RecordError(f"'{folder / 'result.json'}' does not belong to config.yaml: they differ in their classes")
     return Story(
         name=facts.get("name") or folder.name,
         model=str(config.get("model", {}).get("_target_", "")).rpartition(".")[2],
         kind=facts.get("kind") or "",
         target=network.facts.target_name if network else "",
         result=result,
-        environment=read_json(folder / "environment.json"),
+        environment=read_environment(folder),
         history=history_of(folder),
         config=flat({name: node for name, node in config.items() if name != "data"}),
         changed=changed_from_defaults(folder),

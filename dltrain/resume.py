@@ -10,8 +10,9 @@ import yaml
 
 from dltrain import checkpoint
 from dltrain.errors import CheckpointError, UserError
+from dltrain.record import read_or_warn, read_result
 from dltrain.recovery import scale_learning_rate
-from dltrain.run import read_json
+from dltrain.run import path_of
 from dltrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Resumable:
 
     path: Path
     state: dict[str, Any]
+    config: dict[str, Any]  # the configuration in it
 
     @property
     def run(self) -> Path:
@@ -51,15 +53,12 @@ class Resumable:
     @property
     def threads(self) -> int | str:
         """Threads of its run, ``auto`` where it is of a version that did not record them."""
-        try:
-            recorded = yaml.safe_load(self.state["config"])["trainer"].get("threads", "auto")
-        except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"'{self.path}' holds something else than the state of a run: {error}") from error
+        recorded = self.config["trainer"].get("threads", "auto")
         return recorded if isinstance(recorded, int) else "auto"
 
     def result(self) -> dict[str, Any]:
         """How its run ended, as far as it says."""
-        return read_json(self.run / "result.json")
+        return read_or_warn(read_result, self.run)
 
 
 def find_resumable(resume: str, folder: Path) -> Resumable | None:
@@ -72,7 +71,7 @@ def find_resumable(resume: str, folder: Path) -> Resumable | None:
     """
     if resume == "off":
         return None
-    place = folder if resume == "auto" else Path(resume).expanduser()
+    place = folder if resume == "auto" else path_of(resume)
     if place.is_file():
         return _read(place)
     found = [path for path in candidates(place) if path.exists()]
@@ -102,10 +101,14 @@ def _read(path: Path) -> Resumable:
     state = checkpoint.load(path)
     if "trainer" not in state:
         raise CheckpointError(f"'{path}' holds weights alone; a run goes on from its last.pt")
-    kinds = {"trainer": dict, "best": dict | None, "config": str, "composed": str}
-    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise CheckpointError(f"'{path}' holds something else than the state of a run")
-    return Resumable(path, state)
+    checkpoint.require(path, state, checkpoint.STATE, "the state of a run")
+    try:
+        config = yaml.safe_load(state["config"])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())
+        raise CheckpointError(f"'{path}' holds no configuration of a run: {told}") from error
+    checkpoint.require(path, {"config": config}, {"config!": {"trainer!": dict}}, "the state of a run")
+    return Resumable(path, state, config)
 
 
 def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: bool = False) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from dltrain import __version__
 from dltrain.errors import UserError
 from dltrain.extras import overwritten_files
+from dltrain.record import read_environment, read_or_warn, read_result
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
         earlier: dict[str, Any] = {}
         if resumed is not None:
-            earlier = read_json(self.path / "environment.json")
-            self.command = read_json(self.path / "result.json").get("command", self.command)
+            earlier = read_or_warn(read_environment, self.path)
+            self.command = read_or_warn(read_result, self.path).get("command", self.command)
             self._begun -= resumed
         else:  # weights without a state, from which resume=auto cannot go on, are not to be taken for this run's
             for left in self.checkpoints.glob("*.pt"):
@@ -213,20 +214,25 @@ def discarded_unless_begun(path: Path, command: str) -> Iterator[None]:
         raise
 
 
+def path_of(name: str) -> Path:
+    """The path ``name``, with ``~`` as the home directory; that of somebody who is unknown here stays as it is."""
+    return Path(os.path.expanduser(name))
+
+
 def find_run(name: str) -> tuple[Path, Path | None]:
     """The folder of the run that ``name`` (a run folder or a checkpoint file in it) means, and the checkpoint if named.
 
     Raises:
         UserError: there is no such thing.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = path_of(name)
+    if os.path.isfile(path):  # unlike a method of the path's, it takes any text
         if path.absolute().parent.name != "checkpoints":
             raise UserError(
                 f"'{name}' is in no run folder, where it would be in checkpoints/; copy the folder as a whole"
             )
         return path.absolute().parent.parent, path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"there is no run '{name}'; name a run folder, such as outputs/<date>/<time>, or a checkpoint")
     if not (path / "checkpoints").is_dir() and not (path / "config.yaml").exists():
         raise UserError(f"'{name}' is no run folder: it has neither checkpoints/ nor config.yaml")
@@ -235,17 +241,8 @@ def find_run(name: str) -> tuple[Path, Path | None]:
 
 def started_elsewhere(run: Path) -> str:
     """The directory in which a run was started; an empty string where it is this one, or not known."""
-    started = str(read_json(run / "environment.json").get("working_directory", ""))
+    started = str(read_environment(run).get("working_directory", ""))
     return "" if started == os.getcwd() else started
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

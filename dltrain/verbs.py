@@ -14,7 +14,7 @@ class Verb:
     """What a verb is called with and for; ``run`` is imported when it is called.
 
     ``takes`` says what the shell completes behind it: overrides as for training, the groups, or the words given; and
-    ``own`` are words that it takes besides. stdout is kept for its answer, unless Hydra ``prints`` there.
+    ``own`` are words and flags that it takes besides. stdout is kept for its answer, unless Hydra ``prints`` there.
     """
 
     usage: str
@@ -24,6 +24,7 @@ class Verb:
     takes: Literal["overrides", "groups"] | tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     prints: bool = False
+    takes_files: bool = False  # behind RUN
 
     def __call__(self, arguments: Sequence[str]) -> None:
         module, function = self.run.split(":")
@@ -63,6 +64,7 @@ whichever there is.
   dltrain resume outputs/2026-01-31/12-00-00-1a2b3c4d trainer.epochs=40""",
         "dltrain.commands.resume:resume",
         "overrides",
+        ("--force",),
     ),
     "evaluate": Verb(
         "RUN [overrides]",
@@ -96,6 +98,7 @@ the exit code is then 1.
         "dltrain.commands.predict:predict",
         "overrides",
         ("out=",),
+        takes_files=True,
     ),
     "explain": Verb(
         "RUN INPUT... [out=FOLDER]",
@@ -112,6 +115,8 @@ the network says of the average training input (extra: explain).
   dltrain explain outputs/2026-01-31/12-00-00-1a2b3c4d photo.jpg out=why""",
         "dltrain.commands.explain:explain",
         "overrides",
+        ("method=input_x_gradient", "method=integrated_gradients", "out="),
+        takes_files=True,
     ),
     "export": Verb(
         "RUN [format=onnx] [out=FILE]",
@@ -129,6 +134,7 @@ compared with the network of the run; only a file that gives the same is left th
   dltrain export outputs/2026-01-31/12-00-00-1a2b3c4d out=digits.onnx""",
         "dltrain.commands.export:export",
         "overrides",
+        (*(f"format={name}" for name in ("onnx", "safetensors", "state_dict", "torch_export")), "out="),
     ),
     "report": Verb(
         "RUN|SWEEP [out=FILE]",
@@ -157,14 +163,17 @@ RUN are run folders, two or more. Prints tables on a terminal, elsewhere one lin
   dltrain compare outputs/2026-01-31/* out=compare.html""",
         "dltrain.commands.compare:compare",
         ("out=",),
+        takes_files=True,
     ),
     "list": Verb(
         "[GROUP]...",
         "what can be chosen, each with one line",
         """\
-Shows the options of the groups named, or of all of them. group=option chooses one, group.key=value sets a key.
+Shows the options of the groups named, or of all of them, and with --config-dir FOLDER those of yours as well.
+group=option chooses one, group.key=value sets a key.
 
   dltrain list scheduler
+  dltrain list --config-dir my_conf model
   dltrain scheduler=cosine --cfg job -p scheduler    the keys of an option""",
         "dltrain.commands.list:list_options",
         "groups",

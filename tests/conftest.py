@@ -104,8 +104,6 @@ def dltrain(
     from dltrain import cli
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run(*arguments: str, report: bool = False) -> Outcome:
         capsys.readouterr()

@@ -151,7 +151,7 @@ def test_check_finds_the_mistakes_that_a_run_finds(dltrain, tmp_path):
         (["dataset=table", "dataset.path=no.csv", "dataset.target=x"], "no.csv"),
     ]:
         outcome = dltrain("check", *arguments)
-        assert (outcome.code, outcome.stdout) == (2, "")
+        assert (outcome.code, outcome.result["status"]) == (2, "invalid")
         assert fragment in outcome.stderr
         assert "Traceback" not in outcome.stderr
     assert list(tmp_path.iterdir()) == []

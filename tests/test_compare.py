@@ -90,5 +90,5 @@ def test_a_mistake_is_one_message_and_exit_2(verb, pair):
         (("runs/a", "runs/b", "out=nowhere/c.html"), "cannot be written"),
     ):
         outcome = verb("compare", *arguments)
-        assert (outcome.code, outcome.stdout) == (2, ""), arguments
+        assert (outcome.code, outcome.result["status"]) == (2, "invalid"), arguments
         assert fragment in outcome.stderr and outcome.stderr.count("dltrain: ") == 1

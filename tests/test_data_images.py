@@ -405,7 +405,7 @@ def test_a_bad_image_folder_gets_one_message_exit_2_and_leaves_nothing(dltrain, 
     before = sorted(tmp_path.rglob("*"))
     outcome = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.val_fraction=0")
     assert outcome.code == 2
-    assert outcome.stdout == ""
+    assert outcome.result["status"] == "invalid"
     assert "Traceback" not in outcome.stderr
     assert outcome.stderr.count("dltrain: ") == 1
     for fragment in fragments:
@@ -619,6 +619,6 @@ def test_a_download_without_a_network_names_the_files_and_where_to_put_them(
     monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", offline)
     outcome = dltrain(f"dataset={option}", "dataset.download=true")
     assert outcome.code == 2
-    assert outcome.stdout == ""
+    assert outcome.result["status"] == "invalid"
     for fragment in ["the download failed", "no route to host", *fragments]:
         assert fragment in outcome.stderr

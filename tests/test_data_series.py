@@ -649,7 +649,7 @@ def test_a_bad_series_gets_one_message_exit_2_and_leaves_nothing(dltrain, tmp_pa
     (tmp_path / "s.csv").write_text(content)
     outcome = dltrain("dataset=series", "dataset.path=s.csv", "dataset.target=y", "dataset.time=month", *words)
     assert outcome.code == 2
-    assert outcome.stdout == ""
+    assert outcome.result["status"] == "invalid"
     assert "Traceback" not in outcome.stderr
     assert outcome.stderr.count("dltrain: ") == 1
     for fragment in fragments:

@@ -22,7 +22,7 @@ from dltrain.distributed.sharded import joined
 from dltrain.distributed.world import World, _span
 from dltrain.errors import CheckpointError, ConfigError, TrainingError
 from dltrain.metrics import RegressionMetrics
-from dltrain.run import read_json
+from dltrain.record import read_result
 
 # 70 training samples: batches of 16, 16, 16, 16 and 6, which 2 and 3 processes divide unevenly.
 SMALL = ["dataset.limit=70", "dataset.batch_size=16", "optim.lr=0.01", "trainer.epochs=2", "device=cpu"]
@@ -446,7 +446,7 @@ def test_the_launcher_says_what_nobody_has_said(tmp_path, capsys, codes, errors,
     out, err = capsys.readouterr()
     assert ended == code
     assert (told + err).startswith(said) and bool(told + err) == bool(said)
-    assert read_json(tmp_path / "result.json").get("status") == status
+    assert read_result(tmp_path).get("status") == status
     lines = [json.loads(line)["status"] for line in out.splitlines()]
     assert lines == ([status] if status and not answered and (said or status == "done") else [])
 

@@ -255,7 +255,7 @@ def test_a_checkpoint_that_cannot_be_used_is_exit_2(dltrain, verb, how, fragment
     run = dltrain(*SHORT)
     damage(run.folder, how)
     outcome = verb("evaluate", run.result["run"])
-    assert (outcome.code, outcome.stdout) == (2, "")
+    assert (outcome.code, outcome.result["status"]) == (2, "invalid")
     assert fragment in outcome.stderr and outcome.stderr.count("dltrain: ") == 1
 
 
@@ -276,7 +276,7 @@ def test_a_mistake_is_one_message_and_exit_2(dltrain, verb):
     run = dltrain(*SHORT).result["run"]
     for arguments, fragment in MISTAKES:
         outcome = verb("evaluate", *(run if word == "RUN" else word for word in arguments))
-        assert (outcome.code, outcome.stdout) == (2, ""), arguments
+        assert (outcome.code, outcome.result["status"]) == (2, "invalid"), arguments
         assert fragment in outcome.stderr
         assert outcome.stderr.count("dltrain: ") == 1 and "Traceback" not in outcome.stderr
 

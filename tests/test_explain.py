@@ -134,7 +134,7 @@ def test_what_cannot_be_explained_gives_one_message(dltrain, verb, tmp_path, mon
     }
     for words, message in wanted.items():
         outcome = verb("explain", run, *words)
-        assert (outcome.code, outcome.stdout) == (2, "")
+        assert (outcome.code, outcome.result["status"]) == (2, "invalid")
         assert message in outcome.stderr and "Traceback" not in outcome.stderr
     assert not (Path(run) / "explain").exists()
     assert verb("explain", run, "new.csv").result["inputs"] == 3

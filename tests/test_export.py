@@ -226,7 +226,7 @@ def test_a_file_that_does_not_run_gives_one_message(dltrain, verb):
 def test_what_cannot_be_written_gives_one_message(dltrain, verb, arguments, message):
     run = dltrain(*SMALL).result["run"]
     outcome = verb("export", run, *(word.replace("RUN", run) for word in arguments))
-    assert (outcome.code, outcome.stdout) == (2, "")
+    assert (outcome.code, outcome.result["status"]) == (2, "invalid")
     assert message in outcome.stderr
 
 

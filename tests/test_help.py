@@ -19,6 +19,10 @@ SHELLS = {
         'eval "$(dltrain -sc install=bash)"; COMP_LINE="{line}"; COMP_WORDS=({line}); COMP_CWORD={word};'
         ' COMP_POINT=${{#COMP_LINE}}; hydra_bash_completion; printf "%s\\n" "${{COMPREPLY[@]}}"'
     ),
+    "zsh": (
+        'eval "$(dltrain -sc install=zsh)"; complete_line() {{ emulate -L sh; COMP_LINE="{line}";'
+        ' hydra_bash_completion; printf "%s\\n" "${{COMPREPLY[@]}}"; }}; complete_line'
+    ),
     "fish": 'dltrain -sc install=fish | source; complete -C "{line}"',
 }
 
@@ -32,8 +36,6 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def completed(capsys, monkeypatch, line: str, shell: str = "bash") -> set[str]:
     """What a shell is offered for ``line``."""
     monkeypatch.setenv("COMP_LINE", line)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     return set(said(capsys, "-sc", f"query={shell}").split())
 
 
@@ -140,20 +142,129 @@ def test_the_users_own_options_are_completed(capsys, monkeypatch, tmp_path):
     assert completed(capsys, monkeypatch, line.replace("dir ", "dir=")) == {"model=lovely"}
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("dltrain check scheduler=c", ["scheduler=cosine"]),
+        ("dltrain --conf", ["--config-dir", "--config-name"]),
+        ("dltrain check logger=[csv,te", ["logger=[csv,tensorboard"]),
+        ("dltrain optim.lr=-1 --cfg job modle=x trainer.ep", []),  # a line that is wrong so far
+    ],
+)
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_installed_completion_works_in_the_shell_itself(tmp_path, shell):
+def test_the_installed_completion_works_in_the_shell_itself(tmp_path, shell, line, offered):
+    assert shell_offers(tmp_path, shell, line) == offered
+
+
+def test_fish_offers_files_where_they_belong(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    assert shell_offers(tmp_path, "fish", "dltrain evaluate pic") == ["pictures/"]
+    assert shell_offers(tmp_path, "fish", "dltrain dataset.root=pic") == ["dataset.root=pictures/"]
+
+
+def shell_offers(tmp_path, shell: str, line: str) -> list[str]:
     if not shutil.which(shell):
         pytest.skip(f"there is no {shell}")
-    script = tmp_path / "dltrain"
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    script = tmp_path / "bin" / "dltrain"
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom dltrain.cli import main\nsys.exit(main())\n")
     script.chmod(0o755)
-    line = "dltrain check scheduler=c"
     run = subprocess.run(
-        [shell, "-c", SHELLS[shell].format(line=line, word=2)],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        [shell, *(["-f"] if shell == "zsh" else []), "-c", SHELLS[shell].format(line=line, word=2)],
+        env={**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         cwd=tmp_path,
         timeout=60,
     )
-    assert run.stdout.split() == ["scheduler=cosine"], run.stderr
+    assert "usage" not in run.stdout and "{" not in run.stdout
+    assert run.stderr == ""
+    return run.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("dltrain --conf", "--config-dir --config-name"),
+        ("dltrain resume outputs/mine --", "--help --force"),
+        ("dltrain list --", "--help --config-dir"),
+        ("dltrain predict outputs/mine --", "--help"),
+        ("dltrain --cfg ", "all hydra job"),
+        ("dltrain --config-dir ", ""),
+        ("dltrain model=mlp,l", "model=mlp,lenet model=mlp,lstm"),
+        ("dltrain -m model=[mlp,ru,r", "model=[mlp,ru,resnet18 model=[mlp,ru,rnn"),
+        ("dltrain logger=[csv,te", "logger=[csv,tensorboard"),
+        ("dltrain trainer.precision=", "trainer.precision=auto trainer.precision=bf16 trainer.precision=fp16"
+         " trainer.precision=fp32"),
+        ("dltrain trainer.compile=", "trainer.compile=false trainer.compile=true"),
+        ("dltrain optim.nesterov=t", "optim.nesterov=true"),
+        ("dltrain device=cu", "device=cuda"),
+        ("dltrain model.activation=re", "model.activation=relu"),
+        ("dltrain scheduler=onecycle scheduler.anneal_strategy=", "scheduler.anneal_strategy=cos"
+         " scheduler.anneal_strategy=linear"),
+        ("dltrain optim.lr=", "optim.lr=0.05"),
+        ("dltrain modle=x optim.", ""),
+        ("dltrain export outputs/mine ", "format=onnx format=safetensors format=state_dict format=torch_export out="),
+        ("dltrain export outputs/mine format=o", "format=onnx"),
+        ("dltrain explain outputs/mine x.png method=in", "method=input_x_gradient method=integrated_gradients"),
+        ("dltrain evaluate outputs/mine model=l", ""),
+        ("dltrain evaluate outputs/mine mod", "model."),
+        ("dltrain resume outputs/mine logger=n", "logger=none"),
+        ("dltrain check modle", ""),
+    ],
+)  # fmt: skip
+def test_what_is_offered(capsys, monkeypatch, tmp_path, line, offered):
+    monkeypatch.chdir(tmp_path)
+    assert completed(capsys, monkeypatch, line) == set(offered.split())
+
+
+def test_behind_a_run_the_keys_are_its_own(dltrain, capsys, monkeypatch):
+    run = dltrain("optim=adamw", "trainer.epochs=1", "dataset.limit=8").folder
+    assert completed(capsys, monkeypatch, f"dltrain evaluate {run} optim.bet") == {"optim.betas."}
+    assert completed(capsys, monkeypatch, f"dltrain evaluate {run} optim.mom") == set()
+
+
+def test_files_are_offered_beside_the_words_of_a_verb(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photo.png").touch()
+    (tmp_path / ".hidden").touch()
+    assert completed(capsys, monkeypatch, "dltrain predict outputs/mine ") == {"out=", "photos/", "photo.png"}
+    assert completed(capsys, monkeypatch, "dltrain dataset.root=ph") == {
+        "dataset.root=photos/",
+        "dataset.root=photo.png",
+    }
+    assert completed(capsys, monkeypatch, "dltrain hydra.run.dir=./ph") >= {"hydra.run.dir=./photos/"}
+
+
+def test_the_words_of_verbs_and_flags_are_those_that_there_are():
+    from dltrain.commands.evaluate import _SPLITS
+    from dltrain.commands.explain import _METHODS
+    from dltrain.commands.export import _SUFFIXES
+    from dltrain.completion import FLAGS
+    from dltrain.config.flags import parser
+
+    known = {"evaluate": ("split", _SPLITS), "explain": ("method", _METHODS), "export": ("format", _SUFFIXES)}
+    for name, (key, words) in known.items():
+        assert {word for word in VERBS[name].own if word.startswith(key)} == {f"{key}={word}" for word in words}
+    assert set(FLAGS) <= {flag for action in parser()._actions for flag in action.option_strings}
+
+
+def test_completion_is_installed_in_three_shells(capsys):
+    assert cli.main(["-sc", "install=tcsh"]) == 2
+    assert "bash, zsh, fish" in capsys.readouterr().err
+
+
+def test_the_users_own_options_are_listed(capsys, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "augment").mkdir()
+    (tmp_path / "model" / "lovely.yaml").write_text("# A lovely model\n_target_: some.Class\n")
+    (tmp_path / "model" / "odd.yaml").write_bytes(b"# \xff\n")
+    (tmp_path / "augment" / "mine.yaml").write_text("flip: true\n")
+    listed = said(capsys, "list", "--config-dir", str(tmp_path), "model")
+    assert "  lovely                A lovely model\n" in listed and "  cnn " in listed and "  odd " in listed
+    assert "augment\n  mine\n" in said(capsys, "list", f"--config-dir={tmp_path}")
+    assert "lovely" in said(capsys, "--config-dir", str(tmp_path), "--help")
+    assert "lovely" not in said(capsys, "list") + said(capsys, "--help")
+    assert cli.main(["list", "--config-dir", str(tmp_path / "nowhere")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Mistakes that people make: each gets one message that says what to type, exit 2, and leaves nothing behind."""
 
 import importlib
+import json
 import sys
 
 import pytest
@@ -45,7 +46,12 @@ TYPED = [
     ("hydra.run.dirr=x", ["hydra.run has no key dirr", "did you mean 'hydra.run.dir'?"]),
     ("hydra.job.num=abc", ["hydra.job.num=abc", "Integer"]),
     ("hydra.sweeps.dir=x", ["did you mean 'hydra.sweep'?"]),
-    ("~model.dropouts", ["~model.dropouts", "to take out"]),
+    ("~model.dropouts", ["there is no model.dropouts to take out", "did you mean 'dropout'?"]),
+    ("~trainer.clip_norm", ["trainer.clip_norm is null", "leave this away"]),
+    ("scheduler=cosine ~scheduler.T_max", ["has no value before the data are loaded", "scheduler.T_max=..."]),
+    ("~optim.lr=3", ["optim.lr has another value", "write ~optim.lr"]),
+    ("dataset=table ~dataset.path", ["dataset.path has no value", "dataset.path=..."]),
+    ("--cfg job --package nothing", ["--package=nothing", "dltrain --cfg job"]),
     ("+optim.lr=0.1", ["optim.lr is there already", "without the plus sign"]),
     ("data.num_outputs=5", ["the data set fills this in"]),
     # grammar and flags
@@ -397,7 +403,8 @@ OF_THE_USER = [
 
 def requires_clean(outcome, fragments, left, expected):
     assert outcome.code == 2, outcome.stderr
-    assert outcome.stdout == ""
+    assert outcome.result["status"] == "invalid"
+    assert all(problem in outcome.stderr for problem in outcome.result["problems"])
     assert "Traceback" not in outcome.stderr
     assert outcome.stderr.count("dltrain: ") == 1
     for fragment in fragments:
@@ -556,7 +563,7 @@ def test_all_problems_come_in_one_list_wherever_they_come_from(dltrain, tmp_path
 def test_the_real_command_says_the_same(shell, tmp_path, arguments, fragment):
     run = shell(*arguments)
     assert run.returncode == 2
-    assert run.stdout == ""
+    assert json.loads(run.stdout)["status"] == "invalid"
     assert "Traceback" not in run.stderr
     assert fragment in run.stderr
     assert list(tmp_path.iterdir()) == []
@@ -567,3 +574,30 @@ def test_a_mistake_leaves_an_older_run_as_it_was(dltrain, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     assert dltrain("model.activation=rellu", "hydra.run.dir=mine").code == 2
     assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
+
+
+BOM = "\ufeff# @package _global_\ntrainer:\n  epochs: 1\n"
+
+
+def test_a_byte_order_mark_that_hides_a_header_is_named(dltrain, tmp_path):
+    harmless = "\ufeff_target_: torch.optim.SGD\nlr: 0.001\n"
+    write(tmp_path, {"my_conf/experiment/mine.yaml": BOM, "my_conf/optim/mine.yaml": harmless})
+    outcome = dltrain("--config-dir", "my_conf", "experiment=mine")
+    assert outcome.code == 2
+    assert outcome.result["problems"] == [
+        "my_conf/experiment/mine.yaml, line 1: save it as UTF-8 without a byte order mark,"
+        " which hides # @package from Hydra"
+    ]
+    assert dltrain("--config-dir", "my_conf", "optim=mine", "trainer.epochs=1", "dataset.limit=8").code == 0
+
+
+def test_a_number_from_the_environment_has_to_be_decoded(dltrain, monkeypatch):
+    monkeypatch.setenv("RATE", "0.125")
+    outcome = dltrain("optim.lr=${oc.env:RATE}", "trainer.epochs=${oc.env:RATE}", "seed=${optim.lr}")
+    assert outcome.code == 2
+    assert "optim.lr='0.125' (command line): must be a number" in outcome.stderr
+    assert outcome.stderr.count('write "${oc.decode:${oc.env:RATE}}" for a number') == 2
+    rate = 'optim.lr="${oc.decode:${oc.env:RATE}}"'
+    run = dltrain(rate, "trainer.epochs=1", "dataset.limit=8", "hydra.run.dir=run")
+    assert "lr: 0.125\n" in (run.folder / "config.yaml").read_text()
+    assert dltrain("resume", "run", "trainer.epochs=2").code == 0

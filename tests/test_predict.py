@@ -257,7 +257,7 @@ def test_a_mistake_is_one_message_and_exit_2(verb, photos, tmp_path):
         (("photos/train/dark/00.png", "photos"), "is in no run folder"),
     ):
         outcome = verb("predict", *(photos if word == "RUN" else word for word in arguments))
-        assert (outcome.code, outcome.stdout) == (2, ""), arguments
+        assert (outcome.code, outcome.result["status"]) == (2, "invalid"), arguments
         assert fragment in outcome.stderr
         assert outcome.stderr.count("dltrain: ") == 1 and "Traceback" not in outcome.stderr
 
@@ -278,7 +278,7 @@ def test_rows_and_series_that_do_not_fit_are_exit_2(dltrain, verb, tmp_path):
         (series, "gap.csv", "no value among the last 48 rows"),
     ):
         outcome = verb("predict", run, name)
-        assert (outcome.code, outcome.stdout) == (2, ""), name
+        assert (outcome.code, outcome.result["status"]) == (2, "invalid"), name
         assert fragment in outcome.stderr
 
 

@@ -268,5 +268,5 @@ def test_a_mistake_is_one_message_and_exit_2(dltrain, verb):
         ((run, "device=cuda:9"), "this machine has no such device"),
     ):
         outcome = verb("report", *arguments)
-        assert (outcome.code, outcome.stdout) == (2, "")
+        assert (outcome.code, outcome.result["status"]) == (2, "invalid")
         assert fragment in outcome.stderr and outcome.stderr.count("dltrain: ") == 1

@@ -3,10 +3,12 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import CONF
 from omegaconf import OmegaConf
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -121,6 +123,78 @@ def test_the_command_of_a_job_names_the_users_folder(dltrain, tmp_path):
 def test_flags_may_stand_behind_overrides(dltrain):
     assert dltrain("check", "seed=1,2", "-m", "trainer.epochs=1").result["count"] == 2
     assert "epochs: 3" in dltrain("trainer.epochs=3", "--cfg", "job").stdout
+
+
+def changed(dltrain, *overrides):
+    """The configuration of a repeated run with ``overrides``."""
+    outcome = dltrain("--config-dir", "run", "--config-name", "config", *overrides)
+    assert outcome.code == 0, outcome.stderr
+    return OmegaConf.load(outcome.folder / "config.yaml")
+
+
+@pytest.mark.parametrize("finished", ["plain"], indirect=True)
+def test_another_option_takes_the_place_of_what_a_repeated_run_had(dltrain, finished, tmp_path):
+    (tmp_path / "run").symlink_to(finished)
+    before = OmegaConf.load(finished / "config.yaml")
+    after = changed(dltrain, "optim=nadam", "optim.lr=0.004", "logger=none", "scheduler=none")
+    assert after.optim._target_ == "torch.optim.NAdam" and after.optim.lr == 0.004
+    assert set(after.optim) == set(OmegaConf.load(CONF / "optim" / "nadam.yaml"))
+    assert "csv" not in (after.get("logger") or {})
+    for group in ("model", "dataset", "loss", "trainer"):
+        assert after[group] == before[group]
+
+
+@pytest.mark.parametrize("finished", ["plain"], indirect=True)
+def test_an_option_that_picks_others_picks_them_for_a_repeated_run_as_well(dltrain, finished, tmp_path):
+    (tmp_path / "run").symlink_to(finished)
+    assert changed(dltrain, "dataset=sunspots", "dataset.limit=32").model._target_ == "dltrain.models.LSTM"
+    recipe = changed(dltrain, "experiment=digits_best", "trainer.epochs=1", "dataset.limit=32")
+    assert recipe.model.dropout == 0.2 and recipe.trainer.ema_decay == 0.99
+    sweep = dltrain("-m", "--config-dir", "run", "--config-name", "config", "optim=adam,nadam", "hydra.sweep.dir=sweep")
+    assert sweep.code == 0, sweep.stderr
+    targets = [OmegaConf.load(tmp_path / "sweep" / str(job) / "config.yaml").optim._target_ for job in (0, 1)]
+    assert targets == ["torch.optim.Adam", "torch.optim.NAdam"]
+
+
+def test_the_line_of_the_readme_repeats_a_run_with_a_change(dltrain):
+    run = dltrain("trainer.epochs=1", "dataset.limit=16").folder
+    readme = (CONF.parent / "README.md").read_text(encoding="utf-8")
+    (line,) = (line for line in readme.splitlines() if "--config-name config optim=adam" in line)
+    assert line.startswith("    dltrain --config-dir outputs/")
+    _, *arguments = shlex.split(line.replace("outputs/2026-01-31/12-00-00-1f2e3d4c", str(run)), comments=True)
+    assert OmegaConf.load(dltrain(*arguments).folder / "config.yaml").optim._target_ == "torch.optim.Adam"
+
+
+@pytest.mark.parametrize("finished", ["plain"], indirect=True)
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("  lr:", "  lrr:", "torch.optim.AdamW has no argument lrr"),
+        ("epochs: 2", "epochs: two", "trainer.epochs='two' (run/config.yaml, line"),
+        ("model:\n", "modle:\n", "modle="),
+        ("seed: ", "seed:", "a colon takes a space"),
+        ("seed: ", "\tseed: ", "there is a tab"),
+    ],
+    ids=["argument", "type", "group", "colon", "tab"],
+)
+def test_a_fault_in_the_file_of_a_copied_run_is_told_with_its_line(dltrain, finished, tmp_path, before, after, told):
+    shutil.copytree(finished, "run")
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert before in text
+    (tmp_path / "run" / "config.yaml").write_text(text.replace(before, after, 1))
+    outcome = dltrain("--config-dir", "run", "--config-name", "config")
+    assert outcome.code == 2 and "Traceback" not in outcome.stderr
+    assert told in outcome.stderr and "run/config.yaml, line" in outcome.stderr
+    assert "job_logging" not in outcome.stderr and "dltrain_complete" not in outcome.stderr
+
+
+@pytest.mark.parametrize("finished", ["plain"], indirect=True)
+def test_a_run_of_an_earlier_version_has_the_keys_that_are_new_by_default(dltrain, finished, tmp_path):
+    shutil.copytree(finished, "run")
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    del config["pruner"], config["sweep"], config.trainer["on_oom"]
+    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+    assert changed(dltrain).trainer.on_oom == "halve"
 
 
 def test_a_file_of_the_users_own_that_dltrains_would_hide_is_refused(dltrain, tmp_path):

@@ -390,7 +390,7 @@ def test_a_mistake_with_resume_gets_one_message_and_exit_2(dltrain, undisturbed,
     there = sorted(Path().rglob("*"))
     outcome = dltrain("resume", *arguments)
     assert outcome.code == 2
-    assert outcome.stdout == "" and "Traceback" not in outcome.stderr
+    assert outcome.result["status"] == "invalid" and "Traceback" not in outcome.stderr
     assert outcome.stderr.count("dltrain: ") == 1
     for fragment in fragments:
         assert fragment in outcome.stderr

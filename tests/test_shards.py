@@ -608,7 +608,7 @@ def test_bad_shards_get_one_message_exit_2_and_leave_nothing(dltrain, tmp_path, 
     prepare(tmp_path / "bad")
     before = sorted(tmp_path.rglob("*"))
     outcome = dltrain("dataset=shards", "dataset.root=bad", "dataset.val_fraction=0", "dataset.test_fraction=0", *words)
-    assert (outcome.code, outcome.stdout) == (2, "")
+    assert (outcome.code, outcome.result["status"]) == (2, "invalid")
     assert "Traceback" not in outcome.stderr
     assert outcome.stderr.count("dltrain: ") == 1
     for fragment in fragments:

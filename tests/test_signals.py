@@ -131,7 +131,7 @@ def test_a_signal_while_data_load_leaves_no_folder(dltrain, monkeypatch, tmp_pat
     monkeypatch.setattr(bundled, "digits", slow)
     outcome = dltrain(*SHORT)
     assert outcome.code == code
-    assert outcome.stdout == "" and "Traceback" not in outcome.stderr
+    assert outcome.result == {"status": "interrupted"} and "Traceback" not in outcome.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -63,7 +63,7 @@ def test_the_page_of_a_sweep_takes_no_further_words(verb, tmp_path):
     Book(tmp_path).write()
     for words in (["optim.lr=3"], ["another"], ["optim.lr=3", "out=page.html"]):
         refused = verb("report", str(tmp_path), *words)
-        assert (refused.code, refused.stdout) == (2, "")
+        assert (refused.code, refused.result["status"]) == (2, "invalid")
         assert refused.stderr == f"dltrain: the page of a sweep takes nothing but out=FILE, and not {words[0]}\n"
     assert verb("report", str(tmp_path), "out=page.html").code == 0
     assert Path("page.html").exists() and not (tmp_path / "sweep.html").exists()
@@ -77,7 +77,7 @@ def test_a_ledger_that_cannot_be_read_is_refused(dltrain, verb, tmp_path, text):
     with pytest.raises(UserError):
         Ledger(file.parent)
     refused = verb("report", "sweep")
-    assert (refused.code, refused.stdout) == (2, "")
+    assert (refused.code, refused.result["status"]) == (2, "invalid")
     assert refused.stderr.count("dltrain: ") == 1 and str(file) in refused.stderr
 
 
@@ -85,6 +85,6 @@ def test_a_sweep_does_not_start_on_a_ledger_that_cannot_be_read(dltrain, tmp_pat
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.json").write_text("{")
     refused = dltrain("-m", *SHORT, "seed=1,2", SWEEP)
-    assert (refused.code, refused.stdout) == (2, "")
+    assert (refused.code, refused.result["status"]) == (2, "invalid")
     assert f"'{tmp_path / 'sweep' / 'sweep.json'}' cannot be read: " in refused.stderr
     assert (tmp_path / "sweep" / "sweep.json").read_text() == "{"

@@ -1,12 +1,9 @@
-"""What the verbs that look at a run have in common: their arguments, and where their answers go. Imports no torch."""
+"""What the verbs that look at a run have in common: their arguments. Imports no torch."""
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from dltrain.answer import stdout
 from dltrain.errors import UserError
-from dltrain.run import find_run, finite
+from dltrain.run import find_run
 
 
 def own_keys(arguments: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -26,18 +23,3 @@ def run_of(words: Sequence[str], usage: str) -> tuple[str, list[str]]:
         raise UserError(f"a run folder or a checkpoint comes first: {usage}")
     find_run(words[0])
     return words[0], list(words[1:])
-
-
-def print_json(content: Mapping[str, Any]) -> None:
-    """One line of JSON on stdout."""
-    say(json.dumps(finite(content)))
-
-
-def say(text: str) -> None:
-    """Lines on stdout."""
-    print(text, file=stdout(), flush=True)
-
-
-def on_terminal() -> bool:
-    """Whether a person reads stdout."""
-    return stdout().isatty()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from dltrain.commands.arguments import say
+from dltrain.answer import say
 from dltrain.data.cache import cache_folder, cache_limit, clear, entries
 from dltrain.errors import UserError
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.answer import stdout, stdout_kept
+from dltrain.answer import on_terminal, print_json, stdout, stdout_kept
 from dltrain.build import Parts, build
-from dltrain.commands.arguments import on_terminal, print_json
 from dltrain.device import process_state
 from dltrain.errors import UserError
 from dltrain.extras import DISTRIBUTION, overwritten_files

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, say
+from dltrain.answer import on_terminal, print_json, say
+from dltrain.commands.arguments import own_keys
 from dltrain.errors import UserError
 from dltrain.metric_names import lower_is_better
-from dltrain.record import choices_of, flat, history_of, metrics_of, read_config
-from dltrain.run import find_run, read_json, write_text
+from dltrain.record import choices_of, flat, history_of, metrics_of, read_config, read_result
+from dltrain.run import find_run, path_of, write_text
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def compare(arguments: Sequence[str]) -> None:
         raise UserError("there is nothing to compare: dltrain compare RUN RUN... [out=compare.html]")
     runs = compare_runs([find_run(word)[0].resolve() for word in words])
     if "out" in own:
-        _write_page(runs, Path(own["out"]).expanduser())
+        _write_page(runs, path_of(own["out"]))
     if on_terminal():
         from dltrain.commands.tables import show_comparison
 
@@ -55,7 +56,7 @@ def compare(arguments: Sequence[str]) -> None:
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
     """Read what the runs in ``folders`` left there."""
-    results = [read_json(folder / "result.json") for folder in folders]
+    results = [read_result(folder) for folder in folders]
     return Comparison(
         folders=folders,
         names=_short_names(folders),

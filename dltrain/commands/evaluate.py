@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dltrain import distributed
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.answer import on_terminal, print_json
+from dltrain.commands.arguments import own_keys, run_of
 from dltrain.distributed.launch import launched
 from dltrain.errors import UserError
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of, say
+from dltrain.answer import on_terminal, print_json, say
+from dltrain.commands.arguments import own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.extras import require_extras
 from dltrain.report.figures import short
+from dltrain.run import path_of
 
 _METHODS = ("integrated_gradients", "input_x_gradient")
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
@@ -41,7 +43,7 @@ def explain(arguments: Sequence[str]) -> None:
         hint = did_you_mean(method, _METHODS)
         raise UserError(f"method={method} is not allowed: it must be one of {', '.join(_METHODS)}{hint}")
     require_extras(["captum"], "explain", "dltrain explain")
-    _explain(run, inputs, overrides, Path(own["out"]).expanduser() if "out" in own else None, method)
+    _explain(run, inputs, overrides, path_of(own["out"]) if "out" in own else None, method)
 
 
 def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None, method: Any) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of, say
+from dltrain.answer import on_terminal, print_json, say
+from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import UserError, did_you_mean
 from dltrain.extras import require_extras
+from dltrain.run import path_of
 
 _SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt", "safetensors": ".safetensors"}
 _EXTRAS = {"onnx": ("onnx", ("onnx", "onnxscript", "onnxruntime")), "safetensors": ("safetensors", ("safetensors",))}
@@ -52,7 +54,7 @@ def export(arguments: Sequence[str]) -> None:
 
 def _format_of(own: dict[str, str]) -> tuple[str, Path | None]:
     """The format that ``format=`` or the suffix of ``out=`` asks for, and the file that is asked for."""
-    out = Path(own["out"]).expanduser() if "out" in own else None
+    out = path_of(own["out"]) if "out" in own else None
     by_suffix = {suffix: format for format, suffix in _SUFFIXES.items()}
     format = own.get("format") or (by_suffix.get(out.suffix, "onnx") if out else "onnx")
     if format not in _SUFFIXES:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dltrain.commands.arguments import on_terminal, print_json, say
+from dltrain.answer import on_terminal, print_json, say
 
 
 def list_jobs(jobs: Sequence[Sequence[str]], tried: int) -> None:

@@ -3,42 +3,69 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
-from dltrain.commands.arguments import say
+from dltrain.answer import say
 from dltrain.errors import UserError, did_you_mean
 
+_FLAGS = ("--config-dir", "-cd")
 _OTHER = ("hydra",)  # Hydra's own groups under conf/
 
 
 def list_options(arguments: Sequence[str]) -> None:
-    """Print the options of one group, or of all.
+    """Print the options of one group, or of all; with ``--config-dir FOLDER`` those of the user's own as well.
 
     Raises:
-        UserError: there is no such group.
+        UserError: there is no such group or folder.
     """
-    found = groups()
-    for name in arguments:
-        if name not in found:
-            raise UserError(f"there is no group '{name}'{did_you_mean(name, found) or '.'} Groups: {', '.join(found)}")
-    for number, name in enumerate(arguments or found):
+    names, own = with_folder(arguments)
+    known = groups(own)
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no group '{name}'{did_you_mean(name, known) or '.'} Groups: {', '.join(known)}")
+    for number, name in enumerate(names or known):
         say(f"{'' if number == 0 else chr(10)}{name}")
-        for option, line in options(found[name]):
-            say(f"  {option:<22}{line}")
+        for option, line in options(known[name]):
+            say(f"  {option:<22}{line}".rstrip())
 
 
-def groups() -> dict[str, Traversable]:
-    """The folders of the groups that ship, by name, in alphabetical order."""
-    conf = files("dltrain.conf")
-    found = {entry.name: entry for entry in conf.iterdir() if entry.is_dir() and not entry.name.startswith("_")}
-    return {name: entry for name, entry in sorted(found.items()) if name not in _OTHER}
+def with_folder(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """``arguments`` without ``--config-dir``, and the folder of the user's own options that it names.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    words: list[str] = []
+    folder: Path | None = None
+    left = iter(arguments)
+    for word in left:
+        flag, equals, value = word.partition("=")
+        if flag in _FLAGS:
+            value = value if equals else next(left, "")
+            folder = Path(value)
+            if not value or not folder.is_dir():
+                raise UserError(f"--config-dir={value}: there is no such folder")
+        else:
+            words.append(word)
+    return words, folder
 
 
-def options(group: Traversable) -> list[tuple[str, str]]:
-    """Names and header lines of the options of a group, in alphabetical order."""
-    found = []
-    for entry in group.iterdir():
+def groups(own: Path | None = None) -> dict[str, list[Traversable]]:
+    """The folders of each group by its name, in alphabetical order: dltrain's, and those in the user's ``own``."""
+    folders: dict[str, list[Traversable]] = {}
+    for conf in (files("dltrain.conf"), *([own] if own else [])):
+        for entry in conf.iterdir():
+            if entry.is_dir() and entry.name[0] not in "_." and entry.name not in _OTHER:
+                folders.setdefault(entry.name, []).append(entry)
+    return {name: folders[name] for name in sorted(folders) if options(folders[name])}
+
+
+def options(folders: Sequence[Traversable]) -> list[tuple[str, str]]:
+    """Names and header lines of the options of a group, in alphabetical order; the first folder goes first."""
+    headers: dict[str, str] = {}
+    for entry in (entry for folder in folders for entry in folder.iterdir()):
         if entry.name.endswith(".yaml"):
-            lines = entry.read_text(encoding="utf-8").splitlines()
+            lines = entry.read_bytes().decode("utf-8", "replace").splitlines()
             header = next((line for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
-            found.append((entry.name.removesuffix(".yaml"), header.removeprefix("# ")))
-    return sorted(found)
+            headers.setdefault(entry.name.removesuffix(".yaml"), header.removeprefix("# "))
+    return sorted(headers.items())

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import distributed
-from dltrain.answer import stdout
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of
+from dltrain.answer import give, on_terminal, print_json, stdout
+from dltrain.commands.arguments import own_keys, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.distributed.launch import launched
 from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.log import can_redraw
+from dltrain.run import path_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def predict(arguments: Sequence[str]) -> None:
     inputs = [word for word in words if word not in overrides]
     if not inputs:
         raise UserError(f"there is nothing to predict from: {_USAGE}")
-    out = Path(own["out"]).expanduser() if "out" in own else None
+    out = path_of(own["out"]) if "out" in own else None
     if out:
         require_writable(out)
     if launched("predict", arguments, overrides):
@@ -155,6 +156,7 @@ def _output(out: Path | None, columns: dict[str, type]) -> Iterator[Callable[[Se
     elif on_terminal():
         yield lambda row: None
     else:
+        give()  # before the header: a line of JSON behind it would be a row
         yield CSVWriter(stdout(), columns).write
 
 

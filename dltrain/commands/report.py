@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.commands.arguments import on_terminal, own_keys, print_json, run_of, say
+from dltrain.answer import on_terminal, print_json, say
+from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import UserError
-from dltrain.run import find_run, is_in_use
+from dltrain.run import find_run, is_in_use, path_of
 from dltrain.sweep.ledger import is_sweep
 
 
@@ -17,10 +18,10 @@ def report(arguments: Sequence[str]) -> None:
         UserError: there is no such run, a sweep comes with further words, or the page cannot be written.
     """
     words, own = own_keys(arguments, ["out"])
-    if words and is_sweep(Path(words[0]).expanduser()):
+    if words and is_sweep(path_of(words[0])):
         if words[1:]:
             raise UserError(f"the page of a sweep takes nothing but out=FILE, and not {' '.join(words[1:])}")
-        _report_sweep(Path(words[0]).expanduser().resolve(), own.get("out"))
+        _report_sweep(path_of(words[0]).resolve(), own.get("out"))
         return
     if words and "=" not in words[0] and not Path(words[0]).expanduser().exists():
         where = "name its folder, such as outputs/<date>/<time>"
@@ -31,7 +32,7 @@ def report(arguments: Sequence[str]) -> None:
 
     log_to(None)
     folder = find_run(run)[0].resolve()
-    out = Path(own["out"]).expanduser() if "out" in own else folder / "report.html"
+    out = path_of(own["out"]) if "out" in own else folder / "report.html"
     try:
         report_run(folder, overrides, out)
     except OSError as error:
@@ -51,7 +52,7 @@ def _report_sweep(folder: Path, out: str | None) -> None:
     if not is_in_use(folder):  # a sweep that goes on keeps its table itself
         with contextlib.suppress(OSError):  # of a folder that cannot be written to, the page may go elsewhere
             found.ledger.write_table()
-    page = Path(out).expanduser() if out else folder / "sweep.html"
+    page = path_of(out) if out else folder / "sweep.html"
     try:
         write_page(found, page)
     except OSError as error:

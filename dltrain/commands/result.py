@@ -1,29 +1,27 @@
 """What a run of training leaves behind: ``result.json``, pictures and a page, and what it says on stdout."""
 
 import logging
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dltrain import distributed
-from dltrain.answer import stdout
+from dltrain.answer import ending, give, on_terminal, print_json, stdout
 from dltrain.build import Parts
-from dltrain.commands.arguments import on_terminal, print_json
-from dltrain.errors import DltrainError, Interrupted
+from dltrain.errors import DltrainError, Interrupted, exit_code_of
 from dltrain.resume import candidates
 from dltrain.run import RunFolder
 
 log = logging.getLogger(__name__)
 
-_PRINTED = ("status", "run", "best", "test", "seconds")
+_PRINTED = ("status", "run", "error", "best", "test", "seconds")
 
 
 def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     """Say in ``result.json`` that ``error`` ended the run.
 
-    On stdout as well, unless it is a bug or the launcher starts the run again.
+    On stdout as well, unless the launcher starts the run again; on a terminal the traceback of a bug says enough.
     """
     trainer = parts.trainer
     if not trainer.world.is_main:
@@ -40,9 +38,10 @@ def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     saved = any(path.exists() for path in candidates(folder.path))
     how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
     log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
-    is_last_word = interrupted or not distributed.may_start_again()
-    if is_last_word and isinstance(error, KeyboardInterrupt | Interrupted | DltrainError):
-        show(result)
+    if distributed.may_start_again() and not interrupted:
+        return
+    if not on_terminal() or isinstance(error, KeyboardInterrupt | Interrupted | DltrainError):
+        show(result, error)
 
 
 def best_of(parts: Parts) -> dict[str, Any]:
@@ -80,14 +79,14 @@ def write_report(parts: Parts | None, path: Path) -> None:
     report_after_training(network, path)
 
 
-def show(result: Mapping[str, Any]) -> None:
-    """Print the result to stdout: a table on a terminal, one JSON line elsewhere."""
+def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
+    """Print the result, of a run that ``error`` may have ended: a table on a terminal, one line of JSON elsewhere."""
     if not on_terminal():
-        try:
-            print_json({name: result[name] for name in _PRINTED if name in result})
-        except BrokenPipeError:  # nobody reads on, which takes nothing from the run, but the flush at exit would fail
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
-        distributed.leave_answered()
+        line = {name: result[name] for name in _PRINTED if name in result}
+        if error and exit_code_of(error) == 2:  # the user's mistake, though it showed late
+            line.pop("error", None)
+            line |= ending(2, error)
+        print_json(line)
         return
     from rich.console import Console
 
@@ -100,4 +99,4 @@ def show(result: Mapping[str, Any]) -> None:
     epoch = f", best epoch {best['epoch']} by {best['monitor']}" if best else ""
     console.print(f"{result['status']} in {result['seconds']:.1f} s{epoch}")
     console.print(result["run"], soft_wrap=True)
-    distributed.leave_answered()
+    give()

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import config
-from dltrain.config.earlier import locate_files, of_run, require_trusted
+from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
 from dltrain.errors import UserError
 from dltrain.log import log_to
-from dltrain.record import read_config
+from dltrain.record import read_config, read_environment, read_result
 from dltrain.run import find_run, started_elsewhere
 
 
@@ -29,7 +29,10 @@ def resume(arguments: Sequence[str]) -> None:
     run, *overrides = words
     path, checkpoint = find_run(run)
     before = read_config(path)
-    own = [f"trainer.devices={before['trainer'].get('devices', 1)}", f"device={before['device']}"] if before else []
+    for read in (read_result, read_environment):  # what is wrong with one is told before anything takes its time
+        read(path)
+    own = [f"trainer.devices={before['trainer'].get('devices', 1)}"] if before else []
+    own += [f"device={before['device']}"] if "device" in before else []
     if launched("resume", arguments, [*own, *overrides], path):
         return
     from dltrain import signals
@@ -41,7 +44,7 @@ def resume(arguments: Sequence[str]) -> None:
         log_to(folder.path / "train.log")
         found = find_resumable(str(checkpoint or path), path)
         assert found is not None  # it raises where a run that is named has no checkpoint
-        cfg = _configuration(found.composed, overrides, folder.path)
+        cfg = _configuration(of_checkpoint(found.composed, found.path), overrides, folder.path)
         require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
         if cfg.trust:  # as when the run began: classes of the working directory need not be installed
             sys.path.insert(0, os.getcwd())
@@ -49,12 +52,11 @@ def resume(arguments: Sequence[str]) -> None:
         go_on(cfg, folder, found, stop, force="--force" in arguments)
 
 
-def _configuration(composed: str, overrides: Sequence[str], folder: Path) -> Any:
+def _configuration(own: Any, overrides: Sequence[str], folder: Path) -> Any:
     """The run's own with the overrides; each names its files from the directory in which it was typed."""
     started = started_elsewhere(folder)
     if not started:
-        return of_run(composed, overrides)
-    own = of_run(composed, ())
+        return of_run(own, overrides)
     locate_files(own, started)
     cfg = of_run(own, overrides)
     locate_files(cfg, os.getcwd())

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from dltrain.commands.arguments import on_terminal, print_json
+from dltrain.answer import on_terminal, print_json
 from dltrain.metric_names import about_test
 from dltrain.record import history_of
 from dltrain.run import write_text

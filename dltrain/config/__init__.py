@@ -5,6 +5,7 @@ Nodes with a ``_target_`` are open: their keys are the arguments of that class o
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hydra.conf import HydraConf
@@ -104,9 +105,20 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         found += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
         found += check_hydra(OmegaConf.to_container(hydra, resolve=False))
     by_key: dict[str, Problem] = {}
+    raw = OmegaConf.to_container(job, resolve=False)
     for problem in found:
-        by_key.setdefault(problem.key, problem)
+        by_key.setdefault(problem.key, _decoded(problem, raw))
     return list(by_key.values())
+
+
+def _decoded(problem: Problem, raw: Any) -> Problem:
+    """The problem, with what to type where a number was taken from the environment, which has text alone."""
+    for part in problem.key.split("."):
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    if not (isinstance(raw, str) and re.fullmatch(r"\$\{oc\.env:[^${}]*\}", raw) and isinstance(problem.value, str)):
+        return problem
+    hint = f'; what comes from the environment is text: write "${{oc.decode:{raw}}}" for a number, a list, true or null'
+    return replace(problem, text=problem.text + hint)
 
 
 def _plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:

@@ -14,7 +14,7 @@ from typing import Any
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_automatic_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -51,7 +51,7 @@ class _Command:
         setup_globals()
         self.name = flags.config_name or "config"
         self.sweep = bool(flags.multirun) or "hydra.mode=MULTIRUN" in flags.overrides
-        self.loader = ConfigLoaderImpl(_search_path(flags))
+        self.loader = loader_of(flags.config_dir)
         self.problems: list[str] = []
         self._parsed_once: dict[str, Override] = {}
         self._composed_once: dict[tuple[str, ...], DictConfig] = {}
@@ -208,7 +208,7 @@ class _Command:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if single.is_hydra_override() or single.is_delete() or "already at" in str(error):
                 hydra = overrides.unknown_of_hydra(single, cfg) if single.is_hydra_override() else ""
-                self.problems.append(hydra or translate.unapplied(override, error))
+                self.problems.append(hydra or translate.unapplied(override, error, cfg))
                 return True
             unknown = "Could not override" in str(error)
             with open_dict(cfg):  # so that the check of the whole sees the key, or the value of a wrong kind
@@ -220,7 +220,7 @@ class _Command:
         try:
             config.check(cfg, self.origins)
         except ConfigError as error:
-            self.problems += error.problems
+            self.problems += self.origins.hidden_headers() or error.problems
 
     def _check_jobs(self, given: Sequence[Override], each: bool) -> None:
         """Note what is wrong with the jobs, if it is so with all of them, or if ``each`` must be in order.
@@ -285,11 +285,12 @@ def _no_warnings() -> AbstractContextManager[object]:
     return warnings.catch_warnings(action="ignore")
 
 
-def _search_path(flags: argparse.Namespace) -> ConfigSearchPath:
-    path = create_automatic_config_search_path(None, None, flags.config_path or "pkg://dltrain.conf")
-    if flags.config_dir is not None:
-        folder = os.path.abspath(flags.config_dir)
+def loader_of(folder: str | os.PathLike[str] | None) -> ConfigLoaderImpl:
+    """What composes of dltrain's own files and those in ``folder``."""
+    path = create_automatic_config_search_path(None, None, "pkg://dltrain.conf")
+    if folder is not None:
         if not os.path.isdir(folder):
-            raise UserError(f"--config-dir={flags.config_dir}: there is no such folder")
-        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema", path=None))
-    return path
+            raise UserError(f"--config-dir={folder}: there is no such folder")
+        files = f"file://{os.path.abspath(folder)}"
+        path.prepend("command-line", files, SearchPathQuery(provider="schema", path=None))
+    return ConfigLoaderImpl(path)

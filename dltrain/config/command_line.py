@@ -1,17 +1,20 @@
 """Hydra's command line taken apart, and put together so that a run's own ``config.yaml`` can be run again."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.flags import parser
-from dltrain.errors import UserError
+from dltrain.config.targets import near_path
+from dltrain.config.yaml_lines import file_problems
+from dltrain.errors import ConfigError, UserError
 
+COMPLETE = "dltrain_complete"  # the name under which Hydra is given a file that a run left
 _SWEEP = ("-m", "--multirun")
 
 
@@ -29,28 +32,38 @@ def without_sweep(flags: Sequence[str]) -> list[str]:
     return [flag for flag in flags if flag not in _SWEEP]
 
 
-def for_hydra(arguments: Sequence[str], extra: Sequence[str] = ()) -> list[str]:
-    """``arguments`` as Hydra takes them: flags first, then overrides, ``extra`` ones behind.
+def for_hydra(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` as Hydra takes them: flags first, then overrides.
 
-    ``--config-dir RUN --config-name config`` names the file that a run left, resolved and complete. Hydra would find
-    dltrain's own config.yaml first, so the folder becomes the primary one, and what dltrain's file sets for Hydra
-    itself is added, since a run's file has none of it.
+    ``--config-dir RUN --config-name config`` names the file that a run left, resolved and complete, and without a list
+    of options to choose others from. Hydra is given it with one, in its store: see :func:`_with_options`.
 
     Raises:
         UserError: a flag is wrong, or a file of the user's own has the name of dltrain's.
+        ConfigError: the file that is named cannot be read.
     """
     flags, overrides = split(arguments)
     if parser().parse_known_args(flags)[0].config_path is not None:
         raise UserError("--config-path would hide dltrain's own files: --config-dir adds a folder of yours to them")
     file = _named_file(flags)
     if file is None:
-        return [*flags, *overrides, *extra]
-    if "defaults" in OmegaConf.load(file):
-        if file.name == "config.yaml":
-            raise UserError(f"'{file}' has the name of dltrain's own file, which hides it: give it another name")
-        return [*flags, *overrides, *extra]
-    settings = [f"hydra.searchpath=[{json.dumps('pkg://dltrain.conf')}]", *_hydra_settings()]
-    return [*flags, "--config-path", str(file.parent.resolve()), *settings, *overrides, *extra]
+        return [*flags, *overrides]
+    if problems := file_problems(file):
+        raise ConfigError(text.replace(str(file), near_path(file), 1) for text in problems)
+    content = OmegaConf.load(file)
+    assert isinstance(content, DictConfig)  # else there was a problem
+    if "defaults" not in content:
+        ConfigStore.instance().store(COMPLETE, _with_options(content, overrides), provider=str(file))
+        return [*flags, "--config-name", COMPLETE, *overrides]
+    if file.name == "config.yaml":
+        raise UserError(f"'{file}' has the name of dltrain's own file, which hides it: give it another name")
+    return [*flags, *overrides]
+
+
+def complete_file() -> Path | None:
+    """The file that was stored as :data:`COMPLETE`, if any was."""
+    stored = ConfigStore.instance().repo.get(f"{COMPLETE}.yaml")
+    return Path(stored.provider) if stored else None
 
 
 def _named_file(flags: Sequence[str]) -> Path | None:
@@ -62,20 +75,33 @@ def _named_file(flags: Sequence[str]) -> Path | None:
     return file if os.path.isfile(file) else None
 
 
-def _hydra_settings() -> Iterator[str]:
-    """What dltrain's config.yaml sets for Hydra itself, as overrides."""
+def _with_options(content: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """``content``, the configuration of a run, with dltrain's own list of options, of which it needs none.
+
+    Options that ``overrides`` choose, and those that such an option picks in turn, take the place of the whole node.
+    What a run of an earlier version has not is as by default.
+    """
     own: Any = OmegaConf.create(files("dltrain.conf").joinpath("config.yaml").read_text(encoding="utf-8"))
-    defaults: Any = OmegaConf.to_container(own.defaults)
-    for entry in defaults:
-        for group, option in entry.items() if isinstance(entry, dict) else ():
-            if group.startswith("override hydra/"):
-                yield f"{group.removeprefix('override ')}={option}"
-    yield from _flat("hydra", OmegaConf.to_container(own.hydra))
+    listed: list[Any] = [dict(entry) if isinstance(entry, DictConfig) else entry for entry in own.defaults]
+    groups = {name for entry in listed if isinstance(entry, dict) for name in entry if "/" not in name}
+    needless = groups - {"trainer", *({"pruner"} - content.keys())}
+    own.defaults = [dict.fromkeys(needless.intersection(entry)) or entry for entry in listed]
+    words = [text.partition("=") for text in overrides]
+    chosen = {name for group, _, value in words if group in groups for name in _picked(group, value)}
+    merged = OmegaConf.merge(own, {name: node for name, node in content.items() if name not in chosen})
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
-def _flat(prefix: str, content: Any) -> Iterator[str]:
-    if isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _flat(f"{prefix}.{key}", value)
-    else:
-        yield f"++{prefix}={json.dumps(content)}"
+def _picked(group: str, value: str) -> Iterator[str]:
+    """The groups of which ``group=value`` chooses an option, by way of others as well."""
+    if value.startswith("{"):  # keys, and no option
+        return
+    yield group
+    for option in value.strip("[]").split(","):
+        file = files("dltrain.conf").joinpath(group, f"{option.strip()}.yaml")
+        if file.is_file():
+            content: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+            for entry in content.get("defaults", ()):
+                for name, picked in entry.items() if isinstance(entry, dict) else ():
+                    yield from _picked(name.removeprefix("override /").partition("@")[0], str(picked))

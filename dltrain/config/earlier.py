@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dltrain.config.targets import VALUES
-from dltrain.errors import ConfigError, did_you_mean
+from dltrain.errors import CheckpointError, ConfigError, did_you_mean
+
+_GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
 
 
 def as_text(cfg: DictConfig) -> str:
@@ -24,6 +28,22 @@ def of_text(text: str) -> DictConfig:
     return cfg
 
 
+def of_checkpoint(text: str, path: Path) -> DictConfig:
+    """The configuration in the checkpoint ``path``.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        cfg = of_run(text, ())
+        lacking = [name for name in _GROUPS if not isinstance(cfg._get_node(name), DictConfig)]
+    except (YAMLError, OmegaConfBaseException, ConfigError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' holds no configuration of a run: {' '.join(str(error).split())}") from error
+    if lacking:
+        raise CheckpointError(f"'{path}' holds no configuration of a run: it has no {', '.join(lacking)}")
+    return cfg
+
+
 def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an earlier run, YAML or made of it, with values of existing keys replaced by ``overrides``.
 
@@ -32,7 +52,6 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     cfg = OmegaConf.create(composed)
     if not isinstance(cfg, DictConfig):
@@ -124,7 +143,7 @@ def require_trusted(cfg: DictConfig) -> None:
     problems = [
         f"{key}={text} is worked out by a resolver, which could name any class: give {key} a value of its own"
         for key, text in _texts(content, "")
-        if text.count("${") != len(_REFERENCE.findall(text))
+        if "${" in _REFERENCE.sub("", text)
     ]
     problems += [
         f"{key}={target} would run code of '{package}': if you trust it, add 'trust=[{package}]'"
@@ -136,7 +155,10 @@ def require_trusted(cfg: DictConfig) -> None:
 
 
 # What stands for another key or for text. Other resolvers make nodes, and so a _target_ that is written nowhere.
-_REFERENCE = re.compile(r"\$\{(?:[\w.\[\]]+|(?:oc\.env|oc\.select|hydra|now|dltrain_unique):[^${}]*)\}")
+_REFERENCE = re.compile(
+    r"\$\{(?:[\w.\[\]]+|(?:oc\.env|oc\.select|hydra|now|dltrain_unique):[^${}]*)\}"
+    r"|\$\{oc\.decode:\$\{oc\.env:\w+\}\}"  # without a default, so that what is decoded is this user's own
+)
 
 
 def _texts(node: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -9,10 +9,12 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 
+from dltrain.config.command_line import COMPLETE, complete_file
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import key_lines
 
 COMMAND_LINE = "command line"
+_HIDDEN = b"\xef\xbb\xbf# @package"
 
 
 class Origins:
@@ -44,6 +46,15 @@ class Origins:
             outer = outer.rpartition(".")[0]
         return lines.get(outer, "") or (COMMAND_LINE if key in self._options else "")
 
+    def hidden_headers(self) -> list[str]:
+        """What is wrong with those of the files of which Hydra does not see in which place they belong."""
+        paths = [file_of(self.repository, one.config_path) for one in self._defaults() if one.config_path]
+        return [
+            f"{path_shown(path)}, line 1: save it as UTF-8 without a byte order mark, which hides # @package from Hydra"
+            for path in paths
+            if path and path.is_file() and path.read_bytes().startswith(_HIDDEN)
+        ]
+
     def _read(self) -> dict[str, str]:
         if self._lines is None:
             self._lines = {}
@@ -60,6 +71,8 @@ class Origins:
 
 def file_of(repository: CachingConfigRepository, config_path: str) -> Path | None:
     """The file that Hydra takes for ``optim/sgd``; ``None`` where it is none of the disk."""
+    if config_path == COMPLETE:
+        return complete_file()
     source = repository.delegate._find_object_source(config_path, ObjectType.CONFIG)  # type: ignore[attr-defined]
     if source is None or source.scheme() not in ("file", "pkg"):
         return None

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra.conf
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
@@ -132,12 +134,27 @@ def unadded(override: Override) -> str:
     return f"{line} (command line): {why}: write it with a plus sign, +{line}"
 
 
-def unapplied(override: Override, error: BaseException) -> str:
+def unapplied(override: Override, error: BaseException, cfg: DictConfig) -> str:
     """An override that the configuration does not take."""
     line = f"{override.input_line} (command line)"
     name = override.key_or_group
     if override.is_delete():
-        return f"{line}: there is no {name} to take out"
+        return f"{line}: {_not_deleted(name, cfg)}"
     if override.is_add() and "An item is already at" in str(error):
         return f"{line}: {name} is there already: write it without the plus sign"
     return f"{line}: {translated(error)[0]}"
+
+
+def _not_deleted(name: str, cfg: DictConfig) -> str:
+    """Why Hydra does not take out a key: it is not there, has no value, or another one than the override names."""
+    outer, _, inner = name.rpartition(".")
+    node: Any = OmegaConf.select(cfg, outer, throw_on_resolution_failure=False) if outer else cfg
+    keys = list(map(str, node)) if isinstance(node, DictConfig) else []
+    if inner not in keys:
+        return f"there is no {name} to take out{did_you_mean(inner, keys)}"
+    value = node._get_node(inner)._value()
+    if value is None:
+        return f"{name} is null, which is as good as taken out: leave this away"
+    if isinstance(value, str) and ("${" in value or value == "???"):
+        return f"{name} has no value before the data are loaded: give it one instead, {name}=..."
+    return f"{name} has another value: write ~{name} to take it out whatever it is"

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from dltrain.distributed import ANSWERED_FILE, ERROR_FILE
 from dltrain.errors import Interrupted, TrainingError
-from dltrain.run import read_json, write_json
+from dltrain.record import read_result
+from dltrain.run import write_json
 from dltrain.signals import HANDLED
 
 _OWN = {1, 2, *(Interrupted(number).exit_code for number in HANDLED)}  # exit codes that dltrain leaves with
@@ -27,7 +28,7 @@ class Left:
         self.errors = {int(file.parent.name): _text_of(file) for file in logs.glob(f"*/*/*/{ERROR_FILE}")}
         self.has_answered = any(logs.glob(f"*/*/0/{ANSWERED_FILE}"))
         self.path = path
-        self.result = read_json(path / "result.json") if path else {}
+        self.result = read_result(path) if path else {}
         if self.result == before:
             self.result = {}
 

@@ -14,10 +14,11 @@ from types import FrameType
 from typing import Any
 
 from dltrain import distributed
+from dltrain.answer import give
 from dltrain.distributed import COMMAND
 from dltrain.distributed.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted
-from dltrain.run import read_json
+from dltrain.record import read_result
 from dltrain.signals import handled_by, leave_closed_terminal
 
 _SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
@@ -39,7 +40,7 @@ def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
     """
     command, places = shlex.join(["dltrain", *arguments]), [f"hydra.run.dir={quoted(path)}"]
     launch([*arguments, *places], cfg.trainer.devices, cfg.device, command, path)
-    best = read_json(path / "result.json").get("best", {})
+    best = read_result(path).get("best", {})
     return float(best.get("val", {}).get(str(best.get("monitor")).removeprefix("val/"), "nan"))
 
 
@@ -86,7 +87,7 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
             shutdown_timeout=_SECONDS_TO_SAVE,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        before = read_json(path / "result.json") if path else {}
+        before = read_result(path) if path else {}
         ended: Interrupted | dict[int, int] = {}
         try:
             with _ended_once():
@@ -98,6 +99,8 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
         if not ended:
             return
         left = Left(Path(logs), path, before)
+        if left.has_answered:
+            give()
     if isinstance(ended, Interrupted):  # outside of "except": torch's own message is not why
         settle_signal(ended, left)
     settle_failure(ended, left)

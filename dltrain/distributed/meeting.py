@@ -20,8 +20,9 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from dltrain import distributed
+from dltrain.answer import say_how_it_ended
 from dltrain.distributed.world import Group, World
-from dltrain.errors import SIGNALLED, DltrainError, Interrupted, TrainingError
+from dltrain.errors import SIGNALLED, DltrainError, Interrupted, TrainingError, exit_code_of
 
 _PLAN, _ERROR, _FOLDER = "plan", "error", "dltrain run folder"  # keys of the stores
 _NO_PLAN = "null"
@@ -86,7 +87,7 @@ class Meeting:
     def tell(self, error: BaseException) -> None:
         """Tell the others what has ended this process, unless another has failed before."""
         self.leave()
-        code = error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
+        code = exit_code_of(error)
         text = str(error) or type(error).__name__
         if isinstance(error, Interrupted):
             told = "interrupted"
@@ -143,9 +144,11 @@ class Meeting:
         while not self._left.wait(_POLL):
             if (failed := self._failure()) and failed[0] != self.rank and not self._left.wait(_PATIENCE):
                 if self.rank == 0:
-                    told = "interrupted" if failed[1] > SIGNALLED else _ElsewhereError(*failed)
+                    error = _ElsewhereError(*failed)
+                    told = "interrupted" if failed[1] > SIGNALLED else str(error)
                     print(f"dltrain: {told}", file=sys.stderr, flush=True)
-                    distributed.leave_error(str(told))
+                    say_how_it_ended(failed[1], error)
+                    distributed.leave_error(told)
                 os._exit(failed[1])
 
 

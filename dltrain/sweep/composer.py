@@ -67,7 +67,7 @@ def _apply(override: Override, config: DictConfig) -> bool:
         ConfigLoaderImpl._apply_overrides_to_config([override], config)
     except _UNAPPLIED as error:
         if override.is_delete() or "Could not override" not in str(error):
-            raise ConfigError([unapplied(override, error)]) from error
+            raise ConfigError([unapplied(override, error, config)]) from error
         with open_dict(config):
             OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
         return False

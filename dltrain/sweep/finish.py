@@ -7,6 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from dltrain.answer import on_terminal, print_json
 from dltrain.sweep.ledger import is_sweep
 
 
@@ -19,5 +20,8 @@ class Finish(Callback):
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         # Another launcher than ours keeps no ledger, and a search that finds its trials done starts none.
         is_ours = str(config.hydra.launcher._target_).startswith("hydra_plugins.dltrain.")
-        if (is_ours or is_sweep(folder)) and not finish_sweep(folder):
+        if not (is_ours or is_sweep(folder)):
+            if not on_terminal():
+                print_json({"status": "done", "sweep": str(folder)})
+        elif not finish_sweep(folder):
             sys.exit(1)

@@ -6,7 +6,7 @@ else is read from the ``result.json`` of each job, so that the ledger is true ho
 
 import csv
 import io
-import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.config.sweeps import in_force
-from dltrain.errors import UserError
-from dltrain.record import metrics_of
-from dltrain.run import is_in_use, read_json, write_json, write_text
+from dltrain.errors import RecordError, UserError
+from dltrain.record import metrics_of, read_json, read_result
+from dltrain.run import is_in_use, write_json, write_text
 
 FORMAT = 1
 STEERING = ("hydra", "sweep", "pruner")  # keys that steer the sweep, and name no job
 _FILE = "sweep.json"
+_JOB = {"job!": int, "overrides!": [str], "folder!": str, "cause!": str}
+_LEDGER = {
+    "format!": int,
+    "command": str | None,
+    "objectives": [[str]],
+    "swept": [str],
+    "config": dict,
+    "jobs!": [_JOB | {"config": {"own": dict, "without": [str]}}],
+}
 
 Key = tuple[str, ...]
 
@@ -78,7 +87,10 @@ class Job:
 
     def refresh(self) -> None:
         """Read again what the job has left in its folder."""
-        self.result = read_json(self.folder / "result.json")
+        try:
+            self.result = read_result(self.folder)
+        except RecordError as error:  # of one job, which is not to end the sweep
+            self.result, self.cause = {}, str(error)
 
 
 class Ledger:
@@ -87,7 +99,7 @@ class Ledger:
     ``objectives``: of a search, the metrics that it is after, each to ``minimize`` or to ``maximize``; else empty.
 
     Raises:
-        UserError: the folder has a ledger that cannot be read.
+        UserError: the folder has a ledger that cannot be read, or of another format.
     """
 
     def __init__(self, folder: Path, command: str = ""):
@@ -96,14 +108,8 @@ class Ledger:
         self.objectives: list[tuple[str, str]] = []
         self._swept: list[str] = []  # differing keys as the file has them, which knows no jobs that are yet to begin
         self.jobs: dict[Key, Job] = {}
-        try:
-            self._read(json.loads((folder / _FILE).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            raise UserError(f"'{folder / _FILE}' cannot be read: {error}") from error
-        except (LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"'{folder / _FILE}' cannot be read: it is no ledger of a sweep") from error
+        if found := read_json(folder / _FILE, _LEDGER, "the ledger of a sweep"):
+            self._read(found)
         for job in self.jobs.values():
             job.refresh()
 
@@ -112,14 +118,17 @@ class Ledger:
             file = self.folder / _FILE
             raise UserError(f"'{file}' has format {found.get('format')}; this dltrain reads format {FORMAT}")
         self.command = str(found.get("command") or self.command)
-        self.objectives = [(str(metric), str(goal)) for metric, goal in found.get("objectives", ())]
+        self.objectives = [(pair[0], pair[-1]) for pair in found.get("objectives", ()) if pair]
         self._swept = list(found.get("swept", ()))
         common = found.get("config", {})
         for entry in found["jobs"]:
-            job = Job(entry["job"], tuple(entry["overrides"]), self.folder / entry["folder"], cause=entry["cause"])
+            folder = self.folder / entry["folder"]  # which may be a link to a larger disk
+            if not Path(os.path.normpath(folder)).is_relative_to(os.path.normpath(self.folder)):
+                raise RecordError(f"'{self.folder / _FILE}' has a job in '{folder}', which is not in the sweep")
+            job = Job(entry["job"], tuple(entry["overrides"]), folder, cause=entry["cause"])
             if differs := entry.get("config"):
-                job.config = {key: value for key, value in common.items() if key not in differs["without"]}
-                job.config |= differs["own"]
+                job.config = {key: value for key, value in common.items() if key not in differs.get("without", ())}
+                job.config |= differs.get("own", {})
             self.jobs[key_of(job.overrides)] = job
 
     def __iter__(self) -> Iterator[Job]:
@@ -192,7 +201,7 @@ class Ledger:
 
 def is_sweep(folder: Path) -> bool:
     """Whether a sweep has begun in ``folder``."""
-    return (folder / _FILE).is_file()
+    return os.path.isfile(folder / _FILE)  # unlike a method of the path's, it takes any text
 
 
 def settled(folder: Path) -> Ledger:

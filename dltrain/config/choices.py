@@ -1,0 +1,67 @@
+"""The words that a key may have as its value, for the shell to complete."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dltrain.config import CLOSED, SHARED
+from dltrain.config.command import loader_of
+from dltrain.config.hydra_state import hydra_state_kept
+from dltrain.config.limits import LIMITS
+from dltrain.config.rules import Choice, Either, Of, Rule
+from dltrain.config.targets import PLACES, find
+from dltrain.errors import UserError
+
+_FLAG = ("false", "true")
+
+
+def choices_of(key: str, overrides: Sequence[str], folder: Path | None) -> list[str]:
+    """The words for ``key``, in a configuration with the ``overrides`` and the options in ``folder``; often none."""
+    if key == "device":
+        return ["auto", "cpu", "cuda", "mps"]
+    group, _, name = key.partition(".")
+    rules = [rule for rule in ((CLOSED | SHARED).get(key), LIMITS.get(group, {}).get(name)) if rule is not None]
+    words = [word for rule in rules for word in _of_rule(rule)]
+    return sorted(set(words or _of_argument(group, name, overrides, folder)))
+
+
+def _of_rule(rule: Rule) -> Iterator[str]:
+    if isinstance(rule, Choice):
+        yield from map(str, rule.words)
+    elif isinstance(rule, Either):
+        yield from (*_of_rule(rule.first), *_of_rule(rule.second))
+    elif isinstance(rule, Of) and rule.type is bool:
+        yield from _FLAG
+
+
+def _of_argument(group: str, name: str, overrides: Sequence[str], folder: Path | None) -> Iterator[str]:
+    """The words that the class of ``group`` takes for its argument ``name``, by its annotation."""
+    if group not in PLACES:
+        return
+    try:
+        with hydra_state_kept():
+            setup_globals()
+            cfg = loader_of(folder).load_configuration("config", list(overrides), RunMode.RUN)
+        target = find(OmegaConf.select(cfg, f"{group}._target_"), PLACES[group])
+    except (HydraException, OmegaConfBaseException, UserError):  # the line is not finished yet
+        return
+    parameter = target.signature.parameters.get(name) if target.signature else None
+    if parameter is not None:
+        yield from _of_annotation(parameter.annotation)
+
+
+def _of_annotation(kind: Any) -> Iterator[str]:
+    if kind is bool:
+        yield from _FLAG
+    elif get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    elif get_origin(kind) in (Union, UnionType):
+        for part in get_args(kind):
+            yield from _of_annotation(part)

@@ -1,0 +1,59 @@
+"""What is global to the process and belongs to whoever called: as it was before, once a command has ended."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Within, arguments, import path, environment, log handlers and signal handlers may change."""
+    argv, path, environment = sys.argv, list(sys.path), dict(os.environ)
+    with ExitStack() as stack:
+        stack.enter_context(_logging_kept())
+        stack.enter_context(_signals_kept())
+        try:
+            yield
+        finally:
+            sys.argv = argv
+            sys.path[:] = path
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Loggers that libraries make and set up meanwhile stay as these want them."""
+    before = {logger: (list(logger.handlers), logger.level, logger.disabled) for logger in _loggers()}
+    try:
+        yield
+    finally:
+        for logger in _loggers():
+            if logger in before or logger.name.partition(".")[0] == "dltrain":
+                handlers, level, logger.disabled = before.get(logger, ([], logging.NOTSET, False))
+                for handler in [one for one in logger.handlers if one not in handlers]:
+                    handler.close()
+                logger.handlers[:] = handlers
+                logger.setLevel(level)
+
+
+def _loggers() -> list[logging.Logger]:
+    known = list(logging.Logger.manager.loggerDict.values())
+    return [logging.getLogger(), *(one for one in known if isinstance(one, logging.Logger))]
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # no other may set them
+            for number, handler in before.items():
+                if handler is not None and signal.getsignal(number) != handler:  # None: not set by Python
+                    signal.signal(number, handler)
