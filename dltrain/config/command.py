@@ -157,7 +157,7 @@ class _Command:
 
     def _from(self, chosen: Sequence[str]) -> None:
         """Values come from the files of these options, if somebody asks."""
-        listed = partial(self.loader.compute_defaults_list, self.name, list(chosen), RunMode.RUN)
+        listed = partial(self.loader.compute_defaults_list, self.name, [*chosen, *self._searched()], RunMode.RUN)
         self.origins.composed_from(lambda: listed().defaults)
 
     def _with_options(self, groups: list[Override]) -> DictConfig | None:
