@@ -13,6 +13,7 @@ from dltrain import checkpoint, config
 from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
 from dltrain.build.make import make
 from dltrain.config.earlier import locate_files, of_run, require_trusted
+from dltrain.config.literal import escaped, of_resolved
 from dltrain.data.base import Data, Facts, Fitted
 from dltrain.data.loader import Loader
 from dltrain.data.transforms import transform_of
@@ -75,7 +76,7 @@ class Loaded:
             UserError: there is no such part.
         """
         if self.moved and (folder := self._folder_of(split or "test")):
-            self.cfg.dataset.root = str(folder)  # all of its samples are this part
+            self.cfg.dataset.root = escaped(str(folder))  # all of its samples are this part
             data, part, name = self._all(), "train", split or "test"
         elif split == "all" or (split is None and self.moved and self._can_take_all):
             data, part, name = self._all(), "train", "all"
@@ -126,7 +127,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         content = joined(content, path.parent)
     if not {"config", "facts", "preprocessing", "model"} <= content.keys():
         raise CheckpointError(f"'{path}' holds no network of dltrain's")
-    own = of_run(content["config"], ())
+    own = of_run(of_resolved(content["config"]), ())
     if started := started_elsewhere(folder):
         locate_files(own, started)
     cfg = _configuration(own, overrides)

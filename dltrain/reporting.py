@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.config.earlier import of_run
+from dltrain.config.literal import of_resolved
 from dltrain.data.base import Facts
 from dltrain.data.loader import Loader
 from dltrain.device import Precision
@@ -57,7 +58,7 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
     """
     network, note = None, ""
     if overrides:
-        of_run((folder / "config.yaml").read_text(encoding="utf-8"), overrides)
+        of_run(of_resolved((folder / "config.yaml").read_text(encoding="utf-8")), overrides)
     if read_json(folder / "result.json").get("status") == "done":
         from dltrain.loaded import load_run
 

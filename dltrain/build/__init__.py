@@ -16,6 +16,7 @@ from dltrain.build.data import evaluation_loader, read_data, training_loader
 from dltrain.build.make import make, module, optimizer, scheduler
 from dltrain.build.network import is_sharded, placed_network, without_fused_kernel, wrapped
 from dltrain.checkpoint import Checkpoints, Due
+from dltrain.config.literal import escaped
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
@@ -72,6 +73,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
         UserError: a file, a key or a combination that cannot work.
     """
     world = world or World()
+    cfg.data = dict.fromkeys(cfg.data)
     composed = OmegaConf.to_yaml(cfg)  # without the facts, which a resumed run fills in anew
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.trainer.precision, device)
@@ -179,7 +181,7 @@ def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
         "schedule_length": cfg.trainer.epochs * per_interval,
     }
     with open_dict(cfg):
-        cfg.data.update(values)
+        cfg.data.update(escaped(values))  # they are data, whatever they look like
 
 
 def _metric_names(data: Data, device: torch.device) -> list[str]:

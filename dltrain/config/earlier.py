@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain.config.literal import escaped, without_escaped
 from dltrain.config.targets import VALUES
 from dltrain.errors import ConfigError, did_you_mean
 
@@ -88,7 +89,7 @@ def locate_files(cfg: DictConfig, folder: str) -> None:
             continue
         path = Path(value.removeprefix(prefix)).expanduser()
         if not path.is_absolute() and Path(folder, path).exists():
-            node[key] = f"{prefix}{Path(folder, path)}"
+            node[key] = escaped(f"{prefix}{Path(folder, path)}")
 
 
 def _yaml(file: str) -> Any:
@@ -123,7 +124,7 @@ def require_trusted(cfg: DictConfig) -> None:
     content = OmegaConf.to_container(cfg, resolve=False)
     problems = [
         f"{key}={text} is worked out by a resolver, which could name any class: give {key} a value of its own"
-        for key, text in _texts(content, "")
+        for key, text in ((key, without_escaped(text)) for key, text in _texts(content, ""))
         if text.count("${") != len(_REFERENCE.findall(text))
     ]
     problems += [
