@@ -12,6 +12,7 @@ from torch import nn
 from dltrain import checkpoint, config
 from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
 from dltrain.build.make import make
+from dltrain.build.network import unfetched
 from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.config.literal import escaped, of_resolved
 from dltrain.data.base import Data, Facts, Fitted
@@ -133,7 +134,8 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     cfg = _configuration(own, overrides)
     fitted = Fitted(Facts(**content["facts"]), content["preprocessing"])
     device = pick_device(cfg.device)
-    model: nn.Module = make(cfg, "model")
+    with unfetched(cfg.model):
+        model: nn.Module = make(cfg, "model")
     try:
         model.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -159,10 +161,6 @@ def _configuration(own: Any, overrides: Sequence[str]) -> Any:
         sys.path.insert(0, os.getcwd())
     cfg.trainer.strategy = "ddp"  # how processes shared the network in training is of no matter any more
     config.check(cfg)
-    # Pre-trained weights are not to be downloaded again, but they have decided the architecture.
-    if cfg.model.get("weights") and "small_images" in cfg.model:
-        cfg.model.small_images = bool(cfg.model.small_images)
-        cfg.model.weights = None
     return cfg
 
 
