@@ -16,6 +16,7 @@ from dltrain.build.network import unfetched
 from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.config.literal import escaped, of_resolved
 from dltrain.data.base import Data, Facts, Fitted
+from dltrain.data.folders import part_folders
 from dltrain.data.loader import Loader
 from dltrain.data.transforms import transform_of
 from dltrain.device import Precision, pick_device, pick_precision
@@ -106,8 +107,8 @@ class Loaded:
         return data
 
     def _folder_of(self, split: str) -> Path | None:
-        folder = Path(str(self.cfg.dataset.get("root"))).expanduser() / split
-        return folder if self._can_take_all and folder.is_dir() else None
+        root = Path(str(self.cfg.dataset.get("root"))).expanduser()
+        return part_folders(root).get(split) if self._can_take_all and root.is_dir() else None
 
 
 def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from webdataset import ShardWriter
 
-from dltrain.data.image_folder import SUFFIXES
+from dltrain.data.folders import IMAGES as SUFFIXES
 
 Sample = tuple[Path, int]
 _ROW_GROUP = 128  # rows: what is read of a Parquet file at a time

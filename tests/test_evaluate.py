@@ -86,6 +86,25 @@ def test_the_validation_part_has_the_figures_of_the_best_epoch(dltrain, verb):
     assert answer["split"] == "val"
 
 
+def test_the_metrics_say_which_class_a_part_has_no_sample_of(dltrain, verb, tmp_path):
+    write_images(tmp_path / "photos", ("dark", "light", "mid"), step=70)
+    write_images(tmp_path / "photos", ("dark", "mid"), parts=("test",), step=140)
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    assert "test: no image of light" in run.stderr
+    answer = verb("evaluate", run.result["run"]).result
+    assert answer["metrics"] == run.result["test"]
+    assert [(row["name"], row["support"]) for row in answer["classes"]] == [("dark", 12), ("light", 0), ("mid", 12)]
+
+
+def test_another_folder_is_known_by_any_spelling_of_its_test_part(dltrain, verb, tmp_path):
+    write_images(tmp_path / "photos")
+    write_images(tmp_path / "other", count=5)
+    write_images(tmp_path / "other", count=3, parts=("Testing",))
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    answer = verb("evaluate", run.result["run"], "dataset.root=other").result
+    assert (answer["split"], answer["samples"]) == ("test", 6)
+
+
 NAMES = ["${oc.env:SECRET}", "${x}", "\\\\${y}", "${", "a\\${b"]
 
 
