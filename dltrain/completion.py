@@ -29,7 +29,7 @@ def complete(arguments: Sequence[str]) -> list[str]:
     elif words[:1] and words[0] in VERBS:
         verb, *words = words
         takes, own = VERBS[verb].takes, VERBS[verb].own
-        if VERBS[verb].usage.startswith("RUN"):
+        if VERBS[verb].usage.startswith(("RUN", "FOLDER")):
             if len(words) == 1:  # where nothing is offered, shells offer files
                 return []
             # Hydra knows neither runs and inputs nor the verb's own words.
