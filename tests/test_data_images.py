@@ -421,13 +421,14 @@ def test_all_256_levels_are_kept_of_images_of_more_than_8_bits(tmp_path, suffix,
     assert data.preprocessing["white"] == 2**bits - 1
 
 
-@pytest.mark.parametrize(("largest", "white"), [(1.0, 1.0), (0.4, 1.0), (900.0, 1023.0)])
+@pytest.mark.parametrize(("largest", "white"), [(1.0, 1.0), (0.4, 1.0), (1.5, 3.0), (900.5, 1023.0)])
 def test_floating_point_images_are_scaled_as_well(tmp_path, largest, white):
     values = np.linspace(0, largest, 36, dtype=np.float32).reshape(6, 6)
+    values[0, 0] = np.nan
     write(tmp_path / "a" / "image.tiff", Image.fromarray(values))
     write(tmp_path / "b" / "other.png", grey(0))
     data = image_folder(str(tmp_path), 6, 1, white="auto", val_fraction=0, test_fraction=0)
-    expected = np.minimum(values.astype(np.float64) * (256 / white), 255).astype(np.uint8)
+    expected = np.minimum(np.nan_to_num(values.astype(np.float64)) * (256 / white), 255).astype(np.uint8)
     assert np.array_equal(everything(data.train)[0][0, 0].numpy(), expected)
     assert data.preprocessing["white"] == white
 

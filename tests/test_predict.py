@@ -263,8 +263,9 @@ def test_new_images_are_decoded_as_the_run_decoded_its_own(dltrain, verb, tmp_pa
     predicted = sorted(float(row["confidence"]) for row in rows_of(verb("predict", run, "photos")))
     assert all(any(found == pytest.approx(wanted, abs=1e-6) for found in predicted) for wanted in confidences)
     assert loaded.data().preprocessing == loaded.fitted.preprocessing
-    other = verb("evaluate", run, "dataset.background=blue")
-    assert (other.code, "the run was trained with #ff0000" in other.stderr) == (2, True)
+    for word, own in (("dataset.background=blue", "#ff0000"), ("dataset.white=255", "4095")):
+        other = verb("evaluate", run, word)
+        assert (other.code, f"{word}: the run was trained with {own}" in other.stderr) == (2, True)
 
 
 def test_a_run_of_an_earlier_version_still_reads_what_lies_beneath_transparent_pixels(dltrain, verb, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.commands.arguments import on_terminal, own_keys, print_json
+from dltrain.data.folders import text_of
 from dltrain.errors import UserError, did_you_mean
 
 _USAGE = "dltrain shards FOLDER OUT [format=tar|parquet]"
@@ -41,7 +42,7 @@ def shards(arguments: Sequence[str]) -> None:
     log_to(None)
     counts = write_shards(folder, out, format, samples, seed)  # type: ignore[arg-type]
     files = {part: len(list((out / part).iterdir())) for part in counts}
-    _say({"status": "done", "out": str(out), "format": format, "samples": counts, "shards": files})
+    _say({"status": "done", "out": text_of(out), "format": format, "samples": counts, "shards": files})
 
 
 def _number(own: Mapping[str, str], key: str, default: int, least: int) -> int:

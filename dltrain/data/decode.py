@@ -92,6 +92,8 @@ def decoding_of(
         return Decoding(channels, sides[0], sides[1], colour, WHITE if white == "auto" else float(white))
     if "background" in stored and colour != stored["background"]:
         raise ConfigError([f"dataset.background={background}: the run was trained with {stored['background']}"])
+    if "white" in stored and white not in ("auto", stored["white"]):
+        raise ConfigError([f"dataset.white={white}: the run was trained with {stored['white']:g}"])
     return Decoding(channels, sides[0], sides[1], stored.get("background"), stored.get("white", WHITE))
 
 
@@ -171,19 +173,23 @@ def white_of(paths: Sequence[Path]) -> float:
 
 
 def white_for(largest: Iterable[float]) -> float:
-    """The value of white for images with these ``largest`` values: the end of the range of the least number of bits
-    that holds them, 8 or more, or 1 for shares of it; :data:`WHITE` where no image is deep."""
-    found = max((value for value in largest if math.isfinite(value)), default=0.0)
+    """The value of white for images with these ``largest`` values: the most that the bits they take can hold, of whole
+    numbers above 1 at least 8 bits; :data:`WHITE` where no image is deep."""
+    found = max(largest, default=0.0)
     if found <= 0:
         return WHITE
-    return 1.0 if found <= 1 else 2.0 ** max(math.floor(math.log2(found)) + 1, 8) - 1
+    bits = math.ceil(math.log2(found + 1))
+    return 2.0 ** (max(bits, 8) if found > 1 and found.is_integer() else bits) - 1
 
 
 def largest_value(file: Path | BinaryIO) -> float:
     """The largest value in a deep image, 0 for any other; what is wrong with a file is told when it is decoded."""
     try:
         with _reading(file) as image:
-            return float(np.asarray(image).max()) if _is_deep(image) else 0.0
+            if not _is_deep(image):
+                return 0.0
+            values = np.asarray(image, np.float64)
+            return float(values.max(initial=0, where=np.isfinite(values)))
     except UnreadableError:
         return 0.0
 
