@@ -212,6 +212,8 @@ def _call_hydra(arguments: Sequence[str], extra: Sequence[str], each_job: bool) 
     from dltrain.config.flags import parse_flags
     from dltrain.config.plugins import prefer_ours
 
+    if odd := [word for word in arguments if re.search("[\ud800-\udfff]", word)]:
+        raise UserError(f"{odd[0]!a} is no UTF-8 text, which a configuration must be: rename what it names")
     # Two runs never share a folder, however close they start. Cached: one value for a whole sweep.
     OmegaConf.register_new_resolver("dltrain_unique", lambda: token_hex(4), use_cache=True, replace=True)
     prefer_ours()

@@ -129,7 +129,7 @@ def _flags(verb: Verb | None) -> Iterable[str]:
 def _of_verb(verb: Verb, given: Sequence[str], last: str, folder: Path | None) -> bool:
     """Print the words that a verb itself takes; whether nothing else can stand here."""
     takes_run = _takes_run(verb)
-    if takes_run and not given:
+    if verb.usage.startswith(("RUN", "FOLDER")) and not given:  # the shell has files to offer
         return True
     words = verb.own if verb.takes == "overrides" else groups(folder) if verb.takes == "groups" else verb.takes
     found = [word for word in words if word.startswith(last) and not word.startswith("-")]

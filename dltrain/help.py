@@ -52,7 +52,7 @@ def help_text(arguments: Sequence[str]) -> str:
 
 
 def _screen(own: Path | None) -> Iterator[str]:
-    yield "dltrain trains neural networks from the command line.\n"
+    yield "dltrain trains neural networks from the command line."
     verbs = {f"dltrain {name} {verb.usage}": verb.summary for name, verb in VERBS.items()}
     yield from _rows(_TRAINING | verbs)
     yield "\nGroups: choose with group=option; the first is the default; a dataset may pick a model and loss"

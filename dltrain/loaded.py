@@ -12,8 +12,11 @@ from torch import nn
 from dltrain import checkpoint, config
 from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
 from dltrain.build.make import make
+from dltrain.build.network import unfetched
 from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_trusted
+from dltrain.config.literal import escaped
 from dltrain.data.base import Data, Facts, Fitted
+from dltrain.data.folders import part_folders
 from dltrain.data.loader import Loader
 from dltrain.data.transforms import transform_of
 from dltrain.device import Precision, pick_device, pick_precision
@@ -77,7 +80,7 @@ class Loaded:
             UserError: there is no such part.
         """
         if self.moved and (folder := self._folder_of(split or "test")):
-            self.cfg.dataset.root = str(folder)  # all of its samples are this part
+            self.cfg.dataset.root = escaped(str(folder))  # all of its samples are this part
             data, part, name = self._all(), "train", split or "test"
         elif split == "all" or (split is None and self.moved and self._can_take_all):
             data, part, name = self._all(), "train", "all"
@@ -106,8 +109,8 @@ class Loaded:
         return data
 
     def _folder_of(self, split: str) -> Path | None:
-        folder = Path(str(self.cfg.dataset.get("root"))).expanduser() / split
-        return folder if self._can_take_all and folder.is_dir() else None
+        root = Path(str(self.cfg.dataset.get("root"))).expanduser()
+        return part_folders(root).get(split) if self._can_take_all and root.is_dir() else None
 
 
 def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
@@ -127,7 +130,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
 
         content = joined(content, path.parent)
     checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")
-    own = of_checkpoint(content["config"], path)
+    own = of_checkpoint(content["config"], path, resolved=True)
     if started := started_elsewhere(folder):
         locate_files(own, started)
     cfg = _configuration(own, overrides)
@@ -137,7 +140,8 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     except (TypeError, LookupError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' holds other facts or preprocessing than of a data set: {error}") from error
     device = pick_device(cfg.device)
-    model: nn.Module = make(cfg, "model")
+    with unfetched(cfg.model):
+        model: nn.Module = make(cfg, "model")
     try:
         model.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -164,10 +168,6 @@ def _configuration(own: Any, overrides: Sequence[str]) -> Any:
     if cfg.trust:  # classes of the working directory can be named without installing them, as in training
         sys.path.insert(0, os.getcwd())
     config.check(cfg, reads_data=False)
-    # Pre-trained weights are not to be downloaded again, but they have decided the architecture.
-    if cfg.model.get("weights") and "small_images" in cfg.model:
-        cfg.model.small_images = bool(cfg.model.small_images)
-        cfg.model.weights = None
     return cfg
 
 

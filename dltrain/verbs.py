@@ -178,6 +178,23 @@ group=option chooses one, group.key=value sets a key.
         "dltrain.commands.list:list_options",
         "groups",
     ),
+    "shards": Verb(
+        "FOLDER OUT [format=tar]",
+        "tar or Parquet shards of an image folder",
+        """\
+FOLDER holds <class>/<images>, or train/<class>/<images> with val/ and test/ where there are any, as for
+dataset=image_folder. OUT, which must be new, gets train/000000.tar, ... and classes.txt. Images are copied as they
+are, in a seeded order (extra: shards).
+
+  format   tar (default) or parquet
+  samples  images of a shard at most, 10000 by default
+  seed     of the order, 0 by default
+
+  dltrain shards photos photos_in_shards
+  dltrain dataset=shards dataset.root=photos_in_shards""",
+        "dltrain.commands.shards:shards",
+        ("format=parquet", "format=tar", "samples=", "seed="),
+    ),
     "cache": Verb(
         "[clear]",
         "decoded images on disk",

@@ -7,7 +7,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import make_shards
 import numpy as np
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from PIL import Image
 from dltrain.data.base import Data
 from dltrain.data.image_folder import image_folder
 from dltrain.data.loader import Loader
+from dltrain.data.shard_writing import write_shards
 from dltrain.data.shards import shards
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         top = Path(folder)
         write_photos(top / "photos", options.images, options.side)
         for name in ("tar", "parquet"):
-            make_shards.main([str(top / "photos"), str(top / name), "--format", name])
+            write_shards(top / "photos", top / name, name, samples=10_000, seed=0)
         common = {"image_size": options.size, "val_fraction": 0, "test_fraction": 0}
         began = time.perf_counter()
         sets = {name: shards(str(top / name), **common) for name in ("tar", "parquet")}

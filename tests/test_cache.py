@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,10 +118,17 @@ def test_the_second_time_nothing_is_decoded(images, monkeypatch):
     assert torch.equal(first.train.take(everything)[0], second.train.take(everything)[0])
 
 
-@pytest.mark.parametrize("change", ["content", "time", "file", "size", "channels"])
+def test_from_another_folder_nothing_is_decoded_either(images, monkeypatch):
+    image_folder(str(images), image_size=8)
+    forbid_decoding(monkeypatch)
+    monkeypatch.chdir(images.parent)
+    assert len(image_folder(images.name, image_size=8).test) == 10
+
+
+@pytest.mark.parametrize("change", ["content", "time", "file", "size", "channels", "background", "white"])
 def test_other_files_or_another_decoding_are_decoded_anew(images, monkeypatch, change):
     image_folder(str(images), image_size=8)
-    options: dict[str, int] = {"image_size": 8}
+    options: dict[str, Any] = {"image_size": 8}
     first = images / "train" / "a" / "0.png"
     if change == "content":
         Image.new("RGB", (30, 30)).save(first)
@@ -129,7 +137,8 @@ def test_other_files_or_another_decoding_are_decoded_anew(images, monkeypatch, c
     elif change == "file":
         first.rename(first.with_name("x.png"))
     else:
-        options = {"image_size": 9} if change == "size" else {"image_size": 8, "channels": 1}
+        other = {"size": {"image_size": 9}, "channels": {"channels": 1}, "background": {"background": "white"}}
+        options |= other.get(change, {"white": 4095})
     forbid_decoding(monkeypatch)
     with pytest.raises(AssertionError, match="decoded again"):
         image_folder(str(images), **options)
@@ -290,9 +299,9 @@ def test_classes_without_a_train_folder_may_stand_beside_a_test_folder(images):
 def test_images_in_folders_of_a_class_count_and_other_files_are_told(images, caplog):
     (images / "train" / "a" / "more").mkdir()
     (images / "train" / "a" / "0.png").rename(images / "train" / "a" / "more" / "0.png")
-    (images / "train" / "b" / "moving.gif").write_bytes(b"GIF89a")
+    (images / "train" / "b" / "moving.mp4").write_bytes(b"no image")
     assert len(image_folder(str(images), image_size=8, val_fraction=0).train) == 40
-    assert "1 .gif" in caplog.text
+    assert "1 .mp4" in caplog.text
 
 
 def test_a_bound_of_the_cache_that_is_no_number_names_its_variable(dltrain, monkeypatch):

@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import os
 import pickle
+import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,7 +162,7 @@ def test_take_gives_the_samples_in_the_order_asked_for_with_repeats():
 # image_folder: what the pixels are
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".PNG"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".PNG", ".tif", ".TIFF"])
 def test_lossless_formats_give_the_pixels_that_were_written(tmp_path, suffix):
     options = {"lossless": True} if suffix == ".webp" else {}
     assert torch.equal(read_one(tmp_path, Image.fromarray(COLOURS), suffix, **options), chw(COLOURS))
@@ -283,6 +285,178 @@ def test_files_of_other_kinds_hidden_files_and_inner_folders_are_no_images(tmp_p
     assert len(image_folder(str(tmp_path), val_fraction=0, test_fraction=0).train) == 2
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "Test"),
+        ("Training", "Validation", "Testing"),
+        ("train", "valid", "TEST"),
+        ("training_set", "validation-data", "test set"),
+        ("trainset", "valset", "testdata"),
+    ],
+    ids="-".join,
+)
+def test_parts_are_known_by_any_usual_spelling(tmp_path, names):
+    for shade, name in enumerate(names):
+        write_classes(tmp_path / name, {"a": [10 * shade], "b": [10 * shade + 1]})
+    data = image_folder(str(tmp_path), image_size=4, channels=1)
+    assert data.facts.class_names == ("a", "b")
+    assert [everything(part)[0][:, 0, 0, 0].tolist() for part in parts(data)] == [[0, 1], [10, 11], [20, 21]]
+
+
+def test_classes_may_be_called_as_a_part_is_at_times(tmp_path):
+    write_classes(tmp_path, {"valid": [1, 2], "invalid": [3, 4]})
+    data = image_folder(str(tmp_path), image_size=4, channels=1, val_fraction=0, test_fraction=0)
+    assert data.facts.class_names == ("invalid", "valid")
+    assert everything(data.train)[1].tolist() == [0, 0, 1, 1]
+
+
+def test_what_is_left_out_beside_the_training_part_is_named(tmp_path, caplog):
+    write_classes(tmp_path / "train", {"a": [1], "b": [2]})
+    write_classes(tmp_path / "extra", {"a": [3], "b": [4]})
+    write(tmp_path / "train" / "loose.png", grey(5))
+    data = image_folder(str(tmp_path), val_fraction=0, test_fraction=0)
+    assert len(data.train) == 2
+    assert "left out beside the training part: 'extra'" in caplog.text
+    assert "train: left out, as they lie in no folder of a class: 1 images" in caplog.text
+
+
+@pytest.mark.parametrize("with_empty_folder", [True, False])
+def test_a_class_may_be_absent_from_a_part_but_that_for_training(tmp_path, caplog, with_empty_folder):
+    write_classes(tmp_path / "train", {"a": [1], "b": [2], "c": [3]})
+    write_classes(tmp_path / "test", {"a": [4], "c": [5]})
+    write_classes(tmp_path / "val", {"b": [6]})
+    if with_empty_folder:
+        (tmp_path / "test" / "b").mkdir()
+    data = image_folder(str(tmp_path), 4, 1)
+    assert data.facts.class_names == ("a", "b", "c")
+    assert [everything(part)[1].tolist() for part in parts(data)] == [[0, 1, 2], [1], [0, 2]]
+    assert "test: no image of b;" in caplog.text
+
+
+def test_links_to_folders_count_and_links_to_a_folder_above_do_not(tmp_path, caplog):
+    write_classes(tmp_path / "elsewhere", {"more": [3, 4]})
+    folder = write_classes(tmp_path / "photos" / "train", {"a": [1], "b": [2]})
+    (folder / "a" / "linked").symlink_to(tmp_path / "elsewhere" / "more")
+    for loop, place in {"b/up": folder.parent, "b/here": folder / "b", "b/self": folder / "b" / "self"}.items():
+        (folder / loop).symlink_to(place)
+    data = image_folder(str(folder.parent), 4, 1, val_fraction=0, test_fraction=0)
+    inputs, targets = everything(data.train)
+    assert inputs[:, 0, 0, 0].tolist() == [1, 3, 4, 2]
+    assert targets.tolist() == [0, 0, 0, 1]
+    assert "2 link to a folder above" in caplog.text
+
+
+def test_a_class_whose_name_is_no_utf_8_has_one_that_is(tmp_path):
+    write_classes(tmp_path, {os.fsdecode(b"caf\xe9"): [1], "tea": [2]})
+    data = image_folder(str(tmp_path), 4, 1, val_fraction=0, test_fraction=0)
+    assert data.facts.class_names == ("caf\\xe9", "tea")
+    assert everything(data.train)[0][:, 0, 0, 0].tolist() == [1, 2]
+
+
+# image_folder: what is transparent, deep, or no image
+
+
+def on(background: str | int | None, image: Image.Image, folder: Path, channels: int = 3, **options) -> Tensor:
+    write(folder / "a" / "image.png", image, **options)
+    write(folder / "b" / "other.png", grey(0))
+    data = image_folder(str(folder), 6, channels, background, val_fraction=0, test_fraction=0)
+    return everything(data.train)[0][0]
+
+
+SHAPE = np.zeros((6, 6, 4), np.uint8)
+SHAPE[2:4, 1:5, 3] = 255  # a black shape on a transparent ground
+
+
+@pytest.mark.parametrize(
+    ("background", "ground"),
+    [("white", [255] * 3), ("#102030", [16, 32, 48]), (0, [0] * 3), (200, [200] * 3), ("Navy", [0, 0, 128])],
+)
+def test_the_background_shows_where_an_image_is_transparent(tmp_path, background, ground):
+    expected = np.where(SHAPE[..., 3:] == 255, 0, np.array(ground, np.uint8))
+    assert torch.equal(on(background, Image.fromarray(SHAPE), tmp_path), chw(expected.astype(np.uint8)))
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "RGBA", "L", "I;16"])
+def test_whatever_way_an_image_is_transparent(tmp_path, mode):
+    ink, clear = 0, 9
+    options = {}
+    levels = np.where(SHAPE[..., 3] == 255, ink, clear).astype(np.uint8)
+    if mode in ("LA", "RGBA"):
+        image = Image.fromarray(SHAPE).convert(mode)
+    else:
+        image = Image.fromarray(levels.astype(np.uint16) if mode == "I;16" else levels)
+        image = image.convert("P") if mode == "P" else image
+        options = {"transparency": clear}
+    expected = np.where(SHAPE[..., 3] == 255, 0, 255)
+    for channels in (1, 3):
+        assert (on("white", image, tmp_path / str(channels), channels, **options).numpy() == expected).all()
+
+
+def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path):
+    half = np.full((6, 6, 4), (0, 0, 0, 51), np.uint8)
+    assert (on("white", Image.fromarray(half), tmp_path) == 204).all()
+
+
+@pytest.mark.parametrize("background", ["whit", 256, -1, "#12", True, [1, 2]])
+def test_what_is_no_colour_is_refused(tmp_path, background):
+    with pytest.raises(ConfigError, match=r"dataset\.background must be a colour such as white"):
+        on(background, Image.fromarray(SHAPE), tmp_path)
+
+
+def deep(bits: int) -> np.ndarray:
+    """Every value that is to become a level of 256, from 0 to the largest of so many bits."""
+    return (np.arange(256, dtype=np.uint16) << (bits - 8) | (1 << (bits - 8)) - 1).reshape(16, 16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_all_256_levels_are_kept_of_images_of_more_than_8_bits(tmp_path, suffix, bits):
+    write(tmp_path / "a" / f"image{suffix}", Image.fromarray(deep(bits)))
+    write(tmp_path / "b" / f"dim{suffix}", Image.fromarray(deep(bits) // 4))
+    data = image_folder(str(tmp_path), 16, 1, white="auto", val_fraction=0, test_fraction=0)
+    first, second = everything(data.train)[0][:, 0]
+    assert first.flatten().tolist() == list(range(256))
+    assert second.flatten().tolist() == [level // 4 for level in range(256)]  # one scale for the whole folder
+    assert data.preprocessing["white"] == 2**bits - 1
+
+
+@pytest.mark.parametrize(("largest", "white"), [(1.0, 1.0), (0.4, 1.0), (1.5, 3.0), (900.5, 1023.0)])
+def test_floating_point_images_are_scaled_as_well(tmp_path, largest, white):
+    values = np.linspace(0, largest, 36, dtype=np.float32).reshape(6, 6)
+    values[0, 0] = np.nan
+    write(tmp_path / "a" / "image.tiff", Image.fromarray(values))
+    write(tmp_path / "b" / "other.png", grey(0))
+    data = image_folder(str(tmp_path), 6, 1, white="auto", val_fraction=0, test_fraction=0)
+    expected = np.minimum(np.nan_to_num(values.astype(np.float64)) * (256 / white), 255).astype(np.uint8)
+    assert np.array_equal(everything(data.train)[0][0, 0].numpy(), expected)
+    assert data.preprocessing["white"] == white
+
+
+def test_a_postscript_file_is_no_image_and_starts_no_program(tmp_path, monkeypatch):
+    write_classes(tmp_path / "photos", {"a": [1], "b": [2]})
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a" / "script.png", "EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: pytest.fail("Ghostscript was called"))
+    with pytest.raises(
+        DataError,
+        match=r"1 of 3.*\n.*script\.png': cannot identify image file: it is no image of a known format \(JPEG",
+    ):
+        image_folder(str(tmp_path / "photos"), val_fraction=0, test_fraction=0)
+
+
+@pytest.mark.parametrize("error", [struct.error("unpack"), KeyError("tag"), EOFError(), MemoryError(), RuntimeError()])
+def test_whatever_pillow_raises_names_the_file(tmp_path, monkeypatch, error):
+    write_classes(tmp_path, {"a": [1], "b": [2]})
+    write(tmp_path / "a" / "odd.gif", grey(3))
+
+    def load(image: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.load", load)
+    with pytest.raises(DataError, match=r"1 of 3 images cannot be read:\n.*a/odd\.gif': \S+"):
+        image_folder(str(tmp_path), val_fraction=0, test_fraction=0)
+
+
 @pytest.mark.parametrize("changed", ["val", "test"])
 def test_statistics_are_those_of_the_training_images_alone(tmp_path, changed):
     write_classes(tmp_path / "train", {"a": [10, 20], "b": [30, 80]})
@@ -377,10 +551,20 @@ def unknown_validation_class(folder: Path) -> None:
     write_classes(folder / "photos" / "val", {"cat": [1], "dogs": [2]})
 
 
-def missing_test_class(folder: Path) -> None:
+def no_test_image(folder: Path) -> None:
     two_classes(folder)
-    write_classes(folder / "photos" / "test", {"cat": [1], "dog": []})
-    (folder / "photos" / "test" / "dog").mkdir()
+    (folder / "photos" / "test" / "cat").mkdir(parents=True)
+
+
+def two_validation_folders(folder: Path) -> None:
+    two_classes(folder)
+    write_classes(folder / "photos" / "val", {"cat": [1], "dog": [2]})
+    write_classes(folder / "photos" / "Validation", {"cat": [1], "dog": [2]})
+
+
+def link_to_the_classes_as_a_class(folder: Path) -> None:
+    train = two_classes(folder)
+    (train / "loop").symlink_to(train)
 
 
 BAD_FOLDERS = [
@@ -395,7 +579,9 @@ BAD_FOLDERS = [
     (truncated_image, ["1 of ", "photos/train/dog/cut.jpg", "truncated"]),
     (unreadable_test_image, ["1 of ", "photos/test/cat/bad.bmp"]),
     (unknown_validation_class, ["photos/val/dogs", "not a class of the training folder", "did you mean 'dog'?"]),
-    (missing_test_class, ["class 'dog' is empty", "photos/test/dog"]),
+    (no_test_image, ["photos/test' holds no image of any class"]),
+    (two_validation_folders, ["photos/Validation' and '", "photos/val' are both the val part; keep one of them"]),
+    (link_to_the_classes_as_a_class, ["class 'loop' is empty"]),
 ]
 
 
@@ -411,6 +597,13 @@ def test_a_bad_image_folder_gets_one_message_exit_2_and_leaves_nothing(dltrain, 
     for fragment in fragments:
         assert fragment in outcome.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_root_whose_name_is_no_utf_8_is_refused(dltrain, tmp_path):
+    write_classes(tmp_path / os.fsdecode(b"caf\xe9"), {"a": [1], "b": [2]})
+    outcome = dltrain("dataset=image_folder", os.fsdecode(b"dataset.root=caf\xe9"))
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "'dataset.root=caf\\udce9' is no UTF-8 text" in outcome.stderr and "rename" in outcome.stderr
 
 
 def test_an_image_folder_of_mixed_sizes_modes_and_formats_trains(dltrain, tmp_path):

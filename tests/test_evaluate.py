@@ -1,14 +1,19 @@
 """``dltrain evaluate``: the run's own figures, other parts, other data, and what cannot be evaluated."""
 
 import json
+import random
 import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from made import on_terminal, write_images, write_table
+from omegaconf import OmegaConf
 from PIL import Image
 
+from dltrain.build.make import make
+from dltrain.config.literal import escaped, without_escaped
 from dltrain.metrics import by_class
 
 SHORT = ("trainer.epochs=2", "dataset.limit=60")
@@ -79,6 +84,74 @@ def test_the_validation_part_has_the_figures_of_the_best_epoch(dltrain, verb):
     answer = verb("evaluate", run.result["run"], "split=val").result
     assert answer["metrics"] == run.result["best"]["val"]
     assert answer["split"] == "val"
+
+
+def test_the_metrics_say_which_class_a_part_has_no_sample_of(dltrain, verb, tmp_path):
+    write_images(tmp_path / "photos", ("dark", "light", "mid"), step=70)
+    write_images(tmp_path / "photos", ("dark", "mid"), parts=("test",), step=140)
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    assert "test: no image of light" in run.stderr
+    answer = verb("evaluate", run.result["run"]).result
+    assert answer["metrics"] == run.result["test"]
+    assert [(row["name"], row["support"]) for row in answer["classes"]] == [("dark", 12), ("light", 0), ("mid", 12)]
+
+
+def test_another_folder_is_known_by_any_spelling_of_its_test_part(dltrain, verb, tmp_path):
+    write_images(tmp_path / "photos")
+    write_images(tmp_path / "other", count=5)
+    write_images(tmp_path / "other", count=3, parts=("Testing",))
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    answer = verb("evaluate", run.result["run"], "dataset.root=other").result
+    assert (answer["split"], answer["samples"]) == ("test", 6)
+
+
+NAMES = ["${oc.env:SECRET}", "${x}", "\\\\${y}", "${", "a\\${b"]
+
+
+@pytest.mark.parametrize("kind", ["folders", "labels"])
+def test_class_names_are_never_resolved(dltrain, verb, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("SECRET", "a secret")
+    write_images(tmp_path / "photos", NAMES, count=4, step=20)
+    rows = [f"{number},{NAMES[number % 5]}" for number in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["${oc.env:SECRET},kind", *rows]) + "\n")
+    words = {
+        "folders": ("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8"),
+        "labels": ("dataset=table", "dataset.path=t.csv", "dataset.target=kind"),
+    }[kind]
+    run = dltrain(*words, "trainer.epochs=1", report=True)
+    assert run.code == 0, run.stderr
+    path = str(run.folder)
+    names = sorted(NAMES)
+    for epochs in (1, 2):
+        config = yaml.safe_load((run.folder / "config.yaml").read_text())
+        assert config["data"]["class_names"] == names
+        assert [row["name"] for row in verb("evaluate", path).result["classes"]] == names
+        inputs = "photos/train" if kind == "folders" else "t.csv"
+        predicted = verb("predict", path, inputs)
+        assert predicted.code == 0 and f"p_{names[0]}" in predicted.stdout
+        assert verb("report", path).code == 0
+        assert verb("export", path, "format=state_dict").code == 0
+        assert json.loads((run.folder / "model.pt.json").read_text())["class_names"] == names
+        written = [file.read_bytes() for file in run.folder.rglob("*") if file.is_file()]
+        assert not any(b"a secret" in content for content in written)
+        if epochs == 1:
+            assert verb("resume", path, "trainer.epochs=2").code == 0
+
+
+def test_a_class_of_the_users_gets_the_names_as_they_are(monkeypatch):
+    monkeypatch.setenv("SECRET", "a secret")
+    model = {"_target_": "builtins.dict", "names": "${data.class_names}", "first": "${data.class_names[0]}"}
+    cfg = OmegaConf.create({"data": {"class_names": escaped(NAMES)}, "model": model})
+    assert make(cfg, "model") == {"names": NAMES, "first": NAMES[0]}
+
+
+def test_escaped_text_comes_back_as_it_was():
+    draw = random.Random(0)
+    pieces = ["\\", "$", "{", "}", "${", "\\${", "${x}", "a", ":", "'", '"', " "]
+    texts = ["".join(draw.choices(pieces, k=draw.randrange(8))) for _ in range(2000)]
+    cfg = OmegaConf.create({"texts": escaped(texts), "inner": {text: escaped(text) for text in texts}})
+    assert OmegaConf.to_container(cfg, resolve=True) == {"texts": texts, "inner": {text: text for text in texts}}
+    assert not any("${" in without_escaped(escaped(text)) for text in texts)
 
 
 def test_a_checkpoint_file_can_be_named_instead_of_its_run(dltrain, verb):

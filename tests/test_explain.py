@@ -1,6 +1,7 @@
 """``dltrain explain``: closed forms, completeness, pictures and messages."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -106,6 +107,16 @@ def test_images_get_a_picture_each_and_broken_ones_a_warning(dltrain, verb, tmp_
     nothing = verb("explain", run, "photos/train/dark/99.png", "out=none")
     assert (nothing.code, (tmp_path / "none").exists()) == (2, False)
     assert "nothing can be explained" in nothing.stderr
+
+
+def test_file_names_that_are_no_utf_8_are_explained(dltrain, verb, tmp_path):
+    write_images(tmp_path / "photos")
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "photos/train/dark/00.png").rename(odd)
+    answer = verb("explain", run.result["run"], str(odd)).result
+    assert [line["input"] for line in lines_of(answer["out"])] == [f"{tmp_path}/caf\\xe9.png"]
+    assert [path.name for path in Path(answer["out"]).glob("*.png")] == ["001-caf_xe9.png"]
 
 
 def test_a_series_has_an_attribution_for_each_step_of_its_window(dltrain, verb):

@@ -260,10 +260,19 @@ def test_the_script_of_the_readme_predicts_an_image_without_dltrain(dltrain, ver
     run = dltrain("trainer.epochs=3").result["run"]
     verb("export", run, "out=digits.onnx")
     image, _ = digits().test.take(torch.arange(1))
-    Image.fromarray((image[0, 0].int() * 15).byte().numpy()).save(tmp_path / "photo.png")
-    (row,) = rows_of(verb("predict", run, "photo.png"))
+    pixels = (image[0, 0].int() * 15).byte().numpy()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.dstack([pixels * 0] * 3 + [pixels])).save(tmp_path / "transparent.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    names = ["photo.png", "turned.png", "transparent.png", "deep.png"]
+    rows = rows_of(verb("predict", run, *names))
+    assert len({row["confidence"] for row in rows[:3]}) == 3
     (tmp_path / "classify.py").write_text(script)
-    command = [sys.executable, "classify.py", "digits.onnx", "photo.png"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True).stdout
-    best, *_ = found.splitlines()
-    assert best.split() == [row["class"], f"{float(row['confidence']):.1%}"]
+    for name, row in zip(names, rows, strict=True):
+        command = [sys.executable, "classify.py", "digits.onnx", name]
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True).stdout
+        best, *_ = found.splitlines()
+        assert best.split() == [row["class"], f"{float(row['confidence']):.1%}"], name

@@ -5,7 +5,6 @@ import math
 import struct
 from pathlib import Path
 
-import make_shards
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from PIL import Image
 
 from dltrain.build import build, start_loggers
 from dltrain.commands.list import list_options
+from dltrain.data.shard_writing import write_shards
 from dltrain.sweep.pruning import make_pruner
 
 
@@ -36,7 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = struct.pack(">2I", 0x801, count) + bytes(number % 10 for number in range(count))
         (root / f"{part}-images-idx3-ubyte").write_bytes(images)
         (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    make_shards.main([str(root / "images"), str(root / "shards")])
+    write_shards(root / "images", root / "shards", "tar", samples=10_000, seed=0)
     with open(root / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["size", "colour", "kind"])

@@ -118,13 +118,16 @@ def test_verbs_and_their_words_are_completed(capsys, monkeypatch):
     assert set(VERBS) <= completed(capsys, monkeypatch, "dltrain ")
     assert completed(capsys, monkeypatch, "dltrain list sch") == {"scheduler"}
     assert completed(capsys, monkeypatch, "dltrain cache ") == {"clear"}
+    assert completed(capsys, monkeypatch, "dltrain shards photos out form") == {"format=tar", "format=parquet"}
     assert completed(capsys, monkeypatch, "dltrain compare runs/a o") == {"out="}
     assert completed(capsys, monkeypatch, "dltrain evaluate runs/a split=t") == {"split=test", "split=train"}
     assert completed(capsys, monkeypatch, "dltrain evaluate runs/a split=val dev") == {"device="}
     assert completed(capsys, monkeypatch, "dltrain predict runs/a b/ out=c.csv optim.mom") == {"optim.momentum="}
 
 
-@pytest.mark.parametrize("line", ["dltrain evaluate ", "dltrain report runs/", "dltrain predict runs/a cats/f"])
+@pytest.mark.parametrize(
+    "line", ["dltrain evaluate ", "dltrain report runs/", "dltrain predict runs/a cats/f", "dltrain shards "]
+)
 def test_where_a_file_belongs_the_shell_is_left_to_offer_files(capsys, monkeypatch, line):
     assert completed(capsys, monkeypatch, line) == set()
 

@@ -3,17 +3,23 @@
 import functools
 import inspect
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.models
+import yaml
 from conftest import CONF, options
 from hydra.utils import get_class, get_method
+from made import write_images
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dltrain.build.make import make
+from dltrain.build.network import unfetched, warn_of_weights
+from dltrain.checkpoint import load
 from dltrain.errors import ConfigError, DataError, MismatchError
 from dltrain.losses import require_fitting
 from dltrain.models import CNN, GRU, LSTM, MLP, RNN, LeNet, resnet18
@@ -401,6 +407,71 @@ def test_resnet18_says_what_is_wrong_with_its_weights(channels, weights, error, 
     monkeypatch.setattr("torchvision.models.resnet18", offline)
     with pytest.raises(error, match=message):
         resnet18((channels, 32, 32), 5, weights=weights)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Pre-trained weights that come from nowhere else; ``served.fail()`` has any further fetch fail the test."""
+    state = torchvision_resnet(1000).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
+
+    def fail():
+        def fetch(*_, **__):
+            pytest.fail("weights were fetched again")
+
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+
+    return SimpleNamespace(state=state, fail=fail)
+
+
+def test_weights_are_fetched_when_a_run_begins_and_never_again(dltrain, verb, tmp_path, served):
+    write_images(tmp_path / "photos", count=6)
+    run = dltrain(
+        *("dataset=image_folder", "dataset.root=photos", "dataset.image_size=32", "model=resnet18"),
+        *("model.weights=IMAGENET1K_V1", "trainer.epochs=1", "optim.lr=0"),
+    )
+    assert "model.weights=IMAGENET1K_V1: they were trained on images of 224 × 224, scaled by ImageNet's" in run.stderr
+    assert "these are 32 × 32, scaled by those of your training images" in run.stderr
+    assert run.stderr.count("dataset.image_size=224") == 1
+    kept = load(run.folder / "checkpoints" / "best.pt")["model"]
+    assert torch.equal(kept["conv1.weight"], served.state["conv1.weight"])
+    served.fail()
+    path = str(run.folder)
+    assert verb("evaluate", path).result["metrics"] == run.result["test"]
+    for words in (
+        ("predict", path, "photos", "out=p.csv"),
+        ("report", path),
+        ("export", path, "format=state_dict"),
+        ("resume", path, "trainer.epochs=2"),
+    ):
+        outcome = verb(*words)
+        assert outcome.code == 0, outcome.stderr
+        assert "image_size=224" not in outcome.stderr
+    assert load(run.folder / "checkpoints" / "last.pt")["trainer"]["epoch"] == 2
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["model"]["weights"] == "IMAGENET1K_V1"
+
+
+def test_networks_made_without_fetching_load_weights_afterwards(served):
+    served.fail()
+    with unfetched({"weights": "IMAGENET1K_V1"}):
+        model = torchvision.models.resnet18(weights="IMAGENET1K_V1")
+    assert model.load_state_dict(served.state).missing_keys == []
+    assert torch.equal(model.state_dict()["conv1.weight"], served.state["conv1.weight"])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({})
+    with pytest.raises(pytest.fail.Exception, match="fetched again"):
+        torchvision.models.resnet18(weights="IMAGENET1K_V1")
+
+
+def test_images_as_large_as_those_of_the_weights_are_not_warned_of(caplog):
+    node = {"_target_": "dltrain.models.resnet18", "weights": "IMAGENET1K_V1"}
+    warn_of_weights(node, (3, 224, 224), {"image_size": 224})
+    warn_of_weights({**node, "weights": None}, (3, 32, 32), {"image_size": 32})
+    warn_of_weights({**node, "_target_": "mine.Network"}, (3, 32, 32), {"image_size": 32})
+    assert caplog.text == ""
+    warn_of_weights(node, (3, 64, 32), {})
+    assert "dataset=image_folder or shards with dataset.image_size=224" in caplog.text
 
 
 # Every option, by listing the groups.

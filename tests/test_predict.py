@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import shutil
 from datetime import date, datetime
 
@@ -10,9 +12,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 from made import on_terminal, write_images, write_table
 from PIL import Image
 
+from dltrain import checkpoint
 from dltrain.data.bundled import digits, sunspots
 from dltrain.data.inputs import find_files
 from dltrain.data.times import next_times
@@ -181,6 +185,106 @@ def test_files_folders_and_globs_name_images(tmp_path, monkeypatch):
     ]
     assert find_files(["photos/**/*.png"], (".png",)) == folder
     assert find_files([str(path) for path in folder], (".png",)) == folder
+
+
+def test_predict_reads_what_training_reads(verb, dltrain, tmp_path):
+    write_images(tmp_path / "elsewhere", ("more",), count=3)
+    write_images(tmp_path / "photos", count=3)
+    folder = tmp_path / "photos" / "train" / "dark"
+    (folder / "linked").symlink_to(tmp_path / "elsewhere" / "train" / "more")
+    (folder / "loop").symlink_to(tmp_path / "photos")
+    (folder / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/00-checkpoint.png", "scan.tif", "drawn.GIF", "old.TIFF"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    (folder / "notes.txt").write_text("none")
+    os.mkfifo(folder / "pipe.png")
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.test_fraction=0", "trainer.epochs=1")
+    parts = yaml.safe_load((run.folder / "config.yaml").read_text())["data"]["samples"]
+    left_out = "files that are no images are left out: 1 link to a folder above, 1 .txt, 1 .png"
+    for words in (["photos"], ["photos/train/dark", "photos/train/light"]):
+        predicted = verb("predict", str(run.folder), *words)
+        assert left_out in run.stderr and left_out in predicted.stderr
+        assert len(rows_of(predicted)) == parts["train"] + parts["val"] == 3 + 3 + 3 + 3
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_file_name_that_is_no_utf_8_costs_no_row(verb, photos, tmp_path, suffix):
+    folder = tmp_path / "photos" / "train" / "dark"
+    (folder / "00.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    (folder / "01.png").write_bytes(b"no image")
+    (folder / "01.png").rename(folder / os.fsdecode(b"b\xff.png"))
+    assert verb("predict", photos, str(folder), f"out=p.{suffix}").result["broken"] == [f"{folder}/b\\xff.png"]
+    read = {"csv": pl.read_csv, "jsonl": pl.read_ndjson, "parquet": pl.read_parquet}[suffix]
+    names = read(tmp_path / f"p.{suffix}")["input"].to_list()
+    assert len(names) == 11 and f"{folder}/caf\\xe9.png" in names
+
+
+def test_a_table_whose_name_is_no_utf_8_is_predicted_as_well(dltrain, verb, tmp_path):
+    write_table(tmp_path / "t.csv")
+    run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=1").result["run"]
+    odd, other = (tmp_path / os.fsdecode(b"caf\xe9" + suffix) for suffix in (b".csv", b".parquet"))
+    odd.write_bytes((tmp_path / "t.csv").read_bytes())
+    rows = rows_of(verb("predict", run, str(odd)))
+    assert {row["input"] for row in rows} == {f"{tmp_path}/caf\\xe9.csv"} and len(rows) == 90
+    other.write_bytes(b"PAR1")  # which no reader of Parquet opens by such a name
+    refused = verb("predict", run, str(odd), str(other), "out=p.csv")
+    assert (refused.code, refused.result["rows"]) == (1, 90)
+    assert "the name of a Parquet file must be UTF-8 text; rename it" in refused.stderr
+
+
+def test_an_image_that_pillow_stumbles_over_is_named_and_the_others_are_predicted(verb, photos, tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "odd.gif")
+
+    def load(image):
+        raise KeyError("tag")
+
+    monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.load", load)
+    outcome = verb("predict", photos, "photos", "out=p.csv")
+    assert (outcome.code, outcome.result["rows"], outcome.result["broken"]) == (1, 24, ["photos/odd.gif"])
+    assert "photos/odd.gif: 'tag'" in outcome.stderr and "Traceback" not in outcome.stderr
+
+
+def test_new_images_are_decoded_as_the_run_decoded_its_own(dltrain, verb, tmp_path):
+    shapes = np.random.default_rng(0).integers(0, 2, (12, 8, 8), dtype=np.uint8) * 255
+    for number, alpha in enumerate(shapes):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        ink = np.zeros((8, 8, 3), np.uint8)
+        Image.fromarray(np.dstack([ink, alpha])).save(folder / f"{number:02}.png")
+        Image.fromarray(alpha.astype(np.uint16) << 4 | 15).save(folder / f"{number:02}-deep.png")
+    (tmp_path / "single").mkdir()
+    words = ("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    run = dltrain(*words, "dataset.background=red", "dataset.test_fraction=0.5").result["run"]
+    loaded = load_run(run)
+    assert (loaded.fitted.preprocessing["background"], loaded.fitted.preprocessing["white"]) == ("#ff0000", 4095)
+    data = loaded.data()
+    with torch.no_grad():
+        outputs = loaded.model(data.transform(data.test.take(torch.arange(len(data.test)))[0]))
+    confidences = sorted(outputs.double().softmax(1).amax(1).tolist())
+    predicted = sorted(float(row["confidence"]) for row in rows_of(verb("predict", run, "photos")))
+    assert all(any(found == pytest.approx(wanted, abs=1e-6) for found in predicted) for wanted in confidences)
+    assert loaded.data().preprocessing == loaded.fitted.preprocessing
+    for word, own in (("dataset.background=blue", "#ff0000"), ("dataset.white=255", "4095")):
+        other = verb("evaluate", run, word)
+        assert (other.code, f"{word}: the run was trained with {own}" in other.stderr) == (2, True)
+
+
+def test_a_run_of_an_earlier_version_still_reads_what_lies_beneath_transparent_pixels(dltrain, verb, tmp_path):
+    write_images(tmp_path / "photos")
+    run = dltrain("dataset=image_folder", "dataset.root=photos", "dataset.image_size=8", "trainer.epochs=1")
+    for path in (run.folder / "checkpoints").glob("*.pt"):
+        content = checkpoint.load(path)
+        content["preprocessing"] = {name: content["preprocessing"][name] for name in ("mean", "std", "levels")}
+        for name in ("config", "composed"):
+            lines = content[name].splitlines(keepends=True)
+            content[name] = "".join(line for line in lines if not re.match("  (background|white):", line))
+        checkpoint.save(path, content)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    Image.fromarray(clear[..., :3]).save(tmp_path / "black.png")
+    first, second = rows_of(verb("predict", str(run.folder), "clear.png", "black.png"))
+    assert first["confidence"] == second["confidence"]
+    assert verb("evaluate", str(run.folder)).result["metrics"] == run.result["test"]
 
 
 def test_the_formats_hold_the_same_rows(verb, photos, tmp_path):

@@ -11,14 +11,13 @@ from collections import Counter
 from importlib import util
 from pathlib import Path
 
-import make_shards
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from made import write_images
+from made import on_terminal, write_images
 from PIL import Image
 from torch import Tensor
 from webdataset import tariterators
@@ -28,6 +27,7 @@ from dltrain.data import cache, parquet_shards, shard_index, tar_shards
 from dltrain.data.base import Data, names_of
 from dltrain.data.image_folder import image_folder
 from dltrain.data.loader import Loader
+from dltrain.data.shard_writing import write_shards
 from dltrain.data.shards import shards
 from dltrain.distributed.world import World
 from dltrain.errors import DataError
@@ -45,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
     write_images(top / "photos", ("bat", "cat"), count=350, size=(8, 8))
     write_images(top / "photos", ("bat", "cat"), count=45, parts=("test",), size=(8, 8))
     for name in ("tar", "parquet"):
-        make_shards.main([str(top / "photos"), str(top / name), f"--format={name}", "--samples=256"])
+        write_shards(top / "photos", top / name, name, samples=256, seed=0)
     return top
 
 
@@ -216,6 +216,104 @@ def test_shards_can_be_told_apart_by_their_names(folder, tmp_path):
         (tmp_path / name).symlink_to(folder / "tar" / part)
     data = read(tmp_path)
     assert (len(data.train), len(data.val), data.test) == (256, 90, None)
+
+
+@pytest.mark.parametrize("format", ["tar", "parquet"])
+def test_the_verb_writes_what_the_folder_holds(verb, tmp_path, format):
+    write_images(tmp_path / "photos", ("bat", "cat"), count=6, parts=("Training", "validation"), size=(8, 8))
+    picture = Image.open(tmp_path / "photos" / "Training" / "cat" / "00.png")
+    picture.save(tmp_path / "photos" / "Training" / "cat" / "more.tif")
+    answer = verb("shards", "photos", "50% off", f"format={format}", "samples=5").result
+    assert answer == {
+        "status": "done",
+        "out": "50% off",
+        "format": format,
+        "samples": {"train": 13, "val": 12},
+        "shards": {"train": 3, "val": 3},
+    }
+    made, photos = read(tmp_path / "50% off"), image_folder(str(tmp_path / "photos"), 8, test_fraction=0)
+    for part, other in ((made.train, photos.train), (made.val, photos.val)):
+        assert rows([part.take(torch.arange(len(part)))]) == rows([other.take(torch.arange(len(other)))])
+    assert made.facts.class_names == photos.facts.class_names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["50% off", "photos"]
+
+
+def test_the_verb_takes_classes_without_parts_and_the_seed_orders_them(verb, tmp_path):
+    write_images(tmp_path / "photos", count=20, parts=(".",), size=(8, 8))
+    (tmp_path / "empty").mkdir()
+    for words in (["first"], ["second", "seed=0"], ["empty", "seed=1"]):
+        assert verb("shards", "photos", *words).result["samples"] == {"train": 40}
+    first, second, other = (taken(read(tmp_path / name, val_fraction=0)) for name in ("first", "second", "empty"))
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[0], other[0]) and rows([first]) == rows([other])
+
+
+NO_SHARDS = {
+    ("photos",): "two folders are wanted, the images and where the shards go: dltrain shards FOLDER OUT",
+    ("nowhere", "out"): "there is no folder 'nowhere'; it must hold <class>/<images>, or train/<class>/<images>",
+    ("photos", "photos"): "'photos' is there already",
+    ("photos", "out", "format=zip"): "format=zip is not allowed: it must be one of tar, parquet",
+    ("photos", "out", "fromat=tar"): "fromat=tar is no key of this verb; did you mean 'format'?",
+    ("photos", "out", "--format", "tar"): "--format is no key of this verb; did you mean 'format'?",
+    ("photos", "out", "samples=0"): "samples=0 is not allowed: it must be a whole number of at least 1",
+    ("photos/train", "out", "seed=x"): "seed=x is not allowed",
+    ("photos/train/bat", "out"): "'photos/train/bat' must hold a folder for each class, at least two; found none",
+    ("lines", "out"): "rename its folder",
+}
+
+
+@pytest.mark.parametrize(("words", "message"), NO_SHARDS.items(), ids=" ".join)
+def test_a_mistake_with_the_verb_is_one_message_exit_2_and_no_folder(verb, tmp_path, words, message):
+    write_images(tmp_path / "photos", ("bat", "cat"), count=2)
+    write_images(tmp_path / "lines", ("bat", "ca\nt"), count=2)
+    outcome = verb("shards", *words)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert message in outcome.stderr and outcome.stderr.startswith("dltrain: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines", "photos"]
+
+
+def test_shards_that_cannot_be_written_whole_are_not_there(verb, tmp_path, monkeypatch):
+    write_images(tmp_path / "photos", ("bat", "cat"), count=2)
+
+    def full(self, sample):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("webdataset.ShardWriter.write", full)
+    outcome = verb("shards", "photos", "out")
+    assert (outcome.code, "'out' cannot be written: [Errno 28] No space left" in outcome.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_terminal_is_told_how_to_train_on_them(tmp_path):
+    write_images(tmp_path / "photos", ("bat", "cat"), count=2)
+    code, shown = on_terminal(tmp_path, "shards", "photos", "my shards")
+    assert code == 0
+    assert re.search(r"train\W+4\W+1\W", shown)
+    assert "dltrain dataset=shards 'dataset.root=my shards'" in shown
+
+
+@pytest.mark.parametrize("format", ["tar", "parquet"])
+def test_transparent_and_deep_images_are_those_of_a_folder(tmp_path, format):
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (8, 8, 4), dtype=np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(draw.integers(0, 4096, (8, 8), dtype=np.uint16)).save(folder / f"{number}.tif")
+    write_shards(tmp_path / "photos", tmp_path / "shards", format, samples=10, seed=0)
+    options = {"background": "#336699", "white": "auto", "val_fraction": 0}
+    made = read(tmp_path / "shards", **options)
+    photos = image_folder(str(tmp_path / "photos"), 8, test_fraction=0, **options)
+    assert rows([taken(made)]) == rows([taken(photos)])
+    stored = {"background": "#336699", "white": 4095.0}
+    assert made.preprocessing.items() >= stored.items() and photos.preprocessing.items() >= stored.items()
+
+
+def test_shards_of_no_known_part_are_named(folder, tmp_path, caplog):
+    for name, part in (("Train", "train"), ("extra", "test")):
+        (tmp_path / name).symlink_to(folder / "tar" / part)
+    read(tmp_path)
+    assert "shards in 'extra' are left out: parts are called train, val and test" in caplog.text
 
 
 # Formats

@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run, in one ordered function."""
 
+import contextlib
 import logging
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,8 +15,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.build.data import evaluation_loader, read_data, training_loader
 from dltrain.build.make import make, module, optimizer, scheduler
-from dltrain.build.network import is_sharded, placed_network, without_fused_kernel, wrapped
+from dltrain.build.network import (
+    is_sharded,
+    placed_network,
+    unfetched,
+    warn_of_weights,
+    without_fused_kernel,
+    wrapped,
+)
 from dltrain.checkpoint import Checkpoints, Due
+from dltrain.config.literal import escaped
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
@@ -60,8 +69,10 @@ class Parts:
         return (raw.float() / levels).clamp(max=1) if raw.dtype == torch.uint8 else None
 
 
-def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
+def build(cfg: DictConfig, folder: Path, world: World | None = None, fresh: bool = True) -> Parts:
     """Build everything that ``cfg`` names; ``cfg`` gains the facts of its data set.
+
+    With ``fresh=False`` weights are not fetched, because those of a checkpoint take their place at once.
 
     Every process of ``world`` (by default this one alone) builds the same, and then its part of what they share.
 
@@ -72,6 +83,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
         UserError: a file, a key or a combination that cannot work.
     """
     world = world or World()
+    cfg.data = dict.fromkeys(cfg.data)
     composed = OmegaConf.to_yaml(cfg)  # without the facts, which a resumed run fills in anew
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.trainer.precision, device)
@@ -85,7 +97,10 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None) -> Parts:
     _fill_facts(cfg, data, steps_per_epoch=len(train))
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
-    model = module(cfg, "model")
+    with contextlib.nullcontext() if fresh else unfetched(cfg.model):
+        model = module(cfg, "model")
+    if fresh:
+        warn_of_weights(cfg.model, data.facts.input_shape, cfg.dataset)
     _require_a_weight_each(cfg, data)
     loss = module(cfg, "loss", device).to(device)
     require_fitting(loss, data.facts.task)
@@ -179,7 +194,7 @@ def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
         "schedule_length": cfg.trainer.epochs * per_interval,
     }
     with open_dict(cfg):
-        cfg.data.update(values)
+        cfg.data.update(escaped(values))  # they are data, whatever they look like
 
 
 def _metric_names(data: Data, device: torch.device) -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dltrain.config.arguments import takes_tensor
+from dltrain.config.literal import escaped
 from dltrain.config.nodes import require_harmless
 from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, find, is_scheduler, signature_of
@@ -47,6 +48,7 @@ def make(
     node._set_parent(outer)  # so that interpolations still find the rest
     resolved: Any = OmegaConf.to_container(node, resolve=True)
     require_harmless(key, resolved)
+    node = OmegaConf.create(escaped(escaped(resolved)))  # as Hydra resolves it, and then what came out of that
     for place, values in _tensors(resolved):
         tensor = {"_target_": "torch.tensor", "data": values, "dtype": _FLOAT, "device": str(device or "cpu")}
         OmegaConf.update(node, place, tensor, merge=False, force_add=True)

@@ -1,6 +1,9 @@
 """Where a network lies, and what holds it: a device, several processes, the compiler."""
 
+import contextlib
 import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +14,50 @@ from dltrain.data.loader import Loader
 from dltrain.distributed.layers import share_layers
 from dltrain.distributed.strategy import replicate, shard
 from dltrain.distributed.world import Group, World
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def unfetched(node: Mapping[str, Any]) -> Iterator[None]:
+    """Within, pre-trained ``weights`` of the model ``node`` decide its layers, but are neither fetched nor read.
+
+    This is for networks whose weights come out of a checkpoint.
+    """
+    if not node.get("weights"):
+        yield
+        return
+    from torchvision.models import WeightsEnum  # takes seconds, which others should not pay
+
+    fetch, load = WeightsEnum.get_state_dict, nn.Module.load_state_dict
+    WeightsEnum.get_state_dict = lambda *_, **__: {}
+    nn.Module.load_state_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        WeightsEnum.get_state_dict, nn.Module.load_state_dict = fetch, load  # type: ignore[method-assign]
+
+
+def warn_of_weights(node: Mapping[str, Any], shape: Sequence[int], dataset: Mapping[str, Any]) -> None:
+    """Warn where the images, of ``shape`` (channels, height, width), are smaller than those of pre-trained weights."""
+    name = node.get("weights")
+    if not isinstance(name, str) or len(shape) != 3:
+        return
+    from torchvision.models import get_model_weights
+
+    try:
+        made_with = get_model_weights(str(node["_target_"]).rpartition(".")[2])[name.rpartition(".")[2]]
+        side = int(made_with.transforms.keywords["crop_size"])
+    except (ValueError, KeyError, AttributeError):  # a network of somebody else's
+        return
+    if min(shape[1:]) < side:
+        key = f"dataset.image_size={side}"
+        type_this = key if "image_size" in dataset else f"dataset=image_folder or shards with {key}"
+        log.warning(
+            "model.weights=%s: they were trained on images of %d × %d, scaled by ImageNet's mean and deviation;"
+            " these are %d × %d, scaled by those of your training images. To make more of the weights: %s",
+            *(name, side, side, *shape[1:], type_this),
+        )
 
 
 def placed_network(

@@ -1,5 +1,6 @@
 """What the verbs show on a terminal."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,17 @@ def show_comparison(
         figures.add_row(f"{escape(name)} {'↓' if lower_is_better(name) else '↑'}", *marked)
     console.print(keys if config else "the configurations are the same")
     console.print(figures if metrics else "no run has a result yet")
+
+
+def show_shards(answer: Mapping[str, Any]) -> None:
+    """How many images and files each part has, and how to train on them."""
+    console = Console(file=stdout(), highlight=False)
+    table = Table(header_style="bold")
+    table.add_column("part")
+    for name in ("images", "shards"):
+        table.add_column(name, justify="right")
+    for part, count in answer["samples"].items():
+        table.add_row(part, f"{count:,}", f"{answer['shards'][part]:,}")
+    console.print(table)
+    root = shlex.quote(f"dataset.root={answer['out']}")
+    console.print(f"to train on them: dltrain dataset=shards {root}", markup=False, soft_wrap=True)

@@ -108,7 +108,7 @@ def _go_on(
     pruning: Pruning | None = None,
 ) -> float:
     """:func:`go_on` in each of the processes; what there is to go on from is known to rank 0."""
-    parts = build(cfg, folder.path, world)
+    parts = build(cfg, folder.path, world, fresh=not world.share(lambda: resumable is not None))
     trainer = parts.trainer
     trainer.stop = stop
     _set_pruning(parts, pruning, cfg.pruner._target_)

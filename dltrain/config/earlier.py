@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from dltrain.config.literal import escaped, of_resolved, without_escaped
 from dltrain.config.targets import VALUES
 from dltrain.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -28,14 +29,14 @@ def of_text(text: str) -> DictConfig:
     return cfg
 
 
-def of_checkpoint(text: str, path: Path) -> DictConfig:
-    """The configuration in the checkpoint ``path``.
+def of_checkpoint(text: str, path: Path, resolved: bool = False) -> DictConfig:
+    """The configuration in the checkpoint ``path``, as it was composed, or ``resolved``, with texts that are data.
 
     Raises:
         CheckpointError: it is none.
     """
     try:
-        cfg = of_run(text, ())
+        cfg = of_run(of_resolved(text) if resolved else text, ())
         lacking = [name for name in _GROUPS if not isinstance(cfg._get_node(name), DictConfig)]
     except (YAMLError, OmegaConfBaseException, ConfigError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' holds no configuration of a run: {' '.join(str(error).split())}") from error
@@ -107,7 +108,7 @@ def locate_files(cfg: DictConfig, folder: str) -> None:
             continue
         path = Path(value.removeprefix(prefix)).expanduser()
         if not path.is_absolute() and Path(folder, path).exists():
-            node[key] = f"{prefix}{Path(folder, path)}"
+            node[key] = escaped(f"{prefix}{Path(folder, path)}")
 
 
 def _yaml(file: str) -> Any:
@@ -142,7 +143,7 @@ def require_trusted(cfg: DictConfig) -> None:
     content = OmegaConf.to_container(cfg, resolve=False)
     problems = [
         f"{key}={text} is worked out by a resolver, which could name any class: give {key} a value of its own"
-        for key, text in _texts(content, "")
+        for key, text in ((key, without_escaped(text)) for key, text in _texts(content, ""))
         if "${" in _REFERENCE.sub("", text)
     ]
     problems += [

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from dltrain.data.decode import UNREADABLE, Decoding, decode
+from dltrain.data.decode import Decoding, decode, largest_value
 from dltrain.errors import DataError
 
 Decode = Callable[[bytes], np.ndarray]
@@ -22,10 +21,15 @@ class Picture:
     decoding: Decoding
 
     def __call__(self, content: bytes) -> np.ndarray:
-        try:
-            return decode(io.BytesIO(content), self.decoding)
-        except UnidentifiedImageError as error:  # it would name the memory that holds the content
-            raise ValueError("it is no image of a format that can be read") from error
+        return decode(io.BytesIO(content), self.decoding)
+
+
+@dataclass(frozen=True)
+class LargestValue:
+    """The largest value in an encoded image of more than 8 bits a pixel, 0 for any other, as (1,) float64."""
+
+    def __call__(self, content: bytes) -> np.ndarray:
+        return np.array([largest_value(io.BytesIO(content))])
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def decoded(contents: Iterable[tuple[int, bytes]], count: int, decode: Decode, n
     for place, content in contents:
         try:
             samples[place] = torch.from_numpy(np.ascontiguousarray(decode(content)))
-        except UNREADABLE as error:
-            raise DataError(f"{name(place)} cannot be read: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # readers raise whatever they stumble over
+            cause = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{name(place)} cannot be read: {cause}") from error
     return torch.stack(samples)

@@ -2,20 +2,21 @@
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
-from dltrain.errors import ConfigError, DataError, TrainingError
+from dltrain.errors import ConfigError, DataError, TrainingError, did_you_mean
 from dltrain.machine import core_count
 
 log = logging.getLogger(__name__)
@@ -30,40 +31,104 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # all that Pillow raises
+# What a file may be, whatever its name says: of others Pillow knows, some start programs (EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_CAN_BE_DEEP = (".png", ".tif", ".tiff")
+_DEEP_SAMPLE = 100  # files whose largest value is looked for: it tells a number of bits, not a brightness
+WHITE = 65535.0  # in images of more than 8 bits a pixel
 _CHUNK = 64  # files a task of the pool decodes
 _POOL_PAYS_FROM = 512  # files: starting processes takes as long as decoding so many small ones
 _SECONDS_BETWEEN_REPORTS = 10
 
 
+class UnreadableError(Exception):
+    """A file, or the content of one, that cannot be decoded; the message says why."""
+
+
 class Decoding(NamedTuple):
-    """How a file becomes pixels: ``height`` and ``width`` after resizing, ``channels`` 1 (grey) or 3 (RGB)."""
+    """How a file becomes pixels: ``height`` and ``width`` after resizing, ``channels`` 1 (grey) or 3 (RGB).
+
+    ``background`` is the colour that shows where an image is transparent, ``#rrggbb``; ``None``: whatever lies beneath.
+    ``white`` is the value that becomes 255 in images of more than 8 bits a pixel.
+    """
 
     channels: int
     height: int
     width: int
+    background: str | None = None
+    white: float = WHITE
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a decoded image."""
+        return self[:3]
 
 
-def decoding_of(image_size: int | Sequence[int], channels: int) -> Decoding:
-    """The decoding that ``dataset.image_size``, one side of a square or ``[height, width]``, and ``channels`` ask for.
+def decoding_of(
+    image_size: int | Sequence[int],
+    channels: int,
+    background: str | int | None = None,
+    white: float | str = WHITE,
+    stored: Mapping[str, Any] | None = None,
+) -> Decoding:
+    """The decoding that the keys of a data set ask for: ``dataset.image_size``, one side of a square or ``[height,
+    width]``, ``channels``, ``background``, a colour, and ``white``, which is :data:`WHITE` until ``auto`` is measured.
+
+    With ``stored``, the preprocessing of an earlier run, images are decoded as that run decoded its own.
 
     Raises:
-        ConfigError: no image can have them.
+        ConfigError: no image can have them, or the earlier run had others.
     """
     if channels not in (1, 3):
         raise ConfigError([f"dataset.channels must be 1 (grey) or 3 (RGB), not {channels}"])
     sides = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ConfigError([f"dataset.image_size must be a whole number of pixels or [height, width], not {image_size}"])
-    return Decoding(channels, *sides)
+    if white != "auto" and not (isinstance(white, int | float) and white > 0):
+        raise ConfigError([f"dataset.white must be auto or a number above 0, not {white}"])
+    colour = colour_of(background)
+    if stored is None:
+        return Decoding(channels, sides[0], sides[1], colour, WHITE if white == "auto" else float(white))
+    if "background" in stored and colour != stored["background"]:
+        raise ConfigError([f"dataset.background={background}: the run was trained with {stored['background']}"])
+    if "white" in stored and white not in ("auto", stored["white"]):
+        raise ConfigError([f"dataset.white={white}: the run was trained with {stored['white']:g}"])
+    return Decoding(channels, sides[0], sides[1], stored.get("background"), stored.get("white", WHITE))
+
+
+def colour_of(background: str | int | None) -> str | None:
+    """``dataset.background``, a colour's name, ``#rrggbb`` or a grey from 0 to 255, as ``#rrggbb``.
+
+    Raises:
+        ConfigError: it is no colour.
+    """
+    if background is None:
+        return None
+    if isinstance(background, int) and not isinstance(background, bool) and 0 <= background <= 255:
+        return f"#{background:02x}{background:02x}{background:02x}"
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(str(background))
+    except ValueError as error:
+        hint = did_you_mean(str(background), ImageColor.colormap)
+        how = "a colour such as white, a grey from 0 to 255, '\"#rrggbb\"', or null"
+        raise ConfigError([f"dataset.background must be {how}, not {background}{hint}"]) from error
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:
-    """One image as (channels, height, width) uint8, upright as its EXIF data say."""
-    with Image.open(file) as image:
+    """One image as (channels, height, width) uint8, upright as its EXIF data say.
+
+    Raises:
+        UnreadableError: the file cannot be read, or holds no whole image of a known format.
+    """
+    with _reading(file) as image:
         upright = _upright(image)
-        if upright.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them, where convert() would clip
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if _is_deep(upright):
+            upright = _with_8_bits(upright, to.white)
+        if to.background and (upright.mode in _WITH_ALPHA or "transparency" in upright.info):
+            ground = Image.new("RGBA", upright.size, to.background)
+            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
         if "transparency" in upright.info:  # convert() would warn that it cannot keep it
             del upright.info["transparency"]
         upright = upright.convert("RGB" if to.channels == 3 else "L")
@@ -71,6 +136,62 @@ def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:
             upright = upright.resize((to.width, to.height), Image.Resampling.BILINEAR)
         pixels = np.asarray(upright)
     return pixels[np.newaxis] if to.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+@contextlib.contextmanager
+def _reading(file: Path | BinaryIO) -> Iterator[Image.Image]:
+    """An open image; whatever goes wrong within is a fault of the file."""
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        fault = "cannot identify image file: " if isinstance(file, Path) else ""
+        raise UnreadableError(f"{fault}it is no image of a known format ({', '.join(_FORMATS)})") from error
+    except Exception as error:  # Pillow passes on what its readers stumble over: struct.error, KeyError, ...
+        raise UnreadableError((str(error) or type(error).__name__).splitlines()[0]) from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image has more than 8 bits a pixel, which convert() would clip: 16 or 32 bits of grey, or floats."""
+    return image.mode.startswith(("I", "F"))
+
+
+def _with_8_bits(image: Image.Image, white: float) -> Image.Image:
+    """A deep image as grey of 256 equal steps from 0 to ``white``, and what was transparent in it."""
+    values = np.asarray(image)
+    steps = np.nan_to_num(np.asarray(values, np.float64)) * (256 / white)
+    grey = Image.fromarray(steps.clip(0, 255).astype(np.uint8))
+    if isinstance(see_through := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(values == see_through, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def white_of(paths: Sequence[Path]) -> float:
+    """The value of white in those of the images that are deep, from the largest value of some of them."""
+    deep = [path for path in paths if path.suffix.lower() in _CAN_BE_DEEP]
+    return white_for(map(largest_value, deep[:: max(len(deep) // _DEEP_SAMPLE, 1)]))
+
+
+def white_for(largest: Iterable[float]) -> float:
+    """The value of white for images with these ``largest`` values: the most that the bits they take can hold, of whole
+    numbers above 1 at least 8 bits; :data:`WHITE` where no image is deep."""
+    found = max(largest, default=0.0)
+    if found <= 0:
+        return WHITE
+    bits = math.ceil(math.log2(found + 1))
+    return 2.0 ** (max(bits, 8) if found > 1 and found.is_integer() else bits) - 1
+
+
+def largest_value(file: Path | BinaryIO) -> float:
+    """The largest value in a deep image, 0 for any other; what is wrong with a file is told when it is decoded."""
+    try:
+        with _reading(file) as image:
+            if not _is_deep(image):
+                return 0.0
+            values = np.asarray(image, np.float64)
+            return float(values.max(initial=0, where=np.isfinite(values)))
+    except UnreadableError:
+        return 0.0
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -127,7 +248,7 @@ def _decode_chunk(start: int) -> list[str]:
     for row, path in enumerate(paths[start : start + _CHUNK], start):
         try:
             pixels[row] = decode(path, to)
-        except UNREADABLE as error:
+        except UnreadableError as error:
             broken.append(f"'{path}': {error}")
     return broken
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dltrain.data.augment import make_augment, require_augment
 from dltrain.data.base import Arrays, Data, Facts, Samples, Subset
+from dltrain.data.decode import WHITE
 from dltrain.data.splits import holdout, limited
 from dltrain.data.transforms import Normalize, channel_statistics
 from dltrain.errors import DataError
@@ -63,11 +64,14 @@ def image_data(
     split_seed: int,
     augment: Mapping[str, Any] | None = None,
     levels: int = 255,
+    background: str | None = "#ffffff",
+    white: float = WHITE,
 ) -> Data:
     """Hold out what is not given as a part of its own, load the images, and measure the training part.
 
     ``test_fraction`` of ``train`` becomes the test part where there is none, then ``val_fraction`` of what is left
     the validation part; ``limit`` keeps at most that many images of each part. ``levels`` is the value of white.
+    ``background`` and ``white`` say how files were decoded, or are to be: see :class:`dltrain.data.decode.Decoding`.
     """
     require_augment(augment, train.shape)  # before minutes of decoding
     places: dict[str, tuple[Images, Tensor]] = {"train": (train, torch.arange(len(train.labels)))}
@@ -101,7 +105,7 @@ def image_data(
         parts.get("test"),
         Normalize(mean, std),
         make_augment(augment, mean, facts.input_shape),
-        {"mean": mean.tolist(), "std": std.tolist(), "levels": levels},
+        {"mean": mean.tolist(), "std": std.tolist(), "levels": levels, "background": background, "white": white},
     )
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Fitted
-from dltrain.data.decode import UNREADABLE, Decoding, decode
+from dltrain.data.decode import WHITE, Decoding, UnreadableError, decode
+from dltrain.data.folders import IMAGES, files_in, say_left_out, text_of
 from dltrain.errors import DataError, UserError
 from dltrain.machine import core_count
 
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
 
 Report = Callable[[str, str], None]  # takes the name of something broken, and its cause
@@ -54,6 +55,8 @@ def read_inputs(
 def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
     """The files that ``words`` name; of folders and globs those with one of ``suffixes``, in alphabetical order.
 
+    How many others there are is said.
+
     Raises:
         DataError: there is no such file, or none in a folder.
     """
@@ -63,42 +66,49 @@ def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
         if path.is_file():
             found.append(path)
             continue
+        left_out: Counter[str] = Counter()
         if path.is_dir():
-            names = [os.path.join(folder, name) for folder, _, files in os.walk(path) for name in files]
+            chosen = files_in(path, suffixes, left_out)
         elif glob.has_magic(word):
-            names = [name for name in glob.glob(os.path.expanduser(word), recursive=True) if os.path.isfile(name)]
+            chosen = _matching(word, suffixes, left_out)
         else:
             raise DataError(f"there is no file or folder '{word}'")
-        chosen = [Path(name) for name in sorted(names) if _is_wanted(name, suffixes)]
         if not chosen:
             raise DataError(f"'{word}' holds no file that ends with {', '.join(suffixes)}")
+        say_left_out(path, left_out, "images" if suffixes is IMAGES else "tables")
         found += chosen
     return found
 
 
-def _is_wanted(name: str, suffixes: Sequence[str]) -> bool:
-    return name.lower().endswith(tuple(suffixes)) and not os.path.basename(name).startswith(".")
+def _matching(pattern: str, suffixes: Sequence[str], left_out: Counter[str]) -> list[Path]:
+    names = glob.glob(os.path.expanduser(pattern), recursive=True)
+    files = [Path(name) for name in sorted(names) if os.path.isfile(name) and os.path.basename(name)[0] != "."]
+    others = [path.suffix.lower() for path in files if path.suffix.lower() not in suffixes]
+    left_out.update(suffix or "without a suffix" for suffix in others)
+    return [path for path in files if path.suffix.lower() in suffixes]
 
 
 def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[Batch]:
     """A batch (batch, channels, height, width) uint8 of images, in the size, channels and range of the run's own."""
-    decoding = Decoding(*fitted.facts.input_shape)
-    levels = fitted.preprocessing.get("levels", 255)
+    stored = fitted.preprocessing
+    levels = stored.get("levels", 255)
+    channels, height, width = fitted.facts.input_shape
+    decoding = Decoding(channels, height, width, stored.get("background"), stored.get("white", WHITE))
 
     def read(path: Path) -> np.ndarray | str:
         try:
             return _in_range(decode(path, decoding), levels)
-        except UNREADABLE as error:
+        except UnreadableError as error:
             return str(error)
 
     with ThreadPoolExecutor(core_count()) as pool:  # Pillow decodes without holding the interpreter's lock
         images = list(pool.map(read, paths))
     for path, image in zip(paths, images, strict=True):
         if isinstance(image, str):
-            report(str(path), image)
+            report(text_of(path), image)
     whole = [(path, image) for path, image in zip(paths, images, strict=True) if not isinstance(image, str)]
     if whole:
-        yield [(str(path),) for path, _ in whole], torch.from_numpy(np.stack([image for _, image in whole]))
+        yield [(text_of(path),) for path, _ in whole], torch.from_numpy(np.stack([image for _, image in whole]))
 
 
 def _in_range(pixels: np.ndarray, levels: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 
 from dltrain.data.base import Fitted
 from dltrain.data.encoder import TableEncoder
+from dltrain.data.folders import text_of
 from dltrain.data.frames import MISSING, as_numbers, csv_separator, is_parquet, require_columns, require_plain
 from dltrain.data.inputs import Batch, Report
 from dltrain.data.steps import Step
@@ -30,12 +31,12 @@ def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: 
                 typed = encoder.cast(frame)
                 bad = encoder.unknown(typed) | _not_numbers(frame, typed, list(encoder.numeric))
                 for row, cause in bad.items():
-                    report(f"{path}, row {first[row]}", cause)
+                    report(f"{text_of(path)}, row {first[row]}", cause)
                 good = [row for row in range(frame.height) if row not in bad]
                 if good:
-                    yield [(str(path), first[row]) for row in good], encoder.encode(typed[good])
+                    yield [(text_of(path), first[row]) for row in good], encoder.encode(typed[good])
         except DataError as error:
-            report(str(path), str(error))
+            report(text_of(path), str(error))
 
 
 def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[Batch]:
@@ -56,9 +57,9 @@ def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> 
                 else list(range(rows + 1, rows + count + 1))
             )
             scaled = ((values - np.array(stored["mean"])) / np.array(stored["std"])).astype(np.float32)
-            yield [(str(path), times)], torch.from_numpy(scaled).unsqueeze(0)
+            yield [(text_of(path), times)], torch.from_numpy(scaled).unsqueeze(0)
         except DataError as error:
-            report(str(path), str(error))
+            report(text_of(path), str(error))
 
 
 def _tail(path: Path, columns: Sequence[str], separator: str, count: int) -> tuple[pl.DataFrame, int]:
@@ -111,11 +112,13 @@ def _frames(
     )
     try:
         yield from read
-    except (OSError, UnicodeDecodeError, csv.Error, pl.exceptions.PolarsError) as error:
+    except (OSError, UnicodeError, csv.Error, pl.exceptions.PolarsError) as error:
         raise DataError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _parquet_frames(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[list[int], pl.DataFrame]]:
+    if text_of(path) != str(path):
+        raise DataError(f"'{text_of(path)}': the name of a Parquet file must be UTF-8 text; rename it")
     lazy = pl.scan_parquet(path)
     require_columns(pl.DataFrame(schema=lazy.collect_schema()), columns, str(path), "columns of the run")
     height = int(lazy.select(pl.len()).collect().item())
@@ -148,10 +151,10 @@ def _csv_frames(
                 blank.append(number)
                 continue
             for row in blank:
-                report(f"{path}, row {row}", "no value in any column")
+                report(f"{text_of(path)}, row {row}", "no value in any column")
             blank = []
             if len(values) != len(header):
-                report(f"{path}, row {number}", f"{len(values)} fields, where the header has {len(header)}")
+                report(f"{text_of(path)}, row {number}", f"{len(values)} fields, where the header has {len(header)}")
                 continue
             numbers.append(number)
             rows.append([values[place] for place in places])

@@ -1,11 +1,14 @@
 """Which files of a folder are shards, and of which part of a data set."""
 
-from collections.abc import Sequence
+import logging
+import re
 from pathlib import Path
 
+from dltrain.data.folders import part_folders, part_of, subfolders, text_of
 from dltrain.errors import DataError
 
-_PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+log = logging.getLogger(__name__)
+
 _SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
@@ -14,7 +17,7 @@ def shard_files(root: str) -> dict[str, list[Path]]:
     """The shards of each part, in the order of their names.
 
     A part has a folder ``train/``, ``val/`` or ``test/``, or shards whose names begin with it: ``train-000000.tar``,
-    ``validation-00000-of-00001.parquet``. Where none is for training all of them are.
+    ``validation-00000-of-00001.parquet``, in any usual spelling. Where none is for training all of them are.
 
     Raises:
         DataError: there is no such folder, it holds no shards, or shards of both formats.
@@ -23,12 +26,14 @@ def shard_files(root: str) -> dict[str, list[Path]]:
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold shards, *.tar or *.parquet")
     loose = _shards_in(top)
+    folders = part_folders(top)
     parts: dict[str, list[Path]] = {}
-    for part, names in _PARTS.items():
-        inside = [path for name in names for path in _shards_in(top / name)]
-        found = inside or [path for path in loose if _begins_with(path.name, names)]
+    for part in ("train", "val", "test"):
+        inside = _shards_in(folders[part]) if part in folders else []
+        found = inside or [path for path in loose if _part_of_shard(path.name) == part]
         if found:
             parts[part] = found
+    _say_unknown(top, [folder for folder in subfolders(top).values() if folder not in folders.values()])
     if "train" not in parts and loose:
         parts = {"train": loose}
     if "train" not in parts:
@@ -46,8 +51,14 @@ def _shards_in(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _begins_with(name: str, words: Sequence[str]) -> bool:
-    return any(name.startswith(word) and not name[len(word)].isalnum() for word in words)
+def _part_of_shard(name: str) -> str | None:
+    """The part that the name of a shard begins with."""
+    return part_of(re.split(r"[\W_]", name)[0])
+
+
+def _say_unknown(top: Path, folders: list[Path]) -> None:
+    if unknown := [f"'{text_of(folder.name)}'" for folder in folders if _shards_in(folder)]:
+        log.warning("%s: shards in %s are left out: parts are called train, val and test", top, ", ".join(unknown))
 
 
 def _hint(top: Path) -> str:

@@ -11,11 +11,11 @@ import polars as pl
 import torch
 
 from dltrain.data.base import Fitted, Kind, Task
-from dltrain.data.contents import NumpyFile, Picture
-from dltrain.data.decode import Decoding
+from dltrain.data.contents import LargestValue, NumpyFile, Picture
+from dltrain.data.decode import Decoding, white_for
 from dltrain.data.encoder import TableEncoder
+from dltrain.data.folders import IMAGES
 from dltrain.data.frames import require_columns
-from dltrain.data.image_folder import SUFFIXES
 from dltrain.data.parquet_shards import ParquetImages, ParquetRows, RowGroups, class_names_in, columns_of, frame_of
 from dltrain.data.runs import Runs
 from dltrain.data.shard_index import Index, Shards
@@ -24,9 +24,10 @@ from dltrain.data.tar_shards import TarShards, content_of, members_of
 from dltrain.errors import DataError
 from dltrain.extras import require_extras
 
-_IMAGES = tuple(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
+_IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGES)
 _KINDS: dict[int, Kind] = {1: "table", 2: "series", 3: "image"}
 _ROWS = 100_000  # from which the columns of a table are measured
+_DEEP_SAMPLE = 100  # images whose largest value is looked for
 _CATEGORIES = 50  # values of a column with a feature of their own
 
 
@@ -61,7 +62,7 @@ def layout_of(
     names = class_names_in(files[0], label)
     if image is not None:
         pictures = ParquetImages(label, task, RowGroups([image], window), Picture(decoding))
-        return Layout(pictures, "image", tuple(decoding), has_pixels=True, target=label, class_names=names)
+        return Layout(pictures, "image", decoding.shape, has_pixels=True, target=label, class_names=names)
     rows = ParquetRows(label, task, RowGroups(others, window), TableEncoder({}, {}))
     return Layout(rows, "table", (), target=label, class_names=names)
 
@@ -97,6 +98,19 @@ def measured(
     )
 
 
+def with_white_measured(layout: Layout, index: Index, train: Runs, seed: int) -> Layout:
+    """``layout`` with the value of white in images of more than 8 bits, by some of the training part."""
+    images = layout.shards
+    if not isinstance(images, TarShards | ParquetImages) or not isinstance(images.decode, Picture):
+        return layout
+    sample, _ = train.drawn(min(_DEEP_SAMPLE, len(train)), seed)
+    numbers = sample.numbers(torch.arange(len(sample))).numpy()
+    places = np.array(index.rows[numbers])[:, :-1]
+    largest = replace(images, decode=LargestValue()).read(index, numbers, places)
+    decoding = images.decode.decoding._replace(white=white_for(largest.flatten().tolist()))
+    return replace(layout, shards=replace(images, decode=Picture(decoding)))
+
+
 def _tar_layout(path: Path, decoding: Decoding, input: str | None, target: str | None, task: Task) -> Layout:
     with open(path, "rb") as file:
         key, members = next(members_of(path, file), ("", {}))
@@ -111,11 +125,11 @@ def _tar_layout(path: Path, decoding: Decoding, input: str | None, target: str |
         label = target or "label"
         if not found.endswith("npy"):
             shards = TarShards(inputs, target, task, Picture(decoding))
-            return Layout(shards, "image", tuple(decoding), has_pixels=True, target=label)
+            return Layout(shards, "image", decoding.shape, has_pixels=True, target=label)
         content = content_of(file, members[found])
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise DataError(f"'{path}', member '{key}.{found}' is no NumPy file: {error}") from error
     if array.ndim not in _KINDS or array.dtype.kind not in "biuf":
         raise DataError(

@@ -13,11 +13,12 @@ import torch
 from dltrain.data.adapted import ToFloat
 from dltrain.data.augment import make_augment, require_augment
 from dltrain.data.base import Data, Facts, Fitted, Task
-from dltrain.data.decode import decoding_of
+from dltrain.data.contents import Picture
+from dltrain.data.decode import WHITE, decoding_of
 from dltrain.data.runs import Runs
 from dltrain.data.shard_classes import class_lookup, classes_of
 from dltrain.data.shard_files import shard_files
-from dltrain.data.shard_formats import Layout, layout_of, measured
+from dltrain.data.shard_formats import Layout, layout_of, measured, with_white_measured
 from dltrain.data.shard_index import Index, indexed
 from dltrain.data.shard_samples import ShardSamples, Targets, label_blocks
 from dltrain.data.source import describe_folder
@@ -38,6 +39,8 @@ def shards(
     class_names: Sequence[str] | None = None,
     image_size: int | Sequence[int] = 32,
     channels: int = 3,
+    background: str | int | None = None,
+    white: float | str = WHITE,
     ignore: Sequence[str] = (),
     shuffle_window: int = 4096,
     val_fraction: float = 0.1,
@@ -61,6 +64,8 @@ def shards(
         target: suffix, key of the JSON member, or column of the label; by default ``cls`` or ``label``.
         class_names: names of the classes, in the order of their numbers; else of a file ``classes.txt`` in ``root``,
             else what is found in the shards.
+        background: what shows where an image is transparent: see :func:`dltrain.data.image_folder.image_folder`.
+        white: the value that becomes 255 in images of more than 8 bits a pixel; ``auto`` measures it.
         ignore: columns of a table that are not read.
         shuffle_window: so many samples, from runs all over the shards, are shuffled with one another.
         fitted: what an earlier run measured: its classes, scales and columns are kept.
@@ -72,14 +77,16 @@ def shards(
         raise ConfigError([f"dataset.task must be classification or regression, not '{task}'"])
     if shuffle_window < 1:
         raise ConfigError([f"dataset.shuffle_window must be at least 1, not {shuffle_window}"])
-    decoding = decoding_of(image_size, channels)
-    require_augment(augment, decoding)
+    decoding = decoding_of(image_size, channels, background, white, _images_of(fitted))
+    require_augment(augment, decoding.shape)
     files = shard_files(root)
     top = Path(root).expanduser().resolve()
     layout = layout_of(files["train"], decoding, input, target, task, shuffle_window)
     indices = {part: indexed(found, layout.shards, task, f"{top} ({part})") for part, found in files.items()}
     parts = _parts(indices, {"test": test_fraction, "val": val_fraction}, limit, split_seed)
     layout = measured(layout, *parts["train"], ignore, split_seed, fitted)
+    if white == "auto" and not fitted:
+        layout = with_white_measured(layout, *parts["train"], split_seed)
     known = fitted.facts.class_names if fitted else ()
     own = classes_of(top, class_names, layout, known, indices["train"]) if task == "classification" else ()
     names = known or own
@@ -171,5 +178,17 @@ def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, see
         data,
         transform=Normalize(mean, std),
         augment=make_augment(augment, mean, layout.shape),
-        preprocessing={"mean": mean.tolist(), "std": std.tolist(), "levels": 255},
+        preprocessing={"mean": mean.tolist(), "std": std.tolist(), "levels": 255, **_decoded_by(layout)},
     )
+
+
+def _images_of(fitted: Fitted | None) -> dict[str, Any] | None:
+    """What an earlier run has stored of how it decoded images, if it had any."""
+    return fitted.preprocessing if fitted and fitted.facts.kind == "image" else None
+
+
+def _decoded_by(layout: Layout) -> dict[str, Any]:
+    decode = getattr(layout.shards, "decode", None)
+    if not isinstance(decode, Picture):  # arrays of pixels, which nothing has decoded
+        return {}
+    return {"background": decode.decoding.background, "white": decode.decoding.white}

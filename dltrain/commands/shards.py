@@ -1,0 +1,62 @@
+"""``dltrain shards FOLDER OUT``: images in class folders as tar or Parquet shards. Imports no torch by itself."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dltrain.answer import on_terminal, print_json
+from dltrain.commands.arguments import own_keys
+from dltrain.data.folders import text_of
+from dltrain.errors import UserError, did_you_mean
+
+_USAGE = "dltrain shards FOLDER OUT [format=tar|parquet]"
+_FORMATS = ("tar", "parquet")
+_KEYS = ("format", "samples", "seed")
+
+
+def shards(arguments: Sequence[str]) -> None:
+    """Write the images of a folder as shards, and say how many there are.
+
+    Raises:
+        UserError: a folder or a key is wrong, or the shards cannot be written.
+    """
+    words, own = own_keys(arguments, _KEYS)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if word.startswith("-") or (equals and name.isidentifier()):
+            hint = did_you_mean(name.strip("-"), _KEYS)
+            raise UserError(f"{word} is no key of this verb{hint} It takes {', '.join(f'{key}=' for key in _KEYS)}")
+    if len(words) != 2:
+        raise UserError(f"two folders are wanted, the images and where the shards go: {_USAGE}")
+    folder, out = (Path(word).expanduser() for word in words)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder '{words[0]}'; it must hold <class>/<images>, or train/<class>/<images>")
+    format = own.get("format", "tar")
+    if format not in _FORMATS:
+        hint = did_you_mean(format, _FORMATS)
+        raise UserError(f"format={format} is not allowed: it must be one of {', '.join(_FORMATS)}{hint}")
+    samples, seed = _number(own, "samples", 10_000, 1), _number(own, "seed", 0, 0)
+
+    from dltrain.data.shard_writing import write_shards
+    from dltrain.log import log_to
+
+    log_to(None)
+    counts = write_shards(folder, out, format, samples, seed)  # type: ignore[arg-type]
+    files = {part: len(list((out / part).iterdir())) for part in counts}
+    _say({"status": "done", "out": text_of(out), "format": format, "samples": counts, "shards": files})
+
+
+def _number(own: Mapping[str, str], key: str, default: int, least: int) -> int:
+    text = own.get(key, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{key}={text} is not allowed: it must be a whole number of at least {least}")
+    return int(text)
+
+
+def _say(answer: Mapping[str, Any]) -> None:
+    if not on_terminal():
+        print_json(answer)
+        return
+    from dltrain.commands.tables import show_shards
+
+    show_shards(answer)
