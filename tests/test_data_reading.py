@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dltrain.data.base import Data, Fitted
+from dltrain.data.encoder import TableEncoder
 from dltrain.data.inputs import read_inputs
 from dltrain.data.series import series
 from dltrain.data.table import table
@@ -308,6 +309,16 @@ def test_codes_of_whole_numbers_in_floats_are_those_of_a_csv_file(read, predicte
     data = read(pl.DataFrame({"code": [4.0, 5.0, 6.0] * 20, "y": SIZES}), categorical=["code"])
     inputs, bad = predicted(data, "code\n4\n5\n6.00\n")
     assert bad == [] and torch.equal(inputs, data.train.inputs[:3])
+
+
+def test_shards_read_codes_of_any_type_as_other_files_do():
+    pyarrow = pytest.importorskip("pyarrow")
+    from dltrain.data.parquet_shards import encoded
+
+    encoder = TableEncoder({}, {"code": ["4", "5"], "flag": ["True", "False"]})
+    shard = pyarrow.table({"code": [4.0, 5.0, None, 7.0], "flag": [True, False, None, True]})
+    as_text = pl.DataFrame({"code": ["4", "5", None, "7"], "flag": ["True", "False", None, "True"]})
+    assert torch.equal(encoded(shard, encoder, str), encoder.encode(as_text))
 
 
 def test_spellings_within_a_file_are_one_value_and_other_texts_stay_apart(read):

@@ -31,7 +31,8 @@ def sort_columns(
     numeric: dict[str, pl.Series] = {}
     texts: dict[str, pl.Series] = {}
     empty, different = [], []
-    frame = selected(frame, [name for name in frame.columns if name not in skip])
+    left_out = {*skip}
+    frame = selected(frame, [name for name in frame.columns if name not in left_out])
     for column in frame:
         require_plain(column, path)
     for column, numbers in zip(frame, numbers_in(frame, dialect), strict=True):
