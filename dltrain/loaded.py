@@ -135,7 +135,8 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         locate_files(own, started)
     cfg = _configuration(own, overrides)
     try:
-        fitted = Fitted(Facts(**content["facts"]), content["preprocessing"])
+        preprocessing = {**content["preprocessing"], **_written_otherwise(own, cfg)}
+        fitted = Fitted(Facts(**content["facts"]), preprocessing)
         transform = transform_of(fitted.facts.kind, fitted.preprocessing)
     except (TypeError, LookupError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' holds other facts or preprocessing than of a data set: {error}") from error
@@ -158,6 +159,20 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         transform=transform.to(device),
         precision=pick_precision(cfg.trainer.precision, device),
     )
+
+
+def _written_otherwise(own: Any, cfg: Any) -> dict[str, Any]:
+    """What the user says of how tables are written, where the run was told something else of its own."""
+    keys = ("separator", "header", "decimal", "thousands", "missing")
+    changed = [key for key in keys if key in own.dataset and cfg.dataset[key] != own.dataset[key]]
+    if not changed:
+        return {}
+    from dltrain.data.dialect import dialect_of  # here, so that images need no table reader
+
+    said = dialect_of(*(cfg.dataset[key] for key in keys))
+    if "decimal" in changed or "thousands" in changed:  # of which one may follow from the other
+        changed += ["decimal", "thousands"]
+    return {key: getattr(said, key) for key in changed}
 
 
 def _configuration(own: Any, overrides: Sequence[str]) -> Any:

@@ -16,6 +16,8 @@ from dltrain.errors import CheckpointError, ConfigError, did_you_mean
 
 _GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
 
+_TABLES = ("dltrain.data.table.table", "dltrain.data.series.series")
+
 
 def as_text(cfg: DictConfig) -> str:
     """A composed configuration as YAML, for another process of the same run."""
@@ -60,6 +62,8 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     cfg.trust = []  # nobody vouches for himself
     if isinstance(cfg.get("trainer"), DictConfig):  # keys that this dltrain has and the run's had not
         cfg.trainer = OmegaConf.merge(_yaml("trainer/default.yaml"), cfg.trainer)
+    if cfg.get("dataset") and str(cfg.dataset.get("_target_")) in _TABLES:
+        cfg.dataset = OmegaConf.merge(dict.fromkeys(("header", "decimal", "thousands", "missing")), cfg.dataset)
     if "pruner" not in cfg:
         cfg.pruner = _yaml("pruner/none.yaml")
     problems = []

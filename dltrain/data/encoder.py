@@ -1,7 +1,9 @@
 """How rows of a table become features: measured once, stored with the run, used for every file after it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self, cast
 
 import numpy as np
@@ -9,7 +11,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from dltrain.data.frames import as_numbers, check_numbers, require_columns, require_plain
+from dltrain.data.categories import Categories, spellings
+from dltrain.data.dialect import PLAIN, Dialect, numbers_in, selected
+from dltrain.data.frames import check_numbers, require_columns, require_plain
+from dltrain.data.notation import with_notation
 
 _LISTED = 8  # categories, in a message
 
@@ -26,9 +31,17 @@ class TableEncoder:
     numeric: dict[str, dict[str, float]]  # column -> mean, std, missing (1.0 where a flag feature is added)
     categorical: dict[str, list[str]]  # column -> values, most frequent first
     others: list[str] = field(default_factory=list)  # columns of which training rows had further values, or none
+    dialect: Dialect = PLAIN
 
     @classmethod
-    def fit(cls, frame: pl.DataFrame, numeric: Sequence[str], categorical: Sequence[str], max_categories: int) -> Self:
+    def fit(
+        cls,
+        frame: pl.DataFrame,
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        max_categories: int,
+        dialect: Dialect = PLAIN,
+    ) -> Self:
         """Measure ``frame``, the training rows, its numeric columns as Float64 and the others as text."""
         numbers = {}
         for name in numeric:
@@ -40,15 +53,31 @@ class TableEncoder:
             numbers[name] = {"mean": mean or 0.0, "std": std or 1.0, "missing": missing}
         categories, others = {}, []
         for name in categorical:
-            counts = frame[name].drop_nulls().value_counts().sort("count", name, descending=[True, False])
-            categories[name] = counts[name].head(max_categories).to_list()
+            counts = _counts(frame[name], dialect)
+            categories[name] = sorted(counts, key=lambda value: (-counts[value], value))[:max_categories]
             others += [name] if frame[name].null_count() or len(counts) > max_categories else []
-        return cls(numbers, categories, others)
+        return cls(numbers, categories, others, dialect)
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any]) -> Self:
         """The encoder that an earlier run stored."""
-        return cls(preprocessing["numeric"], preprocessing["categorical"], preprocessing["others"])
+        numeric, categorical = preprocessing["numeric"], preprocessing["categorical"]
+        return cls(numeric, categorical, preprocessing["others"], Dialect.of(preprocessing))
+
+    def stored(self) -> dict[str, Any]:
+        """Plain types for :meth:`of`."""
+        measured = {"numeric": self.numeric, "categorical": self.categorical, "others": self.others}
+        return {**measured, **self.dialect.stored()}
+
+    def settled(self, frame: pl.DataFrame, path: str) -> Self:
+        """Itself, with the marks that the numbers in ``frame`` have where its run stored none, as earlier versions."""
+        dialect = with_notation(self.dialect, selected(frame, self.numeric), path)
+        return self if dialect == self.dialect else replace(self, dialect=dialect)
+
+    @cached_property
+    def categories(self) -> dict[str, Categories]:
+        """The known values of each column of categories."""
+        return {name: Categories(known, self.dialect) for name, known in self.categorical.items()}
 
     @property
     def columns(self) -> list[str]:
@@ -64,14 +93,15 @@ class TableEncoder:
         require_columns(frame, self.columns, path, "columns of the run")
         for name in self.columns:
             require_plain(frame[name], path)
-        for name in self.numeric:
-            check_numbers(frame[name], as_numbers(frame[name]), path, "the run reads numbers in this column")
+        numbers = numbers_in(selected(frame, self.numeric), self.dialect)
+        for column in numbers:
+            check_numbers(frame[column.name], column, path, "the run reads numbers in this column", self.dialect)
         return self.cast(frame)
 
     def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
         """``frame`` with numbers as Float64, null where there is none, and categories as text."""
-        numbers = [as_numbers(frame[name]) for name in self.numeric]
-        return frame.with_columns(numbers + [frame[name].cast(pl.String) for name in self.categorical])
+        numbers = numbers_in(selected(frame, self.numeric), self.dialect)
+        return frame.with_columns(*numbers, *(frame[name].cast(pl.String) for name in self.categorical))
 
     def unknown(self, frame: pl.DataFrame) -> dict[int, str]:
         """Rows with a category of which nothing was learned, each with a sentence.
@@ -82,8 +112,9 @@ class TableEncoder:
         for name, known in self.categorical.items():
             if name in self.others:
                 continue
-            values = frame[name].cast(pl.String)
-            for row in (values.is_not_null() & ~values.is_in(known)).arg_true().to_list():
+            values = frame[name]
+            unknown = self.categories[name].codes(values) == len(known)
+            for row in np.flatnonzero(unknown & values.is_not_null().to_numpy()).tolist():
                 listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
                 found.setdefault(row, f"column '{name}' holds '{values[row]}', which training rows do not: {listed}")
         return found
@@ -107,7 +138,17 @@ class TableEncoder:
             if measured["missing"]:
                 columns.append(values.is_null().to_numpy())
         for name, known in self.categorical.items():
-            codes = {value: code for code, value in enumerate(known)}
-            code = frame[name].replace_strict(codes, default=len(known), return_dtype=pl.Int64).to_numpy()
+            code = self.categories[name].codes(frame[name])
             columns += [code == value for value in range(len(known) + 1)]
         return torch.from_numpy(np.stack(columns, 1, dtype=np.float32, casting="unsafe"))
+
+
+def _counts(column: pl.Series, dialect: Dialect) -> Counter[str]:
+    """How often each value of a column of text comes, under the shortest of its spellings."""
+    found = column.drop_nulls().alias("text").value_counts(name="rows")
+    texts = found["text"].to_list()
+    spelled = spellings(texts, dialect)
+    counts: Counter[str] = Counter()
+    for text, count in zip(texts, found["rows"].to_list(), strict=True):
+        counts[spelled[text]] += count
+    return counts

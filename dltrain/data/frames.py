@@ -1,38 +1,44 @@
 """Tables as they are on disk: read strictly, with errors that name the file, the row and the column."""
 
-import csv
-import logging
+import re
+import shlex
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+from polars import selectors
 
+from dltrain.data.csv_file import column_names, line_of, open_csv
+from dltrain.data.dialect import PLAIN, Dialect, without_missing
+from dltrain.data.notation import looks_like_data
 from dltrain.errors import ConfigError, DataError, did_you_mean
 
-log = logging.getLogger(__name__)
 
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
-
-
-def read_frame(path: str, separator: str = ",") -> pl.DataFrame:
+def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[pl.DataFrame, Dialect]:
     """A CSV file with every column as text, or a Parquet file with its own types; missing values are null.
 
-    Space around a value or a name of a CSV file does not count, and rows without any value at its end are left out.
+    Space around a value or a name does not count, and rows of a CSV file without any value at its end are left out.
+    The dialect comes back with what the file says of its header; ``target`` is the column to predict, for messages.
 
     Raises:
         DataError: the file is missing, empty or damaged, not UTF-8, names a column twice, or a row has more or fewer
-            fields than the header.
+            fields than the first; or the first row is one of data, though nobody said so.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"there is no file '{path}'; dataset.path must name a CSV or Parquet file")
-    frame = _read_parquet(file) if is_parquet(file) else _read_csv(file, separator)
+    try:
+        frame, dialect = _read_parquet(file, dialect) if is_parquet(file) else _read_csv(file, dialect, target)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from error
     if frame.height == 0:
         raise DataError(f"'{path}' has a header but no rows")
-    return frame
+    return frame, dialect
 
 
-def require_columns(frame: pl.DataFrame, names: Sequence[str], path: str, key: str) -> list[str]:
+def require_columns(frame: pl.DataFrame, names: Sequence[str | int], path: str, key: str) -> list[str]:
     """``names``, which the user gave as ``key``, as text: a column named 2020 comes as a number.
 
     Raises:
@@ -40,9 +46,9 @@ def require_columns(frame: pl.DataFrame, names: Sequence[str], path: str, key: s
     """
     if isinstance(names, str):
         raise ConfigError([f"{key} is a list of columns: '{key}=[{names}]'"])
-    columns = [str(name) for name in names]
+    columns, known = [str(name) for name in names], set(frame.columns)
     for name in columns:
-        if name not in frame.columns:
+        if name not in known:
             listed = ", ".join(f"'{column}'" for column in frame.columns[:30])
             lone = " (a single column: set dataset.separator?)" if frame.width == 1 else ""
             hint = did_you_mean(name, frame.columns) or "."
@@ -50,24 +56,13 @@ def require_columns(frame: pl.DataFrame, names: Sequence[str], path: str, key: s
     return columns
 
 
-def as_numbers(column: pl.Series) -> pl.Series:
-    """The column as Float64; what is no finite number becomes null."""
-    if column.dtype == pl.String:
-        numbers = column.str.strip_chars().cast(pl.Float64, strict=False)
-    elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        numbers = column.cast(pl.Float64)
-    else:  # dates would become days since 1970
-        numbers = pl.Series(column.name, [None] * len(column), dtype=pl.Float64)
-    return numbers.set(~numbers.is_finite().fill_null(True), None)
-
-
-def check_numbers(column: pl.Series, numbers: pl.Series, path: str, advice: str) -> None:
+def check_numbers(column: pl.Series, numbers: pl.Series, path: str, advice: str, dialect: Dialect = PLAIN) -> None:
     """Raise :class:`DataError` for the first value of ``column`` that has no number in ``numbers``."""
     bad = (column.is_not_null() & numbers.is_null()).arg_true()
     if len(bad):
         row = int(bad[0])
         raise DataError(
-            f"'{path}', column '{column.name}', {row_name(path, row)}: '{column[row]}' is not a finite number"
+            f"'{path}', column '{column.name}', {row_name(path, row, dialect)}: '{column[row]}' is not a finite number"
             f" ({len(bad)} such value{'s' if len(bad) > 1 else ''} among {len(column):,}); {advice}"
         )
 
@@ -77,23 +72,26 @@ def require_plain(column: pl.Series, path: str) -> None:
     if column.dtype.is_nested() or column.dtype == pl.Binary:
         raise DataError(
             f"'{path}', column '{column.name}' is of type {column.dtype}; only numbers, texts, dates and true/false can"
-            f" be used; leave other columns out with 'dataset.ignore=[{column.name}]'"
+            f" be used; leave other columns out with {to_type('dataset.ignore', [column.name])}"
         )
 
 
-def row_name(path: str, row: int) -> str:
+def row_name(path: str, row: int, dialect: Dialect = PLAIN) -> str:
     """``row 3 (line 4)``: ``row`` from 0, as counted from 1 below the header, and the line of a CSV file."""
-    if is_parquet(Path(path)):
-        return f"row {row + 1}"
-    ended, quotes = -2, 0  # -1: the header, below lines that may be empty
-    with open(Path(path).expanduser(), "rb") as lines:
-        for line, text in enumerate(lines, 1):
-            quotes += text.count(b'"')
-            # A row ends where every quote is paired, whatever the separator: a quoted value may hold line breaks.
-            ended += quotes % 2 == 0 and (ended > -2 or text.strip(b"\r\n") != b"")
-            if ended == row:
-                return f"row {row + 1} (line {line})"
-    return f"row {row + 1}"
+    file = Path(path).expanduser()
+    return f"row {row + 1}" + ("" if is_parquet(file) else f" (line {line_of(file, row, dialect)})")
+
+
+def to_type(key: str, value: str | Sequence[str]) -> str:
+    """``key=value`` for a column or a list of columns, quoted for a shell and for the command line's grammar."""
+
+    def quoted(text: str) -> str:
+        plain = re.fullmatch(r"(\.{0,2}/)?[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE)
+        reserved = text.lower() in ("null", "true", "false", "nan", "inf")
+        return text if plain and not reserved else '"' + text.replace('"', '\\"') + '"'
+
+    written = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
+    return shlex.quote(f"{key}={written}")
 
 
 def is_parquet(file: Path) -> bool:
@@ -101,79 +99,67 @@ def is_parquet(file: Path) -> bool:
     return file.suffix.lower() in (".parquet", ".pq")
 
 
-def _read_parquet(file: Path) -> pl.DataFrame:
-    try:
-        frame = pl.read_parquet(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from error
-    return frame.fill_nan(None)
+def parquet_values(frame: pl.DataFrame, dialect: Dialect) -> pl.DataFrame:
+    """Rows of a Parquet file with dictionaries as the texts they stand for, and nulls for what counts as missing."""
+    dictionaries = selectors.categorical() | selectors.enum()
+    return without_missing(frame.with_columns(dictionaries.cast(pl.String)), dialect, usual=())
 
 
-def csv_separator(separator: str) -> str:
-    """``separator`` as one character; raises :class:`ConfigError` for another one than ASCII has."""
-    separator = "\t" if separator == "\\t" else separator  # what most shells pass on for a tab
-    if len(separator.encode()) != 1:
-        raise ConfigError([f"dataset.separator must be one ASCII character, not '{separator}'"])
-    return separator
+def _read_parquet(file: Path, dialect: Dialect) -> tuple[pl.DataFrame, Dialect]:
+    return parquet_values(pl.read_parquet(file), dialect), replace(dialect, header=True)
 
 
-def _read_csv(file: Path, separator: str) -> pl.DataFrame:
-    separator = csv_separator(separator)
-    try:
-        frame = pl.read_csv(file, separator=separator, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        fault = _csv_fault(file, separator) or f"'{file}' cannot be read: {str(error).splitlines()[0]}"
-        raise DataError(fault) from error
-    # What polars lets pass: it pads short rows with nulls, renames repeated columns and mends a header's encoding.
-    padded = frame.width > 1 and frame[:, -1].null_count()
-    names = {name: name.strip() or name for name in frame.columns}
-    odd = len(set(names.values())) < len(names) or any("_duplicated_" in name or "\ufffd" in name for name in names)
-    if (padded or odd) and (fault := _csv_fault(file, separator)):
-        raise DataError(fault)
-    frame = frame.rename(names).with_columns(pl.all().str.strip_chars().replace(dict.fromkeys(MISSING)))
-    frame = _with_decimal_points(frame, file) if separator != "," else frame
+def _read_csv(file: Path, dialect: Dialect, target: str) -> tuple[pl.DataFrame, Dialect]:
+    def refuse(row: int, line: int, fault: str) -> None:
+        lone = " (a single column: set dataset.separator?)" if len(names) == 1 else ""
+        raise DataError(f"'{file}', row {row} (line {line}): {fault}{lone}")
+
+    names, frames = open_csv(file, dialect, refuse)
+    parts = [frame for _, frame in frames]
+    frame = pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(column_names(len(names)), pl.String))
+    if dialect.header is None and looks_like_data(names, frame, dialect):
+        raise DataError(f"'{file}': {_header_or_data(names, target)}")
+    frame.columns = names_of(names, dialect, file, target)
     filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
-    return frame.head(int(filled[-1]) + 1 if len(filled) else 0)
+    frame = frame.head(int(filled[-1]) + 1 if len(filled) else 0)
+    if dialect.header is False:
+        return frame, replace(dialect, width=frame.width)
+    return frame, replace(dialect, header=True)
 
 
-def _with_decimal_points(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
-    """The columns in which every value is a number, some of them written as 1,5, with points instead of commas."""
-    found = []
-    for column in frame.get_columns():
-        values = column.drop_nulls()
-        if (
-            values.str.contains(r"^[+-]?\d*,\d+$").any()
-            and values.str.contains(r"^[+-]?\d*,?\d+([eE][+-]?\d+)?$").all()
-        ):
-            found.append(column.name)
-    if found:
-        log.info("%s: decimal commas in %s are read as points", file, ", ".join(found))
-    return frame.with_columns(pl.col(found).str.replace(",", ".", literal=True))
+def names_of(names: Sequence[str], dialect: Dialect, file: Path, target: str) -> list[str]:
+    """What columns are called that :func:`open_csv` calls ``names``; each is a name of its own.
+
+    All but the first of those without a name are called by their place. A file without a header may lack ``target``.
+
+    Raises:
+        DataError: a name comes twice, or a file without a header has another number of columns than the run's own.
+    """
+    if dialect.header is False and dialect.width not in (None, len(names)):
+        others = [name for name in column_names(dialect.width or 0) if name != target]
+        if len(others) != len(names):
+            raise DataError(
+                f"'{file}' has {len(names)} columns, where the run's own file, which has no header either, had"
+                f" {dialect.width}"
+            )
+        return others
+    empty = [place for place, name in enumerate(names) if not name]
+    columns = [f"column_{place + 1}" if place in empty[1:] else name for place, name in enumerate(names)]
+    name, count = Counter(columns).most_common(1)[0]
+    if count > 1:
+        raise DataError(
+            f"'{file}' has {count} columns named '{name}'; rename all but one, or write 'dataset.header=false' if its"
+            " first row is one of data"
+        )
+    return columns
 
 
-def _csv_fault(path: Path, separator: str) -> str:
-    """What is wrong with a CSV file, and where; an empty string where nothing is."""
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"'{path}', line {number}: this is not UTF-8 text; save the file as UTF-8"
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=separator, strict=True)
-        row = 0
-        try:
-            header = [name.strip() for name in next(filter(None, reader), [])]
-            for name in filter(None, header):
-                if header.count(name) > 1:
-                    return f"'{path}' has {header.count(name)} columns named '{name}'; rename all but one"
-            for row, fields in enumerate(reader, 1):
-                if fields and len(fields) != len(header):
-                    lone = " (a single column: set dataset.separator?)" if len(header) == 1 else ""
-                    return (
-                        f"'{path}', row {row} (line {reader.line_num}): {len(fields)} fields,"
-                        f" where the header has {len(header)}{lone}"
-                    )
-        except csv.Error as error:
-            return f"'{path}', row {row + 1}: a quoted value does not end as it should ({error})"
-    return ""
+def _header_or_data(names: Sequence[str], target: str) -> str:
+    """What to type where the first row, taken for names, looks like data."""
+    place = names.index(target) + 1 if target in names else len(names)
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return (
+        f"the first row looks like data, not like names ({shown}): write 'dataset.header=false' and name columns by"
+        f" their places, column_1 to column_{len(names)} (dataset.target=column_{place}), or 'dataset.header=true' if"
+        " these are names"
+    )

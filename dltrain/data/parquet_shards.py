@@ -173,8 +173,10 @@ def encoded(table: Any, encoder: TableEncoder, where: Callable[[int], str]) -> T
         if measured["missing"]:
             columns.append(missing)
     for name, known in encoder.categorical.items():
-        texts = pc.cast(table.column(name), pa.string())
-        codes = pc.fill_null(pc.index_in(texts, value_set=pa.array(known, pa.string())), len(known)).to_numpy()
+        texts = pc.cast(table.column(name), pa.string()).combine_chunks().dictionary_encode()
+        places = [encoder.categories[name].code(text) for text in texts.dictionary.to_pylist()]
+        known_places = [len(known) if place is None else place for place in places]
+        codes = np.array([*known_places, len(known)])[pc.fill_null(texts.indices, len(places)).to_numpy()]
         columns += [codes == value for value in range(len(known) + 1)]
     return torch.from_numpy(np.stack(columns, 1, dtype=np.float32, casting="unsafe"))
 

@@ -1,19 +1,20 @@
 """Rows of tables and the ends of series to predict from, read in bounded memory."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
 from dltrain.data.base import Fitted
+from dltrain.data.csv_file import open_csv
+from dltrain.data.dialect import Dialect, as_numbers, selected
 from dltrain.data.encoder import TableEncoder
 from dltrain.data.folders import text_of
-from dltrain.data.frames import MISSING, as_numbers, csv_separator, is_parquet, require_columns, require_plain
+from dltrain.data.frames import is_parquet, names_of, parquet_values, require_columns, require_plain
 from dltrain.data.inputs import Batch, Report
+from dltrain.data.notation import with_notation
 from dltrain.data.steps import Step
 from dltrain.data.times import next_times
 from dltrain.errors import DataError
@@ -24,10 +25,11 @@ _PARQUET_ROWS = 65_536  # read at a time
 
 def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: Report) -> Iterator[Batch]:
     """Features (batch, features) float32 of the rows of ``files``, each named by its file and its row from 1."""
-    encoder = TableEncoder.of(fitted.preprocessing)
+    encoder, target = TableEncoder.of(fitted.preprocessing), fitted.facts.target_name
     for path in files:
         try:
-            for first, frame in _frames(path, encoder.columns, fitted.preprocessing["separator"], batch_size, report):
+            for first, frame in _frames(path, encoder.columns, encoder.dialect, target, batch_size, report):
+                encoder = encoder.settled(frame, str(path))
                 typed = encoder.cast(frame)
                 bad = encoder.unknown(typed) | _not_numbers(frame, typed, list(encoder.numeric))
                 for row, cause in bad.items():
@@ -42,14 +44,15 @@ def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: 
 def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[Batch]:
     """The last window of each series (1, steps, features) float32, named by its file and the times that follow it."""
     stored, window = fitted.preprocessing, fitted.facts.input_shape[0]
+    dialect = Dialect.of(stored)
     time: str | None = stored["time"]
     step = Step(**stored["step"]) if stored.get("step") else None  # earlier versions have left none
     columns: list[str] = stored["columns"]
     wanted = list(dict.fromkeys([*columns, *([time] if time else [])]))
     for path in files:
         try:
-            tail, rows = _tail(path, wanted, stored["separator"], max(window, _TIMES))
-            values = _window(tail.tail(window), columns, window, path)
+            tail, rows = _tail(path, wanted, dialect, max(window, _TIMES))
+            values = _window(tail.tail(window), columns, window, path, dialect)
             count = fitted.facts.num_outputs
             times = (
                 next_times(tail[time], count, str(path), stored.get("time_layout", ""), step)
@@ -62,24 +65,25 @@ def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> 
             report(text_of(path), str(error))
 
 
-def _tail(path: Path, columns: Sequence[str], separator: str, count: int) -> tuple[pl.DataFrame, int]:
+def _tail(path: Path, columns: Sequence[str], dialect: Dialect, count: int) -> tuple[pl.DataFrame, int]:
     """The last ``count`` rows of a file, and how many it has."""
 
     def refuse(name: str, cause: str) -> None:
         raise DataError(f"{name}: {cause}; a series must not have gaps")
 
     tail, last = pl.DataFrame(), 0
-    for numbers, frame in _frames(path, columns, separator, max(count, 1024), refuse):
+    for numbers, frame in _frames(path, columns, dialect, "", max(count, 1024), refuse):
         tail, last = pl.concat([tail, frame] if tail.width else [frame]).tail(count), numbers[-1]
     if not tail.width:
         raise DataError(f"'{path}' has no rows")
     return tail, last
 
 
-def _window(tail: pl.DataFrame, columns: Sequence[str], window: int, path: Path) -> np.ndarray:
+def _window(tail: pl.DataFrame, columns: Sequence[str], window: int, path: Path, dialect: Dialect) -> np.ndarray:
     if tail.height < window:
         raise DataError(f"'{path}' has {tail.height} rows; the run reads {window} to forecast what follows")
-    numbers = [as_numbers(tail[name]) for name in columns]
+    dialect = with_notation(dialect, selected(tail, columns), str(path))
+    numbers = [as_numbers(tail[name], dialect) for name in columns]
     for column in numbers:
         if column.null_count():
             found = tail[column.name][int(column.is_null().arg_true()[-1])]
@@ -98,68 +102,54 @@ def _not_numbers(frame: pl.DataFrame, typed: pl.DataFrame, numeric: Sequence[str
 
 
 def _frames(
-    path: Path, columns: Sequence[str], separator: str, size: int, report: Report
+    path: Path, columns: Sequence[str], dialect: Dialect, target: str, size: int, report: Report
 ) -> Iterator[tuple[list[int], pl.DataFrame]]:
     """``columns`` of at most ``size`` rows at a time, with the numbers of the rows, from 1 below the header.
 
     Raises:
         DataError: the file cannot be read, or lacks a column.
     """
-    read = (
-        _parquet_frames(path, columns, size)
-        if is_parquet(path)
-        else _csv_frames(path, columns, separator, size, report)
-    )
+    blocks = _parquet_blocks(path, columns, dialect) if is_parquet(path) else _csv_blocks(path, dialect, target, report)
     try:
-        yield from read
-    except (OSError, UnicodeError, csv.Error, pl.exceptions.PolarsError) as error:
+        for numbers, block in blocks:
+            require_columns(block, columns, str(path), "columns of the run")
+            part = selected(block, columns)
+            for offset in range(0, block.height, size):
+                yield numbers[offset : offset + size], part[offset : offset + size]
+    except (OSError, UnicodeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _parquet_frames(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[list[int], pl.DataFrame]]:
+def _parquet_blocks(path: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[tuple[list[int], pl.DataFrame]]:
     if text_of(path) != str(path):
         raise DataError(f"'{text_of(path)}': the name of a Parquet file must be UTF-8 text; rename it")
     lazy = pl.scan_parquet(path)
     require_columns(pl.DataFrame(schema=lazy.collect_schema()), columns, str(path), "columns of the run")
     height = int(lazy.select(pl.len()).collect().item())
     for start in range(0, height, _PARQUET_ROWS):
-        block = lazy.select(columns).slice(start, _PARQUET_ROWS).collect().fill_nan(None)
+        block = parquet_values(lazy.select(columns).slice(start, _PARQUET_ROWS).collect(), dialect)
         for column in block.get_columns():
             require_plain(column, str(path))
-        for offset in range(0, block.height, size):
-            part = block.slice(offset, size)
-            first = start + offset + 1
-            yield list(range(first, first + part.height)), part
+        yield list(range(start + 1, start + 1 + block.height)), block
 
 
-def _csv_frames(
-    path: Path, columns: Sequence[str], separator: str, size: int, report: Report
-) -> Iterator[tuple[list[int], pl.DataFrame]]:
-    missing = dict.fromkeys(MISSING)
-    schema = dict.fromkeys(columns, pl.String)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=csv_separator(separator), strict=True)
-        header = [name.strip() for name in next(filter(None, reader), [])]
-        require_columns(pl.DataFrame(schema=dict.fromkeys(header, pl.String)), columns, str(path), "columns of the run")
-        places = [header.index(name) for name in columns]
-        numbers: list[int] = []
-        rows: list[list[Any]] = []
-        blank: list[int] = []  # rows without any value: those at the end of a file do not count
-        for number, fields in enumerate(reader, 1):
-            values = [None if text in missing else text for text in map(str.strip, fields)]
-            if not any(value is not None for value in values):
-                blank.append(number)
+def _csv_blocks(path: Path, dialect: Dialect, target: str, report: Report) -> Iterator[tuple[list[int], pl.DataFrame]]:
+    def refuse(row: int, line: int, fault: str) -> None:
+        report(f"{text_of(path)}, row {row}", fault)
+
+    names, frames = open_csv(path, dialect, refuse)
+    names = names_of(names, dialect, path, target)
+    empty: list[int] = []  # rows without any value: those at the end of a file do not count
+    for numbers, frame in frames:
+        filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().to_list()
+        kept: list[int] = []
+        for place, (number, has_value) in enumerate(zip(numbers, filled, strict=True)):
+            if not has_value:
+                empty.append(number)
                 continue
-            for row in blank:
+            for row in empty:
                 report(f"{text_of(path)}, row {row}", "no value in any column")
-            blank = []
-            if len(values) != len(header):
-                report(f"{text_of(path)}, row {number}", f"{len(values)} fields, where the header has {len(header)}")
-                continue
-            numbers.append(number)
-            rows.append([values[place] for place in places])
-            if len(rows) == size:
-                yield numbers, pl.DataFrame(rows, schema=schema, orient="row")
-                numbers, rows = [], []
-    if rows:
-        yield numbers, pl.DataFrame(rows, schema=schema, orient="row")
+            empty = []
+            kept.append(place)
+        frame.columns = names
+        yield [numbers[place] for place in kept], frame[kept]

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from dltrain.data.base import Data, Facts, Fitted, Windows
 from dltrain.data.dates import read_dates
-from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns, row_name
+from dltrain.data.dialect import Dialect, as_numbers, dialect_of
+from dltrain.data.frames import check_numbers, read_frame, require_columns, row_name
+from dltrain.data.notation import with_notation
 from dltrain.data.source import describe_file
 from dltrain.data.splits import held_size
 from dltrain.data.steps import TOLERANCE, Moments, Step, find_step
@@ -30,12 +33,16 @@ _ORDERS = {  # what 01/02/2023 could be
 
 def series(
     path: str,
-    target: str,
-    time: str | None = None,
-    columns: Sequence[str] | None = None,
+    target: str | int,
+    time: str | int | None = None,
+    columns: Sequence[str | int] | None = None,
     window: int = 48,
     horizon: int = 12,
     separator: str = ",",
+    header: bool | None = None,
+    decimal: Literal[".", ","] | None = None,
+    thousands: str | None = None,
+    missing: Sequence[str | float] | None = None,
     name: str | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
@@ -50,6 +57,10 @@ def series(
     reads always lies before what it predicts. Scaling is measured on the training rows alone.
 
     Args:
+        header: whether the first row of a CSV file holds names; without a header columns are column_1, column_2, ...
+        decimal: the decimal mark of a CSV file, recognised when ``None``.
+        thousands: the mark between groups of three digits, recognised when ``None``.
+        missing: what counts as no value, beside an empty field; the usual words of CSV files when ``None``.
         time: a column of times or numbers that must rise from row to row; it is checked and not used as an input.
         limit: the first so many windows of each part.
         fitted: what an earlier run measured, to read this file as that run would.
@@ -60,13 +71,14 @@ def series(
     """
     if not all(isinstance(steps, int) and steps >= 1 for steps in (window, horizon)):
         raise ConfigError([f"dataset.window and dataset.horizon must be whole, at least 1, not {window}, {horizon}"])
-    frame = read_frame(path, separator)
+    dialect = dialect_of(separator, header, decimal, thousands, missing)
+    frame, dialect = read_frame(path, Dialect.of(fitted.preprocessing) if fitted else dialect, str(target))
     (target,) = require_columns(frame, [target], path, "dataset.target")
     times = require_columns(frame, [time] if time is not None else [], path, "dataset.time")
     earlier = fitted.preprocessing if fitted else {}
     layout, step = "", None
     for column in times:
-        layout, step = _read_times(frame, column, path, earlier.get("time_layout", ""))
+        layout, step = _read_times(frame, column, path, earlier.get("time_layout", ""), dialect)
     others = [column for column in frame.columns if column not in times]
     columns = fitted.preprocessing["columns"] if fitted else columns
     if columns is not None:
@@ -75,7 +87,8 @@ def series(
     if time is None and (unused := _unused_times(frame, features)):
         advice = "name it with dataset.time, so that order and gaps of the rows are looked at"
         log.warning("'%s': column '%s' holds times and is not used: %s", path, unused, advice)
-    values = np.stack([_complete_numbers(frame[column], path) for column in features], 1)
+    dialect = with_notation(dialect, frame[features], path)
+    values = np.stack([_complete_numbers(frame[column], path, dialect) for column in features], 1)
 
     bounds = _part_bounds(len(values), val_fraction, test_fraction)
     first = _starts(0, bounds[0], window, horizon)
@@ -117,10 +130,10 @@ def series(
             "columns": features,
             "mean": mean.tolist(),
             "std": std.tolist(),
-            "time": time,
+            "time": times[0] if times else None,
             "time_layout": layout,
             "step": asdict(step) if step else None,
-            "separator": separator,
+            **dialect.stored(),
         },
         files=describe_file(Path(path).expanduser()),
     )
@@ -147,18 +160,18 @@ def _starts(lower: int, upper: int, window: int, horizon: int) -> Tensor:
     return torch.arange(first, max(upper - window - horizon + 1, first))
 
 
-def _complete_numbers(column: pl.Series, path: str) -> np.ndarray:
-    numbers = as_numbers(column)
+def _complete_numbers(column: pl.Series, path: str, dialect: Dialect) -> np.ndarray:
+    numbers = as_numbers(column, dialect)
     advice = "name the columns to use with dataset.columns=[...], the time column with dataset.time"
-    check_numbers(column, numbers, path, advice)
+    check_numbers(column, numbers, path, advice, dialect)
     missing = numbers.is_null().arg_true()
     if len(missing):
-        where = row_name(path, int(missing[0]))
+        where = row_name(path, int(missing[0]), dialect)
         raise DataError(f"'{path}', column '{column.name}', {where}: no value; a series must not have gaps")
     return numbers.to_numpy()
 
 
-def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str) -> tuple[str, Step]:
+def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str, dialect: Dialect) -> tuple[str, Step]:
     """How the times of the column ``name`` are written, and the step from one to the next; gaps are told.
 
     Raises:
@@ -168,7 +181,7 @@ def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str) -> tuple
     place = f"'{path}', column '{name}'"
     if column.null_count():
         row = int(column.is_null().arg_true()[0])
-        raise DataError(f"{place}, {row_name(path, row)}: no value; every row needs its time")
+        raise DataError(f"{place}, {row_name(path, row, dialect)}: no value; every row needs its time")
     try:
         times = read_times(column, layout)
     except DataError as error:
@@ -177,16 +190,16 @@ def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str) -> tuple
         row = int(np.flatnonzero(~times.readable)[0])
         kind = "number" if times.moments.wall is None else "date"
         found = f"'{column[row]}' is not a {kind} as the others are"
-        raise DataError(f"{place}, {row_name(path, row)}: {found}; every row needs its time")
+        raise DataError(f"{place}, {row_name(path, row, dialect)}: {found}; every row needs its time")
     falls = np.flatnonzero(np.diff(times.order) <= 0)
     if len(falls):
         row = int(falls[0]) + 1
-        where = f"{place}, {row_name(path, row)}: '{column[row]}' does not come after '{column[row - 1]}'"
+        where = f"{place}, {row_name(path, row, dialect)}: '{column[row]}' does not come after '{column[row - 1]}'"
         raise DataError(f"{where}; {_advice(frame, name, times, falls)}")
     step = find_step(times.moments) if len(column) > 1 else Step("numbers", 1)
     order = f", dates read as {_ORDERS[times.layout]}" if times.layout in _ORDERS else ""
     log.info("%s: the times go by %s%s", place, step, order)
-    _tell_gaps(column, times.moments, step, path)
+    _tell_gaps(column, times.moments, step, path, dialect)
     return times.layout, step
 
 
@@ -227,7 +240,7 @@ def _advice(frame: pl.DataFrame, name: str, times: Times, falls: np.ndarray) -> 
     return f"leave one row a time; {several:,} time{'s are' if several > 1 else ' is'} there more than once"
 
 
-def _tell_gaps(column: pl.Series, moments: Moments, step: Step, path: str) -> None:
+def _tell_gaps(column: pl.Series, moments: Moments, step: Step, path: str, dialect: Dialect) -> None:
     """Warn where other than one step lies between two rows: a window reads rows as if all were one step apart."""
     odd = np.flatnonzero(~step.even(moments))
     if not len(odd):
@@ -243,5 +256,5 @@ def _tell_gaps(column: pl.Series, moments: Moments, step: Step, path: str) -> No
     more = f", and {len(odd) - 1:,} more such place{'s' if len(odd) > 2 else ''}" if len(odd) > 1 else ""
     log.warning(
         "'%s', column '%s', %s: %s%s; windows take all rows as evenly spaced",
-        *(path, column.name, row_name(path, row), what, more),
+        *(path, column.name, row_name(path, row, dialect), what, more),
     )

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from dltrain.data.base import Fitted, Kind, Task
+from dltrain.data.columns import sort_columns
 from dltrain.data.contents import LargestValue, NumpyFile, Picture
 from dltrain.data.decode import Decoding, white_for
 from dltrain.data.encoder import TableEncoder
@@ -19,7 +20,6 @@ from dltrain.data.frames import require_columns
 from dltrain.data.parquet_shards import ParquetImages, ParquetRows, RowGroups, class_names_in, columns_of, frame_of
 from dltrain.data.runs import Runs
 from dltrain.data.shard_index import Index, Shards
-from dltrain.data.table import sort_columns
 from dltrain.data.tar_shards import TarShards, content_of, members_of
 from dltrain.errors import DataError
 from dltrain.extras import require_extras
@@ -84,7 +84,7 @@ def measured(
         numbers = sample.numbers(torch.arange(len(sample))).numpy()
         groups = (frame_of(table)[within] for _, within, table in kept.select(index, numbers))
         frame = pl.concat(groups, how="vertical_relaxed")
-        numeric, texts, frame = sort_columns(frame, path, (), ())
+        numeric, texts, frame = sort_columns(frame, path, (), (), _CATEGORIES)
         if not numeric and not texts:
             raise DataError(f"'{path}' has no column to predict '{layout.target}' from")
         encoder = TableEncoder.fit(frame, numeric, texts, _CATEGORIES)
@@ -94,7 +94,7 @@ def measured(
         shards=replace(rows, groups=groups_read, encoder=encoder),
         shape=(len(encoder.feature_names),),
         feature_names=encoder.feature_names,
-        preprocessing={**asdict(encoder), "separator": ","},
+        preprocessing=encoder.stored(),
     )
 
 

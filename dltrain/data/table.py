@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -11,26 +12,33 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Facts, Fitted, Task
+from dltrain.data.categories import Categories, spellings
+from dltrain.data.columns import nothing_to_read, sort_columns
+from dltrain.data.dialect import Dialect, as_numbers, dialect_of, selected
 from dltrain.data.encoder import TableEncoder
-from dltrain.data.frames import as_numbers, check_numbers, read_frame, require_columns, require_plain
+from dltrain.data.frames import check_numbers, is_parquet, read_frame, require_columns, require_plain
+from dltrain.data.notation import MOSTLY, with_notation
 from dltrain.data.source import describe_file
 from dltrain.data.splits import holdout, limited
 from dltrain.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-_MOSTLY = 0.5  # a text column in which more than this share are numbers is a numeric column with mistakes
 _MAX_CLASSES = 20  # an integer target with at most this many values is read as classes
 
 
 def table(
     path: str,
-    target: str,
+    target: str | int,
     task: Task | None = None,
-    categorical: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    categorical: Sequence[str | int] = (),
+    ignore: Sequence[str | int] = (),
     max_categories: int = 50,
     separator: str = ",",
+    header: bool | None = None,
+    decimal: Literal[".", ","] | None = None,
+    thousands: str | None = None,
+    missing: Sequence[str | float] | None = None,
     name: str | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
@@ -46,6 +54,10 @@ def table(
         categorical: columns of numbers that are names of categories all the same.
         ignore: columns that are not used.
         max_categories: the most frequent values of a column that get a feature of their own.
+        header: whether the first row of a CSV file holds names; without a header columns are column_1, column_2, ...
+        decimal: the decimal mark of a CSV file, recognised when ``None``.
+        thousands: the mark between groups of three digits, recognised when ``None``.
+        missing: what counts as no value, beside an empty field; the usual words of CSV files when ``None``.
         fitted: what an earlier run measured, to read this file as that run would.
 
     The target of a regression is standardised by the training rows; metrics are reported in both units. Rows
@@ -56,32 +68,37 @@ def table(
     """
     if max_categories < 1:
         raise ConfigError([f"dataset.max_categories must be at least 1, not {max_categories}"])
-    frame = read_frame(path, separator)
+    dialect = dialect_of(separator, header, decimal, thousands, missing)
+    frame, dialect = read_frame(path, Dialect.of(fitted.preprocessing) if fitted else dialect, str(target))
     (target,) = require_columns(frame, [target], path, "dataset.target")
     categorical = require_columns(frame, categorical, path, "dataset.categorical")
     ignore = require_columns(frame, ignore, path, "dataset.ignore")
+    task = fitted.facts.task if fitted else task
+    of_words = {*categorical, *ignore, *([target] if task == "classification" else [])}
+    dialect = with_notation(dialect, selected(frame, [c for c in frame.columns if c not in of_words]), path)
     rows = torch.from_numpy(frame[target].is_not_null().arg_true().to_numpy().astype(np.int64))
     if len(rows) < frame.height:
-        log.warning("%s: %d rows without a value of '%s' are left out", path, frame.height - len(rows), target)
+        _warn_of_unlabelled(frame[target], path, dialect)
     least = 1 if fitted else 3
     if len(rows) < least:
         raise DataError(f"'{path}' has {len(rows)} rows with a value of '{target}'; at least {least} are needed")
     known = fitted.facts.class_names if fitted else ()
-    values, class_names = _read_target(frame[target], path, fitted.facts.task if fitted else task, known)
+    values, class_names = _read_target(frame[target], path, dialect, task, known)
     parts = _split_rows(rows, values if class_names else None, val_fraction, test_fraction, limit, split_seed)
     if fitted:
-        encoder = TableEncoder.of(fitted.preprocessing)
-        frame = encoder.typed(frame, path)
+        encoder = TableEncoder.of(fitted.preprocessing | dialect.stored())
+        typed = encoder.typed(frame, path)
         mean, std = fitted.facts.target_mean, fitted.facts.target_std
     else:
-        numeric, texts, frame = sort_columns(frame, path, [target, *ignore], categorical)
+        skip = [target, *ignore]
+        numeric, texts, typed = sort_columns(frame, path, skip, categorical, max_categories, dialect)
         if not numeric and not texts:
-            raise DataError(f"'{path}' has no column to predict '{target}' from")
-        encoder = TableEncoder.fit(frame[parts[0].numpy()], numeric, texts, max_categories)
+            raise nothing_to_read(frame, path, target, ignore, is_number=not class_names)
+        encoder = TableEncoder.fit(typed[parts[0].numpy()], numeric, texts, max_categories, dialect)
         mean, std = (0.0, 1.0) if class_names else _mean_and_std(values[parts[0]])
     if not class_names:
         values = ((values - mean) / std).float().unsqueeze(1)
-    inputs = encoder.encode(frame)
+    inputs = encoder.encode(typed)
     facts = Facts(
         name=name or Path(path).stem,
         task="classification" if class_names else "regression",
@@ -100,7 +117,7 @@ def table(
         train,
         val if len(val) else None,
         test if len(test) else None,
-        preprocessing={**asdict(encoder), "separator": separator},
+        preprocessing=encoder.stored(),
         files=describe_file(Path(path).expanduser()),
     )
 
@@ -124,82 +141,65 @@ def _split_rows(
     return [limited(part, limit, seed) for part in (train, val, test)]
 
 
-def sort_columns(
-    frame: pl.DataFrame, path: str, skip: Sequence[str], categorical: Sequence[str]
-) -> tuple[list[str], list[str], pl.DataFrame]:
-    """Names of the numeric and of the categorical columns, and the frame with these as Float64 and as text."""
-    numeric, texts = [], []
-    for column in frame.get_columns():
-        if column.name in skip:
-            continue
-        require_plain(column, path)
-        numbers = as_numbers(column) if column.dtype.is_numeric() or column.dtype == pl.String else None
-        present = len(column) - column.null_count()
-        if not present:
-            log.warning("%s: column '%s' is empty and left out", path, column.name)
-        elif column.name in categorical or numbers is None or numbers.count() <= _MOSTLY * present:
-            text = column.cast(pl.String)
-            if text.n_unique() == len(text) > 20 and column.name not in categorical:
-                log.warning("%s: column '%s' differs in every row and is left out", path, column.name)
-                continue
-            texts.append(column.name)
-            frame = frame.with_columns(text)
-        else:
-            advice = f"mend it, or read the column as categories: 'dataset.categorical=[{column.name}]'"
-            check_numbers(column, numbers, path, advice)
-            numeric.append(column.name)
-            frame = frame.with_columns(numbers)
-    return numeric, texts, frame
+def _warn_of_unlabelled(column: pl.Series, path: str, dialect: Dialect) -> None:
+    """Say how many rows have no target, and which words were taken for a missing value by default."""
+    told = ""
+    if dialect.missing is None and not is_parquet(Path(path)):
+        written = read_frame(path, replace(dialect, missing=()))[0][column.name].head(len(column))
+        words = written.filter(column.is_null()).drop_nulls().value_counts(sort=True, name="rows").rows()
+        listed = ", ".join(f"{count} '{word}'" for word, count in words)
+        ways = "where that is a class, 'dataset.missing=[]' lets only empty fields count as missing"
+        told = f", {listed} among them; {ways}" if words else ""
+    log.warning("%s: %d rows without a value of '%s' are left out%s", path, column.null_count(), column.name, told)
 
 
 def _read_target(
-    column: pl.Series, path: str, task: Task | None, known: Sequence[str] = ()
+    column: pl.Series, path: str, dialect: Dialect, task: Task | None, known: Sequence[str] = ()
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Class numbers (rows,) int64 with their names, ``known`` ones where given, or values (rows,) float64 with none."""
     require_plain(column, path)
-    numbers = as_numbers(column) if column.dtype != pl.Boolean else pl.Series(column.name, [None] * len(column))
-    present = len(column) - column.null_count()
+    numbers = as_numbers(column, dialect) if column.dtype != pl.Boolean else column.cast(pl.Float64).clear(len(column))
     if task is None:
-        if numbers.count() > _MOSTLY * present:
-            check_numbers(column, numbers, path, "mend it, or set dataset.task=classification if these are classes")
-        task = _recognise(column, numbers, present)
+        if numbers.count() > MOSTLY * column.count():
+            advice = "mend it, or set dataset.task=classification if these are classes"
+            check_numbers(column, numbers, path, advice, dialect)
+        task = _recognise(column, numbers)
         log.info("%s: '%s' is read as %s (dataset.task)", path, column.name, task)
     if task == "regression":
-        check_numbers(column, numbers, path, "a regression needs numbers, else set dataset.task=classification")
+        advice = "a regression needs numbers, else set dataset.task=classification"
+        check_numbers(column, numbers, path, advice, dialect)
         return torch.from_numpy(numbers.fill_null(0.0).to_numpy().copy()), ()
     if task != "classification":
         raise ConfigError([f"dataset.task must be classification or regression, not '{task}'"])
-    names = _require_known(column, known, path) if known else _class_names(column, numbers.count() == present, path)
-    codes = {name: code for code, name in enumerate(names)}
-    classes = column.cast(pl.String).replace_strict(codes, default=0, return_dtype=pl.Int64)
-    return torch.from_numpy(classes.to_numpy().copy()), tuple(names)
+    names = known or _class_names(column, path, dialect)
+    codes = Categories(names, dialect).codes(column)
+    if known and len(unknown := column.drop_nulls().filter(codes[column.is_not_null().to_numpy()] == len(names))):
+        raise DataError(f"'{path}', column '{column.name}': '{unknown[0]}' is no class of the run: {', '.join(known)}")
+    return torch.from_numpy(np.where(codes == len(names), 0, codes).astype(np.int64)), tuple(names)
 
 
-def _recognise(column: pl.Series, numbers: pl.Series, present: int) -> Task:
-    if numbers.count() <= _MOSTLY * present:
+def _recognise(column: pl.Series, numbers: pl.Series) -> Task:
+    if numbers.count() <= MOSTLY * column.count():
         return "classification"
     values = numbers.drop_nulls()
     whole = bool((values == values.round()).all())
-    few = values.n_unique() <= min(_MAX_CLASSES, max(2, present // 2))
+    few = values.n_unique() <= min(_MAX_CLASSES, max(2, column.count() // 2))
     return "classification" if whole and few else "regression"
 
 
-def _class_names(column: pl.Series, are_numbers: bool, path: str) -> list[str]:
-    names: list[str] = column.drop_nulls().cast(pl.String).unique().to_list()
-    names.sort(key=(lambda name: (float(name), name)) if are_numbers else None)
+def _class_names(column: pl.Series, path: str, dialect: Dialect) -> list[str]:
+    """The classes in ``column``, by size where all are numbers, else by name; each once, however it is spelled."""
+    texts = column.drop_nulls().cast(pl.String).unique().to_list()
+    names = list(set(spellings(texts, dialect).values()))
+    numbers = {name: dialect.number(name) for name in names}
+    ordered = sorted(names) if None in numbers.values() else sorted(names, key=lambda name: (numbers[name], name))
     if len(names) < 2:
-        raise DataError(f"'{path}', column '{column.name}': a classification needs at least two classes, found {names}")
-    if len(names) == len(column) - column.null_count() > _MAX_CLASSES:
+        raise DataError(
+            f"'{path}', column '{column.name}': a classification needs at least two classes, found {ordered}"
+        )
+    if len(names) == column.count() > _MAX_CLASSES:
         raise DataError(
             f"'{path}', column '{column.name}': each of its {len(names):,} values is a class of its own; name another"
             " column with dataset.target, or set dataset.task=regression for numbers"
         )
-    return names
-
-
-def _require_known(column: pl.Series, known: Sequence[str], path: str) -> list[str]:
-    """``known``, unless ``column`` has a class that is not among them."""
-    unknown = [name for name in column.drop_nulls().cast(pl.String).unique().sort() if name not in known]
-    if unknown:
-        raise DataError(f"'{path}', column '{column.name}': '{unknown[0]}' is no class of the run: {', '.join(known)}")
-    return list(known)
+    return ordered

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from dltrain.data.dates import COMPACT, DateTexts, read_dates
-from dltrain.data.frames import as_numbers
+from dltrain.data.dialect import as_numbers
 from dltrain.data.steps import Moments, Step, find_step
 from dltrain.errors import DataError
 

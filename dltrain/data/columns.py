@@ -1,0 +1,97 @@
+"""The columns of a table: which are numbers, which are categories, and which had better be left out."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import polars as pl
+
+from dltrain.data.dialect import PLAIN, Dialect, numbers_in, selected
+from dltrain.data.frames import check_numbers, require_plain, to_type
+from dltrain.data.notation import MOSTLY
+from dltrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_FEW = 20  # so many rows may differ in any column
+_DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?$"
+
+
+def sort_columns(
+    frame: pl.DataFrame,
+    path: str,
+    skip: Sequence[str],
+    categorical: Sequence[str],
+    max_categories: int,
+    dialect: Dialect = PLAIN,
+) -> tuple[list[str], list[str], pl.DataFrame]:
+    """Names of the numeric and of the categorical columns, and a frame of these as Float64 and as text.
+
+    What says nothing is left out; what says little, as numbers of rows, dates and free texts do, is warned of.
+    """
+    numeric: dict[str, pl.Series] = {}
+    texts: dict[str, pl.Series] = {}
+    empty, different = [], []
+    left_out = {*skip}
+    frame = selected(frame, [name for name in frame.columns if name not in left_out])
+    for column in frame:
+        require_plain(column, path)
+    for column, numbers in zip(frame, numbers_in(frame, dialect), strict=True):
+        chosen = column.name in categorical
+        may_be_numbers = not chosen and (column.dtype.is_numeric() or column.dtype == pl.String)
+        if column.null_count() == len(column):
+            empty.append(column.name)
+        elif may_be_numbers and numbers.count() > MOSTLY * column.count():
+            ways = f"mend it, or read the column as categories: {to_type('dataset.categorical', [column.name])}"
+            check_numbers(column, numbers, path, ways, dialect)
+            numeric[column.name] = numbers
+        elif not chosen and column.n_unique() == len(column) > _FEW:
+            different.append(column.name)
+        else:
+            texts[column.name] = column.cast(pl.String)
+    _warn(path, empty, "is empty and left out")
+    _warn(path, different, "differs in every row and is left out")
+    free = [text for name, text in texts.items() if name not in categorical]
+    _warn_of_doubtful(path, list(numeric.values()), free, max_categories)
+    return list(numeric), list(texts), pl.DataFrame({**numeric, **texts})
+
+
+def nothing_to_read(frame: pl.DataFrame, path: str, target: str, ignore: Sequence[str], is_number: bool) -> DataError:
+    """The error of a table that has no column to predict ``target`` from; a number a row may still be a series."""
+    cause = f"'{path}' has no column to predict '{target}' from"
+    if not is_number:
+        return DataError(cause)
+    words = ["dltrain", "dataset=series", to_type("dataset.path", path), to_type("dataset.target", target)]
+    times = [column.name for column in frame.get_columns() if column.name not in (target, *ignore) and column.count()]
+    words += [to_type("dataset.time", name) for name in times[:1]]
+    return DataError(f"{cause}; if its rows follow each other in time, forecast it: {' '.join(words)}")
+
+
+def _warn_of_doubtful(path: str, numeric: Sequence[pl.Series], texts: Sequence[pl.Series], most: int) -> None:
+    advice = "leave out what should not be learned from: {}"
+    _warn(path, [c.name for c in numeric if _is_identifier(c)], "numbers the rows, as an identifier does", advice)
+    dates = [column for column in texts if column.str.contains(_DATE).sum() > MOSTLY * column.count()]
+    _warn(path, [c.name for c in dates], "holds dates, which are read as categories", advice)
+    free = [c for c in texts if all(c is not other for other in dates) and _is_free(c, most)]
+    cut = f"is free text, of which the {most} most frequent values become a feature each (dataset.max_categories)"
+    _warn(path, [c.name for c in free], cut, advice)
+
+
+def _is_identifier(numbers: pl.Series) -> bool:
+    """Whether a column of whole numbers has another one in every row."""
+    whole = numbers.count() == len(numbers) > _FEW and bool((numbers == numbers.round()).all())
+    return whole and numbers.n_unique() == len(numbers)
+
+
+def _is_free(text: pl.Series, most: int) -> bool:
+    different = text.drop_nulls().n_unique()
+    return different > most or different > max(_FEW, text.count() / 2)
+
+
+def _warn(path: str, names: Iterable[str], what: str, advice: str = "") -> None:
+    """Say ``what`` of columns in one line for all, with what to type where ``advice`` has a place for it."""
+    names = list(names)
+    if names:
+        listed = ", ".join(f"'{name}'" for name in names[:8]) + (", ..." if len(names) > 8 else "")
+        subject = f"column {listed}" if len(names) == 1 else f"{len(names)} columns ({listed}), each of which"
+        told = "; " + advice.format(to_type("dataset.ignore", names)) if advice else ""
+        log.warning("%s: %s %s%s", path, subject, what, told)

@@ -1,0 +1,144 @@
+"""What a file shows of how it is written: whether its first row is data, and which marks its numbers have."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from dltrain.data.dialect import MISSING, PLAIN, Dialect, as_numbers, numbers_in, selected
+from dltrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+MOSTLY = 0.5  # a text column in which more than this share are numbers is a numeric column with mistakes
+_ROWS = 1000  # that a header is compared with
+_THOUSANDS = ("", ",", ".", "'", " ", "\u00a0", "\u202f")
+_MARKED = r"^[+-]?[\d.]*[,' \u00a0\u202f]\d|\..*\."  # how a number begins that has other marks than one point
+
+
+def looks_like_data(header: Sequence[str], frame: pl.DataFrame, dialect: Dialect) -> bool:
+    """Whether ``header`` is a row as those of ``frame`` are: numbers of their sizes, texts that come again below."""
+    if _counts_up(header):
+        return False
+    alike = named = 0
+    for name, column in zip(header, frame.head(_ROWS), strict=True):
+        vote = _is_of(name, column, dialect)
+        if vote is False:
+            return False
+        alike, named = alike + bool(vote), named + bool(name)
+    return 0 < named <= 2 * alike
+
+
+def _counts_up(header: Sequence[str]) -> bool:
+    """Whether names are 0, 1, 2, ..., or years: as programs name columns, and as no row of data is."""
+    numbers = [PLAIN.number(name) for name in header]
+    steps = {later - earlier for earlier, later in pairwise([number for number in numbers if number is not None])}
+    enough = len(numbers) >= 5 or header[0] == ""  # an index has no name
+    return enough and len(steps) == 1 and steps.pop() > 0
+
+
+def _is_of(name: str, column: pl.Series, dialect: Dialect) -> bool | None:
+    """Whether ``name`` could be a value of ``column``: certainly not a text above numbers; ``None``: who knows."""
+    present = len(column) - column.null_count()
+    for decimal in (dialect.decimal or ".", ","):
+        notation = replace(dialect, decimal=decimal)
+        numbers = as_numbers(column, notation).drop_nulls()
+        if len(numbers) > MOSTLY * present:
+            number = notation.number(name)
+            if number is None:
+                return None if name in (*MISSING, *(dialect.missing or ())) else False
+            lower, upper = float(numbers.min()), float(numbers.max())  # type: ignore[arg-type]
+            return True if 2 * lower - upper <= number <= 2 * upper - lower else None
+    return True if (column == name).any() else None
+
+
+def with_notation(dialect: Dialect, frame: pl.DataFrame, path: str) -> Dialect:
+    """``dialect`` with the marks that the numbers in ``frame`` have, and a decimal point where they have none.
+
+    Raises:
+        DataError: a comma may be a decimal mark or part thousands, or the columns have different marks.
+    """
+    if dialect.decimal is not None and dialect.thousands is not None:
+        return dialect
+    notations = [
+        replace(dialect, decimal=decimal, thousands=thousands)
+        for thousands in (_THOUSANDS if dialect.thousands is None else [dialect.thousands])
+        for decimal in dialect.decimal or ".,"
+        if decimal != thousands
+    ]
+    texts = _with(_MARKED, frame)
+    counts = np.array([_counts(texts, notation) for notation in notations])  # (notations, columns)
+    most = counts.max(0)
+    # Columns of numbers of which the first notation does not know all.
+    marked = (most > counts[0]) & (most > MOSTLY * np.array(_present(texts)))
+    fitting = [n for n, count in zip(notations, counts, strict=True) if (count == most)[marked].all()]
+    columns = [column for column, needed in zip(texts, marked, strict=True) if needed]
+    if not fitting:
+        raise DataError(f"'{path}': {_different(columns)}")
+    chosen = fitting[0]
+    for other in fitting[1:]:
+        _require_alike(chosen, other, columns, path)
+    if columns:
+        log.info("%s: %s in %s", path, " and ".join(_words(chosen)), ", ".join(column.name for column in columns))
+    if chosen.decimal == "," and (pointed := _misread(_with(r"\.", frame), chosen)):
+        raise DataError(f"'{path}': {_different([*columns, *pointed])}")
+    return chosen
+
+
+def _with(pattern: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns of text in which a value holds ``pattern``."""
+    texts = frame.select(pl.col(pl.String))
+    found = texts.select(pl.all().str.contains(pattern).any()).row(0) if texts.width else ()
+    return selected(texts, [name for name, has_it in zip(texts.columns, found, strict=True) if has_it])
+
+
+def _counts(frame: pl.DataFrame, notation: Dialect = PLAIN) -> tuple[int, ...]:
+    """How many numbers each column holds."""
+    return numbers_in(frame, notation).count().row(0) if frame.width else ()
+
+
+def _present(frame: pl.DataFrame) -> tuple[int, ...]:
+    return frame.count().row(0) if frame.width else ()
+
+
+def _misread(frame: pl.DataFrame, notation: Dialect) -> list[pl.Series]:
+    """Columns of numbers that only the plain notation knows."""
+    found = zip(frame, _counts(frame), _counts(frame, notation), _present(frame), strict=True)
+    return [column for column, plain, count, present in found if plain > max(count, MOSTLY * present)]
+
+
+def _require_alike(one: Dialect, other: Dialect, columns: Sequence[pl.Series], path: str) -> None:
+    """Raise :class:`DataError` where two notations read a number differently."""
+    for column in columns:
+        ours, theirs = as_numbers(column, one), as_numbers(column, other)
+        differ = (ours != theirs).fill_null(False).arg_true()
+        if len(differ):
+            row = int(differ[0])
+            readings = " or ".join(
+                f"{value:.15g} ({_to_type(notation)})" for value, notation in ((ours[row], one), (theirs[row], other))
+            )
+            raise DataError(f"'{path}', column '{column.name}': '{column[row]}' may be {readings}: say which")
+
+
+def _to_type(notation: Dialect) -> str:
+    key, mark = ("thousands", notation.thousands) if notation.thousands else ("decimal", notation.decimal)
+    return shlex.quote(f'dataset.{key}="{mark}"')
+
+
+def _words(notation: Dialect) -> list[str]:
+    comma = ["decimal commas"] if notation.decimal == "," else []
+    return comma + ([f"'{notation.thousands}' between thousands"] if notation.thousands else [])
+
+
+def _different(columns: Sequence[pl.Series]) -> str:
+    """A sentence on columns whose numbers cannot be read alike."""
+    shown = []
+    for column in columns[:4]:
+        marks = column.filter(column.str.contains(r"[.,' \u00a0\u202f]").fill_null(False))
+        shown.append(f"'{marks[0] if len(marks) else column[0]}' in '{column.name}'")
+    listed = ", ".join(shown)
+    return f"its columns write numbers in different ways ({listed}); mend one, or leave it out with dataset.ignore"
