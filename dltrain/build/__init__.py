@@ -28,7 +28,7 @@ from dltrain.config.literal import escaped
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
-from dltrain.device import Precision, pick_device, pick_precision, pick_threads
+from dltrain.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
 from dltrain.distributed.world import World
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
@@ -69,10 +69,17 @@ class Parts:
         return (raw.float() / levels).clamp(max=1) if raw.dtype == torch.uint8 else None
 
 
-def build(cfg: DictConfig, folder: Path, world: World | None = None, fresh: bool = True) -> Parts:
+def build(
+    cfg: DictConfig,
+    folder: Path,
+    world: World | None = None,
+    fresh: bool = True,
+    threads: int | str | None = None,
+) -> Parts:
     """Build everything that ``cfg`` names; ``cfg`` gains the facts of its data set.
 
-    With ``fresh=False`` weights are not fetched, because those of a checkpoint take their place at once.
+    With ``fresh=False`` weights are not fetched, because those of a checkpoint take their place at once. ``threads``
+    are those that a run has recorded which is to go on.
 
     Every process of ``world`` (by default this one alone) builds the same, and then its part of what they share.
 
@@ -107,7 +114,7 @@ def build(cfg: DictConfig, folder: Path, world: World | None = None, fresh: bool
     _require_trainable(cfg, model, precision, world)
     model, average = placed_network(cfg, model, device, world, data.facts.kind == "image")
     work = require_shapes(model, loss, train, data.facts, precision)
-    cfg.trainer.threads = _threads(cfg, work, device, world)
+    cfg.trainer.threads = _threads(cfg, threads, work, device, world)
     torch.set_num_threads(cfg.trainer.threads)
 
     # The optimizer keeps references to the parameters, so the model is on its device by now.
@@ -162,8 +169,10 @@ def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]
     return Loggers({name: partial(make, cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()}, history)
 
 
-def _threads(cfg: DictConfig, work: int, device: torch.device, world: World) -> int:
+def _threads(cfg: DictConfig, recorded: int | str | None, work: int, device: torch.device, world: World) -> int:
     """Threads for a network with ``work`` multiply-adds a sample, of which a process takes its part of each batch."""
+    if recorded is not None and cfg.trainer.threads == "auto":
+        return threads_of_run(recorded)
     samples = cfg.dataset.batch_size // (world.size * cfg.trainer.accumulate)
     return pick_threads(cfg.trainer.threads, work * samples, device)
 

@@ -14,7 +14,7 @@ from dltrain import checkpoint, distributed, signals
 from dltrain.build import Parts, build, start_loggers
 from dltrain.commands.result import best_of, draw, leave_result, show, write_report
 from dltrain.config.earlier import as_text, of_text
-from dltrain.device import pick_device, process_state, seed_apart, threads_of_run
+from dltrain.device import pick_device, process_state, seed_apart
 from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.meeting import Plan, joined, meeting
 from dltrain.distributed.world import World
@@ -70,8 +70,6 @@ def go_on(
     With ``force`` a run goes on although its configuration has changed in what decides its course.
     """
     defer_compiler()
-    if resumable and cfg.trainer.threads == "auto":
-        cfg.trainer.threads = threads_of_run(resumable.threads)
     plan = Plan(as_text(cfg), str(folder.path), folder.command, force, os.getcwd() in sys.path)
     with _process_state(cfg), joined(pick_device(cfg.device), plan) as world:
         return _go_on(cfg, folder, resumable, stop, force, world, pruning)
@@ -108,12 +106,12 @@ def _go_on(
     pruning: Pruning | None = None,
 ) -> float:
     """:func:`go_on` in each of the processes; what there is to go on from is known to rank 0."""
-    parts = build(cfg, folder.path, world, fresh=not world.share(lambda: resumable is not None))
+    state = resumable
+    resumable = world.share(lambda: state)
+    parts = build(cfg, folder.path, world, fresh=resumable is None, threads=resumable.threads if resumable else None)
     trainer = parts.trainer
     trainer.stop = stop
     _set_pruning(parts, pruning, cfg.pruner._target_)
-    state = resumable
-    resumable = world.share(lambda: state)
     if resumable:
         restore(trainer, parts.config_text, resumable, force)
         if trainer.finished and world.share(resumable.result).get("status") == "done":
