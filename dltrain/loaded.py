@@ -109,7 +109,7 @@ class Loaded:
         return data
 
     def _folder_of(self, split: str) -> Path | None:
-        root = Path(str(self.cfg.dataset.get("root"))).expanduser()
+        root = Path(os.path.expanduser(str(self.cfg.dataset.get("root"))))
         return part_folders(root).get(split) if self._can_take_all and root.is_dir() else None
 
 

@@ -51,6 +51,7 @@ MISTAKES = {
     **{name: ["nowhere"] for name in ("resume", "evaluate", "export", "report")},
     **{name: ["nowhere", "photo.png"] for name in ("predict", "explain")},
     "compare": ["nowhere", "nowhere"],
+    "shards": ["nowhere", "out"],
 }
 
 

@@ -1,13 +1,13 @@
 """``dltrain shards FOLDER OUT``: images in class folders as tar or Parquet shards. Imports no torch by itself."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dltrain.answer import on_terminal, print_json
 from dltrain.commands.arguments import own_keys
 from dltrain.data.folders import text_of
 from dltrain.errors import UserError, did_you_mean
+from dltrain.run import path_of
 
 _USAGE = "dltrain shards FOLDER OUT [format=tar|parquet]"
 _FORMATS = ("tar", "parquet")
@@ -28,7 +28,7 @@ def shards(arguments: Sequence[str]) -> None:
             raise UserError(f"{word} is no key of this verb{hint} It takes {', '.join(f'{key}=' for key in _KEYS)}")
     if len(words) != 2:
         raise UserError(f"two folders are wanted, the images and where the shards go: {_USAGE}")
-    folder, out = (Path(word).expanduser() for word in words)
+    folder, out = map(path_of, words)
     if not folder.is_dir():
         raise UserError(f"there is no folder '{words[0]}'; it must hold <class>/<images>, or train/<class>/<images>")
     format = own.get("format", "tar")

@@ -1,5 +1,6 @@
 """The configuration of an earlier run: taken up with overrides, and trusted no further than it has to be."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -110,7 +111,7 @@ def locate_files(cfg: DictConfig, folder: str) -> None:
         value = node.get(key) if isinstance(node, DictConfig) else None
         if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
             continue
-        path = Path(value.removeprefix(prefix)).expanduser()
+        path = Path(os.path.expanduser(value.removeprefix(prefix)))
         if not path.is_absolute() and Path(folder, path).exists():
             node[key] = escaped(f"{prefix}{Path(folder, path)}")
 

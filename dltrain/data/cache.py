@@ -40,7 +40,7 @@ class Entry:
 def cache_folder() -> Path:
     """Where decoded data lie: ``$DLTRAIN_CACHE``, or ``dltrain`` in the user's cache folder."""
     if named := os.environ.get("DLTRAIN_CACHE"):
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dltrain"
 
 

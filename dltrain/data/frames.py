@@ -1,5 +1,6 @@
 """Tables as they are on disk: read strictly, with errors that name the file, the row and the column."""
 
+import os
 import re
 import shlex
 from collections import Counter
@@ -26,7 +27,7 @@ def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[p
         DataError: the file is missing, empty or damaged, not UTF-8, names a column twice, or a row has more or fewer
             fields than the first; or the first row is one of data, though nobody said so.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise DataError(f"there is no file '{path}'; dataset.path must name a CSV or Parquet file")
     try:
@@ -78,7 +79,7 @@ def require_plain(column: pl.Series, path: str) -> None:
 
 def row_name(path: str, row: int, dialect: Dialect = PLAIN) -> str:
     """``row 3 (line 4)``: ``row`` from 0, as counted from 1 below the header, and the line of a CSV file."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     return f"row {row + 1}" + ("" if is_parquet(file) else f" (line {line_of(file, row, dialect)})")
 
 

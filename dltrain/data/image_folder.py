@@ -66,7 +66,7 @@ def image_folder(
     if cache not in ("auto", "memory", "disk", "none"):
         raise ConfigError([f"dataset.cache must be auto, memory, disk or none, not '{cache}'"])
     decoding = decoding_of(image_size, channels, background, white, fitted.preprocessing if fitted else None)
-    top = Path(root).expanduser()
+    top = Path(os.path.expanduser(root))
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold train/<class>/<images>")
     top = top.resolve()  # the cache knows images by their paths

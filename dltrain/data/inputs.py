@@ -62,7 +62,7 @@ def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for word in words:
-        path = Path(word).expanduser()
+        path = Path(os.path.expanduser(word))
         if path.is_file():
             found.append(path)
             continue

@@ -1,6 +1,7 @@
 """Time series: windows of the past as inputs, the steps that follow as targets, split in time order."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -135,7 +136,7 @@ def series(
             "step": asdict(step) if step else None,
             **dialect.stored(),
         },
-        files=describe_file(Path(path).expanduser()),
+        files=describe_file(Path(os.path.expanduser(path))),
     )
 
 

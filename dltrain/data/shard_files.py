@@ -1,6 +1,7 @@
 """Which files of a folder are shards, and of which part of a data set."""
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def shard_files(root: str) -> dict[str, list[Path]]:
     Raises:
         DataError: there is no such folder, it holds no shards, or shards of both formats.
     """
-    top = Path(root).expanduser().resolve()
+    top = Path(os.path.expanduser(root)).resolve()
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold shards, *.tar or *.parquet")
     loose = _shards_in(top)

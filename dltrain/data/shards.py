@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,7 @@ def shards(
     decoding = decoding_of(image_size, channels, background, white, _images_of(fitted))
     require_augment(augment, decoding.shape)
     files = shard_files(root)
-    top = Path(root).expanduser().resolve()
+    top = Path(os.path.expanduser(root)).resolve()
     layout = layout_of(files["train"], decoding, input, target, task, shuffle_window)
     indices = {part: indexed(found, layout.shards, task, f"{top} ({part})") for part, found in files.items()}
     parts = _parts(indices, {"test": test_fraction, "val": val_fraction}, limit, split_seed)

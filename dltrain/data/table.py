@@ -1,6 +1,7 @@
 """Tables: one sample a row, columns of numbers and categories, one column to predict."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,7 @@ def table(
         val if len(val) else None,
         test if len(test) else None,
         preprocessing=encoder.stored(),
-        files=describe_file(Path(path).expanduser()),
+        files=describe_file(Path(os.path.expanduser(path))),
     )
 
 

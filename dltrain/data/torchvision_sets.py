@@ -97,7 +97,8 @@ def _given_parts(
 
 
 def _idx_parts(dataset: str, root: str, download: bool) -> dict[str, DecodedImages]:
-    folders = [Path(root).expanduser() / dataset / "raw", Path(root).expanduser() / dataset, Path(root).expanduser()]
+    top = Path(os.path.expanduser(root))
+    folders = [top / dataset / "raw", top / dataset, top]
     wanted = [name for names in _IDX_FILES.values() for name in names]
     if download and not all(_find_idx(folders, name) for name in wanted):
         _torchvision_set(dataset, root, train=True, download=True)
@@ -160,7 +161,7 @@ def _torchvision_set(dataset: str, root: str, train: bool, download: bool) -> An
     try:
         return kind(os.path.expanduser(root), train=train, download=download)
     except (RuntimeError, OSError) as error:  # not there or damaged, no network
-        folder = Path(root).expanduser() / getattr(kind, "base_folder", f"{dataset}/raw")
+        folder = Path(os.path.expanduser(root)) / getattr(kind, "base_folder", f"{dataset}/raw")
         named = [getattr(kind, key, []) for key in ("resources", "train_list", "test_list")]
         listed = [name for files in named for name, _ in files]
         listed += [kind.meta["filename"]] if hasattr(kind, "meta") else []

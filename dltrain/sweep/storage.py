@@ -1,5 +1,6 @@
 """Where a study is kept. Imports Optuna."""
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def storage_of(named: str | None, folder: Path) -> Any:
         UserError: the database's driver is not installed, or the database cannot be used.
     """
     if named is not None and "://" not in named:
-        path = Path(named).expanduser().absolute()
+        path = Path(os.path.expanduser(named)).absolute()
         if not path.parent.is_dir():
             raise UserError(f"hydra.sweeper.storage={named}: there is no folder {path.parent}")
         return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
