@@ -602,7 +602,7 @@ def test_a_bad_image_folder_gets_one_message_exit_2_and_leaves_nothing(dltrain, 
 def test_a_root_whose_name_is_no_utf_8_is_refused(dltrain, tmp_path):
     write_classes(tmp_path / os.fsdecode(b"caf\xe9"), {"a": [1], "b": [2]})
     outcome = dltrain("dataset=image_folder", os.fsdecode(b"dataset.root=caf\xe9"))
-    assert (outcome.code, outcome.stdout) == (2, "")
+    assert (outcome.code, outcome.result["status"]) == (2, "invalid")
     assert "'dataset.root=caf\\udce9' is no UTF-8 text" in outcome.stderr and "rename" in outcome.stderr
 
 

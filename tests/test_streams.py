@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from made import on_terminal
 
+from dltrain.log import log_to
+from dltrain.process import process_kept
 from dltrain.streams import printable
 from tests.test_cli import SHORT
 
@@ -51,5 +53,7 @@ def test_a_name_does_not_drive_the_terminal(dltrain, verb, tmp_path, capsys):
     (tmp_path / "a\x1b[2Jb.png").write_bytes(b"no image")
     refused = verb("predict", run_folder, "a\x1b[2Jb.png")
     assert refused.code == 2 and "\x1b" not in refused.stderr
-    logging.getLogger("dltrain").warning("a\x1b[2Jb")
+    with process_kept():
+        log_to(None)
+        logging.getLogger("dltrain").warning("a\x1b[2Jb")
     assert capsys.readouterr().err == "warning: a\\x1b[2Jb\n"
