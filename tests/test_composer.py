@@ -53,6 +53,7 @@ def without_hydra(config):
         ["penalty={l1:0.1}", "penalty.l1=0.5", "++penalty={l2:0.2}", "penalty={l2:0.3}"],
         ["optim.lr=0.1", "optim={lr:0.2}", "optim.lr=0.3"],
         ["model=lstm", "model=gru", "model.hidden_size=8"],
+        ["optim={lr:0.1}", "optim=adam"],
         ["+loss.weight=[1,8]", "+optim.maximize=true", "++optim.foreach=false"],
         ["+loss={weight:[1,8]}", "+loss={ignore_index:0}"],
         ["~loss.label_smoothing"],

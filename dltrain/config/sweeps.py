@@ -68,16 +68,18 @@ def choices(overrides: Sequence[Override], limit: int | None = None) -> list[lis
 def in_force(choices: Sequence[Sequence[str]]) -> list[int]:
     """Which of the ``choices``, overrides of one key each, are not replaced by a later one of the same key.
 
-    A dictionary replaces nothing: it adds to what is there, as in a single run.
+    A dictionary replaces nothing and is not replaced: as in a single run, it adds to what is there, also to an option
+    of its group that is chosen behind it.
     """
     kept = []
     replaced: set[str] = set()
     for number in reversed(range(len(choices))):
         parts = [text.partition("=") for text in choices[number]]
         keys = {key for key, _, _ in parts}
-        if not keys <= replaced or not keys:
+        adds = any(value.startswith("{") for _, _, value in parts)
+        if adds or not keys <= replaced or not keys:
             kept.append(number)
-        if not any(value.startswith("{") for _, _, value in parts):
+        if not adds:
             replaced |= keys
     return kept[::-1]
 
