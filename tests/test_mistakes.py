@@ -46,11 +46,12 @@ TYPED = [
     ("hydra.run.dirr=x", ["hydra.run has no key dirr", "did you mean 'hydra.run.dir'?"]),
     ("hydra.job.num=abc", ["hydra.job.num=abc", "Integer"]),
     ("hydra.sweeps.dir=x", ["did you mean 'hydra.sweep'?"]),
+    ("~hydra.run", ["hydra.run is always there", "hydra.run=..."]),
     ("~model.dropouts", ["there is no model.dropouts to take out", "did you mean 'dropout'?"]),
-    ("~trainer.clip_norm", ["trainer.clip_norm is null", "leave this away"]),
+    ("~trainer.clip_norm", ["trainer.clip_norm is null", "leave this out"]),
     ("scheduler=cosine ~scheduler.T_max", ["has no value before the data are loaded", "scheduler.T_max=..."]),
     ("~optim.lr=3", ["optim.lr has another value", "write ~optim.lr"]),
-    ("dataset=table ~dataset.path", ["dataset.path has no value", "dataset.path=..."]),
+    ("dataset=table ~dataset.path", ["dataset.path has no value: give", "dataset.path=..."]),
     ("--cfg job --package nothing", ["--package=nothing", "dltrain --cfg job"]),
     ("+optim.lr=0.1", ["optim.lr is there already", "without the plus sign"]),
     ("data.num_outputs=5", ["the data set fills this in"]),
@@ -589,6 +590,32 @@ def test_a_byte_order_mark_that_hides_a_header_is_named(dltrain, tmp_path):
         " which hides # @package from Hydra"
     ]
     assert dltrain("--config-dir", "my_conf", "optim=mine", "trainer.epochs=1", "dataset.limit=8").code == 0
+
+
+NO_PLACE = "defaults:\n  - override /model: mlp\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("\ufeff\n# @package _global_\ntrainer:\n  epochs: 1\n", "line 1: save it as UTF-8 without a byte order mark"),
+        ("\ufeff#@package _global_\n" + NO_PLACE, "line 1: save it as UTF-8 without a byte order mark"),
+        (NO_PLACE, "line 1: begin the file with the line # @package _global_"),
+    ],
+    ids=["behind an empty line", "with options", "no header"],
+)
+def test_an_experiment_that_hydra_cannot_place_is_told_what_its_header_lacks(dltrain, tmp_path, text, told):
+    write(tmp_path, {"my_conf/experiment/mine.yaml": text})
+    (problem,) = dltrain("--config-dir", "my_conf", "experiment=mine").result["problems"]
+    assert problem.startswith(f"my_conf/experiment/mine.yaml, {told}")
+
+
+def test_a_variable_that_is_not_set_is_named(dltrain, monkeypatch):
+    monkeypatch.delenv("RATE", raising=False)
+    assert dltrain("optim.lr=${oc.env:RATE}").result["problems"] == [
+        "optim.lr='${oc.env:RATE}' (command line): there is no environment variable RATE: set it, or write"
+        " ${oc.env:RATE,VALUE}"
+    ]
 
 
 def test_a_number_from_the_environment_has_to_be_decoded(dltrain, monkeypatch):

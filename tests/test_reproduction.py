@@ -174,8 +174,9 @@ def test_the_line_of_the_readme_repeats_a_run_with_a_change(dltrain):
         ("model:\n", "modle:\n", "modle="),
         ("seed: ", "seed:", "a colon takes a space"),
         ("seed: ", "\tseed: ", "there is a tab"),
+        ("\ndevice: auto", "\ndevice: ${nothing}", "device='${nothing}' (run/config.yaml, line"),
     ],
-    ids=["argument", "type", "group", "colon", "tab"],
+    ids=["argument", "type", "group", "colon", "tab", "reference"],
 )
 def test_a_fault_in_the_file_of_a_copied_run_is_told_with_its_line(dltrain, finished, tmp_path, before, after, told):
     shutil.copytree(finished, "run")
@@ -186,6 +187,16 @@ def test_a_fault_in_the_file_of_a_copied_run_is_told_with_its_line(dltrain, fini
     assert outcome.code == 2 and "Traceback" not in outcome.stderr
     assert told in outcome.stderr and "run/config.yaml, line" in outcome.stderr
     assert "job_logging" not in outcome.stderr and "dltrain_complete" not in outcome.stderr
+
+
+@pytest.mark.parametrize("finished", ["plain"], indirect=True)
+def test_a_fault_in_what_a_copied_run_says_of_hydra_is_told_with_the_file_alone(dltrain, finished, tmp_path):
+    shutil.copytree(finished, "run")
+    with open(tmp_path / "run" / "config.yaml", "a") as file:
+        file.write("hydra: {job: {chdir: 3x}}\n")
+    (problem,) = dltrain("--config-dir", "run", "--config-name", "config").result["problems"]
+    assert problem.startswith("run/config.yaml: ") and "'3x' is not a valid bool" in problem
+    assert "dltrain_complete" not in problem
 
 
 @pytest.mark.parametrize("finished", ["plain"], indirect=True)

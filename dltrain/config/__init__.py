@@ -115,7 +115,8 @@ def _decoded(problem: Problem, raw: Any) -> Problem:
     """The problem, with what to type where a number was taken from the environment, which has text alone."""
     for part in problem.key.split("."):
         raw = raw.get(part) if isinstance(raw, dict) else None
-    if not (isinstance(raw, str) and re.fullmatch(r"\$\{oc\.env:[^${}]*\}", raw) and isinstance(problem.value, str)):
+    is_taken = isinstance(raw, str) and re.fullmatch(r"\$\{oc\.env:[^${}]*\}", raw)
+    if not is_taken or not isinstance(problem.value, str) or problem.value == raw:  # raw: there is no such variable
         return problem
     hint = f'; what comes from the environment is text: write "${{oc.decode:{raw}}}" for a number, a list, true or null'
     return replace(problem, text=problem.text + hint)
@@ -157,6 +158,8 @@ def _unresolved(error: OmegaConfBaseException, cfg: DictConfig) -> str:
     text = str(error).splitlines()[0]
     if not isinstance(error, InterpolationKeyError):
         text = text.partition("raised while resolving interpolation: ")[2] or text
+        if found := re.search(r"Environment variable '(.+)' not found", text):
+            return f"there is no environment variable {found[1]}: set it, or write ${{oc.env:{found[1]},VALUE}}"
         if "Recursive interpolation" in text:
             return "refers to itself: give it a value"
         if found := re.match(r"Unsupported interpolation type (\S+)", text):

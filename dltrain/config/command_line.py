@@ -88,7 +88,7 @@ def _with_options(content: DictConfig, overrides: Sequence[str]) -> DictConfig:
     own.defaults = [dict.fromkeys(needless.intersection(entry)) or entry for entry in listed]
     words = [text.partition("=") for text in overrides]
     chosen = {name for group, _, value in words if group in groups for name in _picked(group, value)}
-    merged = OmegaConf.merge(own, {name: node for name, node in content.items() if name not in chosen})
+    merged = OmegaConf.merge(own, {name: node for name, node in content.items_ex(resolve=False) if name not in chosen})
     assert isinstance(merged, DictConfig)
     return merged
 

@@ -11,10 +11,9 @@ from hydra.core.override_parser.types import Override
 
 from dltrain.config.command_line import COMPLETE, complete_file
 from dltrain.config.targets import near_path
-from dltrain.config.yaml_lines import key_lines
+from dltrain.config.yaml_lines import hidden_header, key_lines
 
 COMMAND_LINE = "command line"
-_HIDDEN = b"\xef\xbb\xbf# @package"
 
 
 class Origins:
@@ -49,11 +48,7 @@ class Origins:
     def hidden_headers(self) -> list[str]:
         """What is wrong with those of the files of which Hydra does not see in which place they belong."""
         paths = [file_of(self.repository, one.config_path) for one in self._defaults() if one.config_path]
-        return [
-            f"{path_shown(path)}, line 1: save it as UTF-8 without a byte order mark, which hides # @package from Hydra"
-            for path in paths
-            if path and path.is_file() and path.read_bytes().startswith(_HIDDEN)
-        ]
+        return [f"{path_shown(path)}, {text}" for path in paths if path and (text := hidden_header(path))]
 
     def _read(self) -> dict[str, str]:
         if self._lines is None:

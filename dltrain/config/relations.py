@@ -198,12 +198,12 @@ def _check_mode(scheduler: Mapping[str, Any]) -> Iterator[Problem]:
 def _check_monitor(key: str, name: Any, known: tuple[str, ...]) -> Iterator[Problem]:
     if not isinstance(name, str) or name == LATER or name in known:
         return
-    if told := about_test(name):
-        yield Problem(key, told, name)
-        return
     if len(known) == 1:
         reason = "dataset.val_fraction=0 leaves no validation part"
         yield Problem(key, f"is no metric of this run, because {reason}: use {key}={known[0]}", name)
+        return
+    if told := about_test(name):
+        yield Problem(key, told, name)
         return
     task = next((task for task, names in NAMES.items() if name.removeprefix("val/") in names), "")
     near = did_you_mean(name, known) or did_you_mean(f"val/{name}", known)

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from dltrain.config.command_line import COMPLETE
 from dltrain.config.targets import near_path
-from dltrain.config.yaml_lines import file_problems
+from dltrain.config.yaml_lines import file_problems, hidden_header
 from dltrain.errors import did_you_mean
 
 # Lines of Hydra's messages that help with Hydra, not with dltrain.
@@ -52,6 +53,7 @@ def _chain(error: BaseException, kind: type[BaseException]) -> BaseException | N
 
 
 def _plain(text: str) -> str:
+    text = text.replace(f"In '{COMPLETE}': ", "")  # no name of the user's
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
     return " ".join(lines)
 
@@ -77,6 +79,9 @@ def in_file(path: Path, error: BaseException, groups: Collection[str]) -> list[s
         return [f"{near_path(path)}{_line_of(found[1], path)}: there is no key {found[1]} here{near}"]
     if (found := re.search(r"Could not override '\w+/(\w+)[^']*'\. No match", str(error))) and found[1] in groups:
         return [f"{near_path(path)}{_line_of(found[1], path)}: write it with a slash, - override /{found[1]}: OPTION"]
+    if re.search(r"Could not override '[^'@]+@experiment\.", str(error)):
+        header = "line 1: begin the file with the line # @package _global_"
+        return [f"{near_path(path)}, {hidden_header(path) or header}"]
     if found := re.search(r"Could not override '([^'@]+)[^']*'\. No match", str(error)):
         near = did_you_mean(found[1], groups)
         return [f"{near_path(path)}{_line_of(found[1], path)}: there is no group {found[1]} to override{near}"]
@@ -139,14 +144,15 @@ def unapplied(override: Override, error: BaseException, cfg: DictConfig) -> str:
     line = f"{override.input_line} (command line)"
     name = override.key_or_group
     if override.is_delete():
-        return f"{line}: {_not_deleted(name, cfg)}"
+        return f"{line}: {_not_deleted(override, cfg)}"
     if override.is_add() and "An item is already at" in str(error):
         return f"{line}: {name} is there already: write it without the plus sign"
     return f"{line}: {translated(error)[0]}"
 
 
-def _not_deleted(name: str, cfg: DictConfig) -> str:
-    """Why Hydra does not take out a key: it is not there, has no value, or another one than the override names."""
+def _not_deleted(override: Override, cfg: DictConfig) -> str:
+    """Why Hydra does not take out a key: it is not there, has no value, another one than is named, or must stay."""
+    name = override.key_or_group
     outer, _, inner = name.rpartition(".")
     node: Any = OmegaConf.select(cfg, outer, throw_on_resolution_failure=False) if outer else cfg
     keys = list(map(str, node)) if isinstance(node, DictConfig) else []
@@ -154,7 +160,10 @@ def _not_deleted(name: str, cfg: DictConfig) -> str:
         return f"there is no {name} to take out{did_you_mean(inner, keys)}"
     value = node._get_node(inner)._value()
     if value is None:
-        return f"{name} is null, which is as good as taken out: leave this away"
+        return f"{name} is null, which is as good as taken out: leave this out"
     if isinstance(value, str) and ("${" in value or value == "???"):
-        return f"{name} has no value before the data are loaded: give it one instead, {name}=..."
-    return f"{name} has another value: write ~{name} to take it out whatever it is"
+        when = "" if value == "???" else " before the data are loaded"
+        return f"{name} has no value{when}: give it one instead, {name}=..."
+    if "=" in str(override.input_line):
+        return f"{name} has another value: write ~{name} to take it out whatever it is"
+    return f"{name} is always there: give it another value instead, {name}=..."

@@ -1,11 +1,13 @@
 """On which line of a YAML file a key stands, and what is wrong with a file that cannot be read."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 Key = tuple[str, ...]
+_HIDDEN = re.compile(rb"\xef\xbb\xbf\s*#\s*@")
 
 
 def key_lines(path: Path) -> dict[Key, int]:
@@ -29,6 +31,13 @@ def _lines(node: yaml.Node, outer: Key) -> Iterator[tuple[Key, int]]:
         full = (*outer, str(key.value))
         yield full, key.start_mark.line + 1
         yield from _lines(value, full)
+
+
+def hidden_header(path: Path) -> str:
+    """What keeps Hydra from seeing in which place the keys of the file belong; empty where nothing does."""
+    if not path.is_file() or not _HIDDEN.match(path.read_bytes()):
+        return ""
+    return "line 1: save it as UTF-8 without a byte order mark, which hides # @package from Hydra"
 
 
 def file_problems(path: Path) -> list[str]:
