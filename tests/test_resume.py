@@ -323,6 +323,8 @@ def test_resume_auto_starts_goes_on_and_then_says_that_it_is_finished(dltrain, i
     assert "is finished: 4 of 4 epochs" in finished.stderr
     assert finished.stdout == gone_on.stdout
     assert {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()} == content
+    moved = Path("run").rename("moved").resolve()
+    assert dltrain(*command, "hydra.run.dir=moved").result == finished.result | {"run": str(moved)}
 
 
 def test_a_run_goes_on_in_another_folder_and_leaves_its_own_as_it_is(dltrain, interrupted, undisturbed):

@@ -172,7 +172,7 @@ def _already_done(parts: Parts, folder: RunFolder, resumable: Resumable) -> floa
     )
     if resumable.run != folder.path.resolve():
         folder.discard()
-    show(resumable.result())
+    show(resumable.result() | {"run": str(resumable.run)})  # the folder may have been moved or copied
     return trainer.best.value
 
 
