@@ -262,7 +262,7 @@ def test_a_mistake_is_one_message_and_exit_2(dltrain, verb):
     for arguments, fragment in (
         ((), "a run folder or a checkpoint comes first"),
         (("nowhere",), "there is no run 'nowhere'"),
-        ((run, "out=nowhere/page.html"), "cannot be written"),
+        ((run, "out=nowhere/page.html"), "cannot be written: No such file or directory\n"),
         ((run, "dataset.roots=x"), "dataset.roots is no key of this run"),
         ((run, "another"), "an override is key=value"),
         ((run, "device=cuda:9"), "this machine has no such device"),

@@ -37,7 +37,7 @@ def report(arguments: Sequence[str]) -> None:
     try:
         report_run(folder, overrides, out)
     except OSError as error:
-        raise UserError(f"'{out}' cannot be written: {error}") from error
+        raise UserError(f"'{out}' cannot be written: {error.strerror or error}") from error
     if on_terminal():
         say(str(out))
     else:
@@ -57,5 +57,5 @@ def _report_sweep(folder: Path, out: str | None) -> None:
     try:
         write_page(found, page)
     except OSError as error:
-        raise UserError(f"'{page}' cannot be written: {error}") from error
+        raise UserError(f"'{page}' cannot be written: {error.strerror or error}") from error
     show(found)
