@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from dltrain.device import available_threads, pick_threads, process_state, threa
 from dltrain.machine import CoreWatch
 from dltrain.models import CNN, GRU, LSTM, MLP
 from dltrain.shapes import _multiply_adds
+from dltrain.sweep import pool
 
 CPU = torch.device("cpu")
 
@@ -173,6 +175,12 @@ def test_threads_wait_briefly_unless_the_user_says_how_long(monkeypatch, given, 
     monkeypatch.setattr(os, "environ", environment := dict(given))
     machine.shorten_spin()
     assert environment.get("GOMP_SPINCOUNT") == spin
+
+
+def test_threads_of_a_job_on_another_machine_wait_briefly_as_well(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})  # Ray's workers have that of their own machine
+    monkeypatch.setattr(pool, "run_job", lambda **_: SimpleNamespace(return_value=os.environ["GOMP_SPINCOUNT"]))
+    assert pool.perform(None, None, None).value == machine.SPIN
 
 
 def run_folder(outcome):

@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dltrain import signals
+from dltrain.machine import shorten_spin
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.pruning import Judge
@@ -45,6 +46,7 @@ class Answer:
 
 def perform(context: HydraContext, task: TaskFunction, config: DictConfig) -> Answer:
     """Run one job in this process, which is its own: its result goes into its folder, and not to stdout."""
+    shorten_spin()  # a machine of a cluster need not have the environment of the command
     answer = Answer()
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
