@@ -6,6 +6,7 @@ configuration folder that the line names is put on Hydra's own command line.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -48,6 +49,7 @@ complete -c dltrain -f -a '(hydra_fish_completion)'"""
 _ASKS = ("-sc", "--shell-completion")
 _WITH_FILE = ("--config-dir", "-cd", "--config-name", "-cn")
 _PATHS = ("root", "path", "out", "dir", "resume", "weights")  # keys, without what they are keys of
+_SEVERAL = re.compile(r"^([^=]+=[^,\[{('\"]+),[^=]*$")  # of a sweep; Hydra completes the line of a single run
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
@@ -111,12 +113,12 @@ def _takes_run(verb: Verb | None) -> bool:
 
 
 def _folder_of(words: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The words that are no flags, and the folder of ``--config-dir``, if it is there."""
+    """The words that are no flags, of several values the first, and the folder of ``--config-dir``, if it is there."""
     try:
         found, folder = with_folder(words)
     except UserError:
         found, folder = list(words), None
-    return [word for word in found if not word.startswith("-")], folder
+    return [_SEVERAL.sub(r"\1", word) for word in found if not word.startswith("-")], folder
 
 
 def _flags(verb: Verb | None) -> Iterable[str]:

@@ -137,6 +137,11 @@ def test_behind_a_run_its_keys_are_completed(capsys, monkeypatch):
     assert completed(capsys, monkeypatch, "dltrain resume outputs/mine trainer.epo") == {"trainer.epochs="}
 
 
+def test_behind_several_values_the_keys_of_the_first_are_completed(capsys, monkeypatch):
+    assert completed(capsys, monkeypatch, "dltrain -m optim=adam,adamw optim.bet") == {"optim.betas."}
+    assert completed(capsys, monkeypatch, "dltrain -m optim=adam,sgd optim.amsgrad=t") == {"optim.amsgrad=true"}
+
+
 def test_the_users_own_options_are_completed(capsys, monkeypatch, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "lovely.yaml").write_text("_target_: some.Class\n")
