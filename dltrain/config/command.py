@@ -158,7 +158,12 @@ class _Command:
     def _from(self, chosen: Sequence[str]) -> None:
         """Values come from the files of these options, if somebody asks."""
         listed = partial(self.loader.compute_defaults_list, self.name, [*chosen, *self._searched()], RunMode.RUN)
-        self.origins.composed_from(lambda: listed().defaults)
+
+        def defaults() -> Sequence[Any]:
+            with _no_warnings():
+                return listed().defaults
+
+        self.origins.composed_from(defaults)
 
     def _with_options(self, groups: list[Override]) -> DictConfig | None:
         """The configuration with those options whose files can be composed; what is wrong with the others is noted."""
