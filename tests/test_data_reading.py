@@ -73,6 +73,8 @@ KINDS = ["Iris-setosa", "Iris-virginica", "Iris-setosa"] * 20
 WITHOUT_HEADER = {
     "numbers": rows(COUNTS, SIZES, [row % 2 for row in range(60)]),
     "numbers and classes": rows(COUNTS, SIZES, KINDS),
+    "two numbers that rise, among words": rows([5] * 60, [7] * 60, KINDS, ["a", "b"] * 30, ["no", "yes"] * 30),
+    "a missing value, numbers that rise and words": rows(["", *COUNTS[1:]], [3] * 60, KINDS, [5] * 60, KINDS),
     "words": rows(["low", "high", "med"] * 20, ["a", "b"] * 30, ["yes", "no"] * 30),
     "numbers that come again": rows([0] * 60, [0, 5] * 30, [0, 1] * 30),
     "missing values in its first row": rows(["?", *COUNTS[1:]], SIZES, KINDS),
@@ -85,14 +87,15 @@ def test_a_first_row_of_data_is_not_taken_for_names(read, content):
         read(content, content.splitlines()[0].split(",")[2])
     data = read(content, "column_3", header=False)
     assert len(data.train) == 60
-    assert {name.split("=")[0].removesuffix(" is missing") for name in data.facts.feature_names} <= {
-        "column_1",
-        "column_2",
-    }
+    columns = {name.split("=")[0].removesuffix(" is missing") for name in data.facts.feature_names}
+    assert columns <= {"column_1", "column_2", "column_4", "column_5"}
 
 
 WITH_HEADER = {
     "years": "2020,2021,y\n" + rows([1, 2, 3], [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]),
+    "years alone, above numbers of their size": "2020,2021,2022\n" + rows(*[[1500, 2500, 2000] * 9] * 3),
+    "four numbers from 0": "0,1,2,3\n" + rows(*[COUNTS] * 4),
+    "an index and a series of pandas": ",0\n" + rows(list(range(60)), COUNTS),
     "numbers from 0, as pandas writes them": "0,1,2,3,4,y\n" + rows(*[SIZES] * 5, SIZES),
     "an index without a name": ",0,1,y\n" + rows(list(range(60)), SIZES, COUNTS, SIZES),
     "words above words": "colour,shape,y\n" + rows(["red", "blue"] * 9, ["a", "b"] * 9, ["n", "m"] * 9),
@@ -102,7 +105,7 @@ WITH_HEADER = {
 
 @pytest.mark.parametrize("content", WITH_HEADER.values(), ids=WITH_HEADER)
 def test_names_that_are_numbers_or_empty_are_names(read, content):
-    data = read(content)
+    data = read(content, content.splitlines()[0].split(",")[-1])
     assert len(data.train) == content.count("\n") - 1
     assert data.preprocessing["header"] is True
 
@@ -278,6 +281,25 @@ def test_a_decimal_comma_read_once_is_read_in_every_later_file(dltrain, verb, tm
         return [line.split(",")[2] for line in text.splitlines()]
 
     assert answers(told.stdout) == answers(verb("predict", run, "t.csv").stdout)
+
+
+def test_words_with_commas_that_an_earlier_version_learned_are_no_numbers(read, predicted):
+    content = "v,x,y\n" + rows([f'"{row % 3},{row % 2}00"' for row in range(60)], SIZES, SIZES)
+    with pytest.raises(DataError, match=r"different ways.*\(dataset\.categorical\)"):
+        read(content)
+    data = read(content, categorical=["v"])
+    stored = {name: data.preprocessing[name] for name in ("numeric", "categorical", "others", "separator")}
+    again = read(content, fitted=Fitted(data.facts, stored))
+    assert torch.equal(again.train.inputs, data.train.inputs)
+    assert predicted(data, None)[1] == []
+
+
+def test_times_may_have_decimal_commas_as_other_numbers(read, predicted):
+    lines = [f"{row / 10:.1f};{size}".replace(".", ",") for row, size in enumerate(SIZES)]
+    data = read("t;y\n" + "\n".join(lines), of=series, time="t", separator=";", window=3, horizon=2)
+    assert data.preprocessing["step"]["count"] == 0.1
+    inputs, bad = predicted(data)
+    assert bad == [] and torch.equal(inputs[0], data.train.values[-3:])
 
 
 def test_what_runs_of_earlier_versions_stored_is_still_read(read, predicted):

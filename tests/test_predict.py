@@ -405,8 +405,9 @@ def test_what_reads_no_training_data_needs_none(dltrain, verb, tmp_path):
             answer = verb(*words)
             assert answer.code == 0, answer.stderr
         refused = verb("evaluate", run)
-        assert (refused.code, refused.stdout) == (2, "")
-        assert refused.stderr.startswith(f"dltrain: {key}=") and "there is no such" in refused.stderr
+        assert refused.code == 2 and refused.stderr.startswith(f"dltrain: {key}=")
+        (problem,) = refused.result["problems"]
+        assert problem.startswith(f"{key}=") and "there is no such" in problem
 
 
 def test_a_logger_and_a_pruner_are_no_business_of_predict(dltrain, verb, tmp_path):

@@ -35,10 +35,15 @@ def looks_like_data(header: Sequence[str], frame: pl.DataFrame, dialect: Dialect
 
 def _counts_up(header: Sequence[str]) -> bool:
     """Whether names are 0, 1, 2, ..., or years: as programs name columns, and as no row of data is."""
-    numbers = [PLAIN.number(name) for name in header]
-    steps = {later - earlier for earlier, later in pairwise([number for number in numbers if number is not None])}
-    enough = len(numbers) >= 5 or header[0] == ""  # an index has no name
-    return enough and len(steps) == 1 and steps.pop() > 0
+    numbers = [number for name in header if (number := PLAIN.number(name)) is not None]
+    counted = numbers == list(range(len(numbers)))
+    if header[0] == "" and counted and len(numbers) == len(header) - 1:  # an index has no name
+        return True
+    steps = {later - earlier for earlier, later in pairwise(numbers)}
+    if len(steps) != 1 or (step := steps.pop()) <= 0:
+        return False
+    are_years = step == 1 and 1800 <= numbers[0] and numbers[-1] < 2200
+    return len(numbers) >= (3 if are_years else 4 if counted else 5)
 
 
 def _is_of(name: str, column: pl.Series, dialect: Dialect) -> bool | None:
@@ -141,4 +146,5 @@ def _different(columns: Sequence[pl.Series]) -> str:
         marks = column.filter(column.str.contains(r"[.,' \u00a0\u202f]").fill_null(False))
         shown.append(f"'{marks[0] if len(marks) else column[0]}' in '{column.name}'")
     listed = ", ".join(shown)
-    return f"its columns write numbers in different ways ({listed}); mend one, or leave it out with dataset.ignore"
+    ways = "mend one, leave it out (dataset.ignore), or read it as categories (dataset.categorical)"
+    return f"its columns write numbers in different ways ({listed}); {ways}"

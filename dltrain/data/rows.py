@@ -52,10 +52,11 @@ def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> 
     for path in files:
         try:
             tail, rows = _tail(path, wanted, dialect, max(window, _TIMES))
-            values = _window(tail.tail(window), columns, window, path, dialect)
+            written = with_notation(dialect, tail, str(path))
+            values = _window(tail.tail(window), columns, window, path, written)
             count = fitted.facts.num_outputs
             times = (
-                next_times(tail[time], count, str(path), stored.get("time_layout", ""), step)
+                next_times(tail[time], count, str(path), stored.get("time_layout", ""), step, written)
                 if time
                 else list(range(rows + 1, rows + count + 1))
             )
@@ -82,7 +83,6 @@ def _tail(path: Path, columns: Sequence[str], dialect: Dialect, count: int) -> t
 def _window(tail: pl.DataFrame, columns: Sequence[str], window: int, path: Path, dialect: Dialect) -> np.ndarray:
     if tail.height < window:
         raise DataError(f"'{path}' has {tail.height} rows; the run reads {window} to forecast what follows")
-    dialect = with_notation(dialect, selected(tail, columns), str(path))
     numbers = [as_numbers(tail[name], dialect) for name in columns]
     for column in numbers:
         if column.null_count():

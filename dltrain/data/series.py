@@ -77,9 +77,6 @@ def series(
     (target,) = require_columns(frame, [target], path, "dataset.target")
     times = require_columns(frame, [time] if time is not None else [], path, "dataset.time")
     earlier = fitted.preprocessing if fitted else {}
-    layout, step = "", None
-    for column in times:
-        layout, step = _read_times(frame, column, path, earlier.get("time_layout", ""), dialect)
     others = [column for column in frame.columns if column not in times]
     columns = fitted.preprocessing["columns"] if fitted else columns
     if columns is not None:
@@ -88,7 +85,10 @@ def series(
     if time is None and (unused := _unused_times(frame, features)):
         advice = "name it with dataset.time, so that order and gaps of the rows are looked at"
         log.warning("'%s': column '%s' holds times and is not used: %s", path, unused, advice)
-    dialect = with_notation(dialect, frame[features], path)
+    dialect = with_notation(dialect, frame[list(dict.fromkeys([*features, *times]))], path)
+    layout, step = "", None
+    for column in times:
+        layout, step = _read_times(frame, column, path, earlier.get("time_layout", ""), dialect)
     values = np.stack([_complete_numbers(frame[column], path, dialect) for column in features], 1)
 
     bounds = _part_bounds(len(values), val_fraction, test_fraction)
@@ -184,7 +184,7 @@ def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str, dialect:
         row = int(column.is_null().arg_true()[0])
         raise DataError(f"{place}, {row_name(path, row, dialect)}: no value; every row needs its time")
     try:
-        times = read_times(column, layout)
+        times = read_times(column, layout, dialect)
     except DataError as error:
         raise DataError(f"'{path}', {error}; leave dataset.time out where the rows have no times") from error
     if not times.readable.all():

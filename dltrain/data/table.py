@@ -76,6 +76,8 @@ def table(
     ignore = require_columns(frame, ignore, path, "dataset.ignore")
     task = fitted.facts.task if fitted else task
     of_words = {*categorical, *ignore, *([target] if task == "classification" else [])}
+    if fitted:  # which knows the columns of numbers
+        of_words |= {*frame.columns} - {*fitted.preprocessing["numeric"], target}
     dialect = with_notation(dialect, selected(frame, [c for c in frame.columns if c not in of_words]), path)
     rows = torch.from_numpy(frame[target].is_not_null().arg_true().to_numpy().astype(np.int64))
     if len(rows) < frame.height:

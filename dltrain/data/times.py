@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from dltrain.data.dates import COMPACT, DateTexts, read_dates
-from dltrain.data.dialect import as_numbers
+from dltrain.data.dialect import PLAIN, Dialect, as_numbers
 from dltrain.data.steps import Moments, Step, find_step
 from dltrain.errors import DataError
 
@@ -35,8 +35,10 @@ class Times:
     layout: str = ""
 
 
-def read_times(column: pl.Series, layout: str = "") -> Times:
+def read_times(column: pl.Series, layout: str = "", dialect: Dialect = PLAIN) -> Times:
     """The times in a column of texts, dates or numbers; ``layout`` is how an earlier run has read its dates.
+
+    ``dialect`` is how numbers are written.
 
     Raises:
         DataError: they are neither dates nor numbers.
@@ -48,7 +50,7 @@ def read_times(column: pl.Series, layout: str = "") -> Times:
     if column.dtype == pl.Duration:
         seconds = column.dt.total_microseconds() / _SECOND
         return _plain(seconds, column.to_physical(), lambda number: str(timedelta(seconds=number)))
-    numbers = as_numbers(column)
+    numbers = as_numbers(column, dialect)
     if numbers.count() and 2 * numbers.count() > column.count():
         whole = column.cast(pl.Int64, strict=False) if column.dtype == pl.String or column.dtype.is_integer() else None
         if whole is None or whole.null_count() > column.null_count():
@@ -63,7 +65,12 @@ def read_times(column: pl.Series, layout: str = "") -> Times:
 
 
 def next_times(
-    column: Sequence[Any] | pl.Series, count: int, name: str, layout: str = "", step: Step | None = None
+    column: Sequence[Any] | pl.Series,
+    count: int,
+    name: str,
+    layout: str = "",
+    step: Step | None = None,
+    dialect: Dialect = PLAIN,
 ) -> list[Any]:
     """The ``count`` times that follow those of ``column``, the end of a series, in the same notation.
 
@@ -76,7 +83,7 @@ def next_times(
     if len(column) < 2:
         raise DataError(f"'{name}': two rows at least are needed to tell the step of the time column")
     try:
-        times = read_times(column, layout)
+        times = read_times(column, layout, dialect)
     except DataError as error:
         raise DataError(f"'{name}', {error}") from error
     if not times.readable.all():
