@@ -447,6 +447,7 @@ DOUBTFUL = {
     "a code a row": ("no 1", [7919 * row % 104729 for row in range(60)], "numbers the rows", '["no 1"]'),
     "free text": ("note", [f"text {row % 55}" for row in range(60)], "is free text", "'dataset.ignore=[note]'"),
     "dates": ("when", [f"2024-01-{row % 9 + 1:02}" for row in range(60)], "holds dates", "'dataset.ignore=[when]'"),
+    "months": ("when", [f"2024-{row % 9 + 1:02}" for row in range(60)], "holds dates", "'dataset.ignore=[when]'"),
     "dates as written": ("when", [f"{row % 9 + 1}.1.24" for row in range(60)], "holds dates", "dataset.ignore"),
 }
 
@@ -462,7 +463,7 @@ def test_what_should_hardly_be_learned_from_is_warned_of(read, caplog, name, col
 
 
 def test_nothing_is_said_of_usual_columns(read, caplog):
-    read("x,word,n,y\n" + rows(SIZES, ["a", "b"] * 30, COUNTS, SIZES))
+    read("x,word,n,version,y\n" + rows(SIZES, ["a", "b"] * 30, COUNTS, ["1.12.0", "1.2.3"] * 30, SIZES))
     assert not warnings(caplog)
 
 
@@ -477,6 +478,25 @@ def test_a_table_of_a_date_and_a_number_is_sent_to_series(read, tmp_path, name):
         f"has no column to predict 'Passengers' from; if its rows follow each other in time, forecast it: dltrain"
         f" dataset=series {path} dataset.target=Passengers {time}"
     )
+
+
+@pytest.mark.parametrize(
+    ("separator", "options", "told"),
+    [
+        (";", {}, "'dataset.separator=\";\"'"),
+        ("\t", {}, "'dataset.separator=\"\\t\"'"),
+        (",", {"header": False}, "dataset.header=false"),
+        (";", {"thousands": ","}, "'dataset.separator=\";\"' 'dataset.thousands=\",\"'"),
+    ],
+)
+def test_the_series_that_a_table_is_sent_to_is_read_alike(read, separator, options, told):
+    number = "{:,}" if "thousands" in options else "{}"
+    lines = [f"{1949 + row // 12}-{row % 12 + 1:02}{separator}{number.format(1000 + row)}" for row in range(60)]
+    target = "column_2" if options.get("header") is False else "n"
+    content = "\n".join(lines if target == "column_2" else [f"t{separator}n", *lines])
+    with pytest.raises(UserError) as raised:
+        read(content, target, separator=separator, **options)
+    assert str(raised.value).endswith(told)
 
 
 def test_many_columns_are_read(read):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from dltrain.data.dates import read_dates
 from dltrain.data.dialect import PLAIN, Dialect, numbers_in, selected
 from dltrain.data.frames import check_numbers, require_plain, to_type
 from dltrain.data.notation import MOSTLY
@@ -13,7 +14,6 @@ from dltrain.errors import DataError
 log = logging.getLogger(__name__)
 
 _FEW = 20  # so many rows may differ in any column
-_DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?$"
 
 
 def sort_columns(
@@ -55,7 +55,9 @@ def sort_columns(
     return list(numeric), list(texts), pl.DataFrame({**numeric, **texts})
 
 
-def nothing_to_read(frame: pl.DataFrame, path: str, target: str, ignore: Sequence[str], is_number: bool) -> DataError:
+def nothing_to_read(
+    frame: pl.DataFrame, path: str, target: str, ignore: Sequence[str], is_number: bool, dialect: Dialect = PLAIN
+) -> DataError:
     """The error of a table that has no column to predict ``target`` from; a number a row may still be a series."""
     cause = f"'{path}' has no column to predict '{target}' from"
     if not is_number:
@@ -63,13 +65,18 @@ def nothing_to_read(frame: pl.DataFrame, path: str, target: str, ignore: Sequenc
     words = ["dltrain", "dataset=series", to_type("dataset.path", path), to_type("dataset.target", target)]
     times = [column.name for column in frame.get_columns() if column.name not in (target, *ignore) and column.count()]
     words += [to_type("dataset.time", name) for name in times[:1]]
+    if dialect.separator != ",":
+        words.append(to_type("dataset.separator", dialect.separator.replace("\t", "\\t")))
+    words += ["dataset.header=false"] if dialect.header is False else []
+    words += [to_type("dataset.decimal", dialect.decimal)] if dialect.decimal == "," else []
+    words += [to_type("dataset.thousands", dialect.thousands)] if dialect.thousands else []
     return DataError(f"{cause}; if its rows follow each other in time, forecast it: {' '.join(words)}")
 
 
 def _warn_of_doubtful(path: str, numeric: Sequence[pl.Series], texts: Sequence[pl.Series], most: int) -> None:
     advice = "leave out what should not be learned from: {}"
     _warn(path, [c.name for c in numeric if _is_identifier(c)], "numbers the rows, as an identifier does", advice)
-    dates = [column for column in texts if column.str.contains(_DATE).sum() > MOSTLY * column.count()]
+    dates = [column for column in texts if column.str.contains(r"\d\d").any() and read_dates(column.unique())]
     _warn(path, [c.name for c in dates], "holds dates, which are read as categories", advice)
     free = [c for c in texts if all(c is not other for other in dates) and _is_free(c, most)]
     cut = f"is free text, of which the {most} most frequent values become a feature each (dataset.max_categories)"

@@ -42,7 +42,7 @@ def _counts_up(header: Sequence[str]) -> bool:
     steps = {later - earlier for earlier, later in pairwise(numbers)}
     if len(steps) != 1 or (step := steps.pop()) <= 0:
         return False
-    are_years = step == 1 and 1800 <= numbers[0] and numbers[-1] < 2200
+    are_years = step == 1 and numbers[0] >= 1800 and numbers[-1] < 2200
     return len(numbers) >= (3 if are_years else 4 if counted else 5)
 
 

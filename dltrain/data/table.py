@@ -96,7 +96,7 @@ def table(
         skip = [target, *ignore]
         numeric, texts, typed = sort_columns(frame, path, skip, categorical, max_categories, dialect)
         if not numeric and not texts:
-            raise nothing_to_read(frame, path, target, ignore, is_number=not class_names)
+            raise nothing_to_read(frame, path, target, ignore, not class_names, dialect)
         encoder = TableEncoder.fit(typed[parts[0].numpy()], numeric, texts, max_categories, dialect)
         mean, std = (0.0, 1.0) if class_names else _mean_and_std(values[parts[0]])
     if not class_names:
