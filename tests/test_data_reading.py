@@ -229,6 +229,20 @@ def test_commas_before_three_digits_alone_are_refused_until_they_are_explained(r
     assert values(as_decimals) == pytest.approx([p if p < 1000 else p / 1000 for p in PRICES], rel=1e-4)
 
 
+def test_points_that_seem_to_part_thousands_are_warned_of(read, caplog):
+    prices = [*PRICES, *range(1200, 1260, 7)]
+    content = "a,y\n" + rows(prices, [f"{price:,}".replace(",", ".") for price in prices])
+    read(content)
+    (message,) = [text for text in warnings(caplog) if "column 'y'" in text]
+    assert "'2.700' is read as 2.7, and '993' is there too" in message and "'dataset.thousands=\".\"'" in message
+    assert values(read(content, thousands=".", task="regression")) == prices
+    caplog.clear()
+    for decimals in ([f"{price / 1000:.3f}" for price in prices], [f"{price / 1000:g}" for price in prices]):
+        read("a,y\n" + rows(decimals, decimals))
+    read(content, decimal=".")
+    assert not [text for text in warnings(caplog) if "thousands" in text]
+
+
 NOTATIONS = [
     # decimal mark, mark of thousands, digits behind the decimal mark, the dialect recognised
     (",", "", 2, (",", "")),

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 MOSTLY = 0.5  # a text column in which more than this share are numbers is a numeric column with mistakes
 _ROWS = 1000  # that a header is compared with
+_TELLING = 10  # values with three decimals: of so many, some decimals would be fewer
 _THOUSANDS = ("", ",", ".", "'", " ", "\u00a0", "\u202f")
 _MARKED = r"^[+-]?[\d.]*[,' \u00a0\u202f]\d|\..*\."  # how a number begins that has other marks than one point
 
@@ -91,7 +92,23 @@ def with_notation(dialect: Dialect, frame: pl.DataFrame, path: str) -> Dialect:
         log.info("%s: %s in %s", path, " and ".join(_words(chosen)), ", ".join(column.name for column in columns))
     if chosen.decimal == "," and (pointed := _misread(_with(r"\.", frame), chosen)):
         raise DataError(f"'{path}': {_different([*columns, *pointed])}")
+    if (dialect.decimal, dialect.thousands, chosen) == (None, None, notations[0]):
+        _warn_of_points(frame, path)
     return chosen
+
+
+def _warn_of_points(frame: pl.DataFrame, path: str) -> None:
+    """Say where points look as if they part thousands: each before three digits, beside whole numbers below 1000."""
+    for column in _with(r"^[+-]?[1-9]\d{0,2}\.\d{3}$", frame):
+        has_point = column.str.contains(".", literal=True)
+        pointed, whole = column.filter(has_point), column.filter(~has_point)
+        alike = pointed.str.contains(r"^[+-]?[1-9]\d{0,2}\.\d{3}$").all()
+        if alike and pointed.n_unique() >= _TELLING and len(whole) and whole.str.contains(r"^[+-]?\d{1,3}$").all():
+            log.warning(
+                "%s: column '%s': '%s' is read as %g, and '%s' is there too; where points part thousands, write"
+                " 'dataset.thousands=\".\"'",
+                *(path, column.name, pointed[0], float(pointed[0]), whole[0]),
+            )
 
 
 def _with(pattern: str, frame: pl.DataFrame) -> pl.DataFrame:
