@@ -150,6 +150,15 @@ TYPED = [
             "scheduler.milestones=[3] (command line): must name where each of the 3 schedulers but the first begins",
         ],
     ),
+    (
+        f"{SEQUENCE}=[{{_target_:{TORCH}.SequentialLR,milestones:[2],schedulers:[{{_target_:{TORCH}.ConstantLR}},"
+        f"{{_target_:{TORCH}.ConstantLR}}]}},{{_target_:{TORCH}.ChainedScheduler,"
+        f"schedulers:[{{_target_:{TORCH}.ConstantLR}}]}}]",
+        [
+            f"scheduler.schedulers.0._target_='{TORCH}.SequentialLR' (command line): changes too early within another",
+            f"scheduler.schedulers.1._target_='{TORCH}.ChainedScheduler' (command line): cannot begin at a milestone",
+        ],
+    ),
     (f"scheduler._target_={TORCH}.LRScheduler", ["is what schedulers inherit from"]),
     ("optim._target_=torch.optim.LBFGS", ["computes the loss several times a step", "use optim=adamw"]),
     ("optim._target_=torch.optim.SparseAdam", ["takes sparse gradients alone", "use optim=adamw"]),

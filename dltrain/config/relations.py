@@ -37,6 +37,7 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
             yield from _check_cycle(key, optim)
         if name.endswith(".SequentialLR"):
             yield from _check_milestones(key, node)
+            yield from _check_within_sequence(key, node)
     if str(scheduler.get("_target_")).endswith(".OneCycleLR"):
         yield from _check_rise(scheduler, trainer.get("epochs"))
     parts, size = trainer.get("accumulate"), dataset.get("batch_size")
@@ -112,6 +113,19 @@ def _check_milestones(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(schedulers, list) and isinstance(milestones, list) and len(milestones) != len(schedulers) - 1:
         text = f"must name where each of the {len(schedulers)} schedulers but the first begins"
         yield Problem(f"{key}.milestones", text, milestones)
+
+
+def _check_within_sequence(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    """What torch's SequentialLR steps wrongly or not at all: another within it, and a chain behind a milestone."""
+    for place, inner in _schedulers(f"{key}.schedulers", node.get("schedulers")):
+        name = str(inner.get("_target_"))
+        if name.endswith(".SequentialLR"):
+            text = "changes too early within another: write its schedulers and milestones into the outer one"
+            yield Problem(f"{place}._target_", text, name)
+        first = place.removeprefix(f"{key}.schedulers.").partition(".")[0] == "0"
+        if name.endswith(".ChainedScheduler") and not first:
+            text = "cannot begin at a milestone of SequentialLR: let it come first, or take one scheduler"
+            yield Problem(f"{place}._target_", text, name)
 
 
 def _check_cycle(key: str, optim: Mapping[str, Any]) -> Iterator[Problem]:
