@@ -189,6 +189,7 @@ TYPED = [
     ("+loss.weight=8", ["loss.weight=8", "a list", "[1,8]"]),
     ("+loss.weight=[1,a]", ["loss.weight=[1,'a']", "each a number of at least 0"]),
     ("+loss.weight=[1,8]", ["loss.weight=[1,8]", "10 classes", "in this order: 0, 1, 2"]),
+    ("+loss.weight=[0,0,0,0,0,0,0,0,0,0]", ["loss.weight=[0,0,", "no class would count: give one a number above 0"]),
     ("loss=bce_with_logits +loss.pos_weight=[3]", ["loss.pos_weight=[3]: the data set has 10 classes"]),
     ("optim.lr=[0.1,0.2]", ["optim.lr=[0.1,0.2]", "a number"]),
     ("loss.reduction=sum", ["loss.reduction='sum'", "mean"]),

@@ -261,7 +261,7 @@ def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, 
 
 
 def _require_a_weight_each(cfg: DictConfig, data: Data) -> None:
-    """Refuse weights of classes, of torch's losses and ours, that are not one for each class."""
+    """Refuse weights of classes, of torch's losses and ours, that are not one for each class, or all 0."""
     if str(cfg.loss._target_).partition(".")[0] not in ("torch", "dltrain"):
         return
     for name in ("weight", "pos_weight"):
@@ -271,6 +271,8 @@ def _require_a_weight_each(cfg: DictConfig, data: Data) -> None:
             order = f", in this order: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else ""
             told = f"the data set has {wanted} classes: give one number for each{order}"
             raise ConfigError([f"loss.{name}={shown(list(given))}: {told}"])
+        if name == "weight" and isinstance(given, ListConfig) and not any(given):
+            raise ConfigError([f"loss.weight={shown(list(given))}: no class would count: give one a number above 0"])
 
 
 def _due(cfg: DictConfig) -> Due:
