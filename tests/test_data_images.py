@@ -293,6 +293,7 @@ def test_files_of_other_kinds_hidden_files_and_inner_folders_are_no_images(tmp_p
         ("train", "valid", "TEST"),
         ("training_set", "validation-data", "test set"),
         ("trainset", "valset", "testdata"),
+        ("train_images", "val_images", "test_images"),
     ],
     ids="-".join,
 )
@@ -309,6 +310,28 @@ def test_classes_may_be_called_as_a_part_is_at_times(tmp_path):
     data = image_folder(str(tmp_path), image_size=4, channels=1, val_fraction=0, test_fraction=0)
     assert data.facts.class_names == ("invalid", "valid")
     assert everything(data.train)[1].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("second", "warned"), [("seg_test", True), ("tea_pot", False)])
+def test_classes_that_have_the_words_for_parts_in_their_names_are_doubted(tmp_path, caplog, second, warned):
+    write_classes(tmp_path, {"seg_train": [1, 2], second: [3, 4]})
+    assert image_folder(str(tmp_path), 4, 1).facts.class_names == tuple(sorted(["seg_train", second]))
+    doubt = "'seg_test', 'seg_train' are taken for classes; if they are parts, call them train, val and test"
+    assert (doubt in caplog.text) == warned
+
+
+def test_parts_without_one_for_training_are_named(tmp_path):
+    write_classes(tmp_path / "test", {"a": [1], "b": [2]})
+    write_classes(tmp_path / "val", {"a": [3], "b": [4]})
+    with pytest.raises(DataError, match="has 'test' and 'val' but no folder 'train' beside"):
+        image_folder(str(tmp_path), 4, 1)
+
+
+def test_a_link_to_nothing_is_left_out_and_counted(tmp_path, caplog):
+    folder = write_classes(tmp_path / "train", {"a": [1], "b": [2]})
+    (folder / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert len(image_folder(str(tmp_path), val_fraction=0, test_fraction=0).train) == 2
+    assert "left out: 1 .png without content" in caplog.text
 
 
 def test_what_is_left_out_beside_the_training_part_is_named(tmp_path, caplog):

@@ -211,9 +211,10 @@ def test_a_set_without_further_parts_is_split_in_three(folder, tmp_path):
     assert [len(part) for part in (data.train, data.val, data.test)] == [504, 56, 140]
 
 
-def test_shards_can_be_told_apart_by_their_names(folder, tmp_path):
+@pytest.mark.parametrize("set_name", ["", "imagenet1k-"])
+def test_shards_can_be_told_apart_by_their_names(folder, tmp_path, set_name):
     for name, part in (("train-0.tar", "train/000000.tar"), ("validation-0.tar", "test/000000.tar")):
-        (tmp_path / name).symlink_to(folder / "tar" / part)
+        (tmp_path / f"{set_name}{name}").symlink_to(folder / "tar" / part)
     data = read(tmp_path)
     assert (len(data.train), len(data.val), data.test) == (256, 90, None)
 

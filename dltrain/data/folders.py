@@ -25,7 +25,7 @@ _SPELLINGS = {
 }
 _PARTS = {word: part for part, words in _SPELLINGS.items() for word in words}
 _LOOP = "link to a folder above"
-_SET = re.compile(r"[ _-]?(set|data)$")  # training_set, test-data
+_SET = re.compile(r"[ _-]?(set|data|images)$")  # training_set, test-data
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Labelled:
 def part_of(word: str) -> str | None:
     """The part, ``train``, ``val`` or ``test``, that a word means in any usual spelling; ``None`` for other words."""
     return _PARTS.get(_SET.sub("", word.lower()))
+
+
+def part_in(name: str) -> str | None:
+    """The part that the first of the words of a name means that means any."""
+    return next(filter(None, map(part_of, re.split(r"[\W_]+", name))), None)
 
 
 def part_folders(top: Path) -> dict[str, Path]:
@@ -85,6 +90,8 @@ def labelled_images(root: Path, known: Sequence[str] = ()) -> tuple[list[str], d
     else:
         parts = _without_classes(parts, inner)
         classes_in_root = [folder for folder in inner.values() if folder not in parts.values()]
+        _require_training_part(root, parts, classes_in_root)
+        _say_like_parts(root, [folder.name for folder in classes_in_root])
     found = {"train": _class_folders(parts.get("train", root), classes_in_root, 1 if known else 2)}
     found |= {part: _class_folders(folder, None, 1) for part, folder in parts.items() if part != "train"}
     classes = list(known) or list(found["train"])
@@ -101,6 +108,20 @@ def _say_beside(root: Path, names: Sequence[str]) -> None:
     if names:
         listed = ", ".join(f"'{name}'" for name in names)
         log.warning("%s: left out beside the training part: %s (parts are called train, val and test)", root, listed)
+
+
+def _require_training_part(root: Path, parts: Mapping[str, Path], classes: Collection[Path]) -> None:
+    if parts and not classes:
+        listed = " and ".join(f"'{folder.name}'" for folder in parts.values())
+        raise DataError(f"'{root}' has {listed} but no folder 'train' beside it")
+
+
+def _say_like_parts(root: Path, classes: Sequence[str]) -> None:
+    """Warn of classes with names such as seg_train and seg_test: each has a word for another part."""
+    like = {name: part_in(name) for name in classes}
+    if "train" in like.values() and set(like.values()) & {"val", "test"}:
+        listed = ", ".join(f"'{text_of(name)}'" for name, part in like.items() if part)
+        log.warning("%s: %s are taken for classes; if they are parts, call them train, val and test", root, listed)
 
 
 def _without_classes(parts: Mapping[str, Path], inner: Mapping[str, Path]) -> dict[str, Path]:
@@ -186,6 +207,8 @@ def _files_in(
             found += _files_in(path, suffixes, left_out, above)
         elif suffix in suffixes and _is_file(entry):
             found.append(path)
+        elif suffix in suffixes:
+            left_out[f"{suffix} without content"] += 1  # a link to nothing, or a pipe
         else:
             left_out[suffix or "without a suffix"] += 1
     return found

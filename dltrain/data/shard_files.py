@@ -2,10 +2,9 @@
 
 import logging
 import os
-import re
 from pathlib import Path
 
-from dltrain.data.folders import part_folders, part_of, subfolders, text_of
+from dltrain.data.folders import part_folders, part_in, subfolders, text_of
 from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -17,8 +16,8 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 def shard_files(root: str) -> dict[str, list[Path]]:
     """The shards of each part, in the order of their names.
 
-    A part has a folder ``train/``, ``val/`` or ``test/``, or shards whose names begin with it: ``train-000000.tar``,
-    ``validation-00000-of-00001.parquet``, in any usual spelling. Where none is for training all of them are.
+    A part has a folder ``train/``, ``val/`` or ``test/``, or shards with it as a word of their names, in any usual
+    spelling: ``train-000000.tar``, ``imagenet1k-validation-00.tar``. Where none is for training all of them are.
 
     Raises:
         DataError: there is no such folder, it holds no shards, or shards of both formats.
@@ -31,7 +30,7 @@ def shard_files(root: str) -> dict[str, list[Path]]:
     parts: dict[str, list[Path]] = {}
     for part in ("train", "val", "test"):
         inside = _shards_in(folders[part]) if part in folders else []
-        found = inside or [path for path in loose if _part_of_shard(path.name) == part]
+        found = inside or [path for path in loose if part_in(path.stem) == part]
         if found:
             parts[part] = found
     _say_unknown(top, [folder for folder in subfolders(top).values() if folder not in folders.values()])
@@ -50,11 +49,6 @@ def _shards_in(folder: Path) -> list[Path]:
         return []
     found = (path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in found if path.is_file())
-
-
-def _part_of_shard(name: str) -> str | None:
-    """The part that the name of a shard begins with."""
-    return part_of(re.split(r"[\W_]", name)[0])
 
 
 def _say_unknown(top: Path, folders: list[Path]) -> None:
