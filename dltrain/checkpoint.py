@@ -18,7 +18,6 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -133,8 +132,8 @@ def find_fault(path: Path) -> str:
 
 def previous(folder: Path) -> list[Path]:
     """The checkpoints before ``last.pt`` that are still there, the newest first."""
-    found = folder.glob("last-*.pt")
-    return sorted(found, key=lambda path: int("0" + "".join(filter(str.isdigit, path.stem))))
+    found = [path for path in folder.glob("last-*.pt") if path.stem.removeprefix("last-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("last-")))
 
 
 @dataclass
@@ -297,15 +296,16 @@ class Checkpoints:
         # A run that went on from an older checkpoint, because this one is damaged, keeps the one that is not.
         if not self.keep or (not is_known and find_fault(self.last)):
             return
-        names = [self.folder / f"last-{number}.pt" for number in range(1, self.keep + 1)]
-        for older, newer in reversed(list(pairwise(names))):
-            if older.exists():
-                os.replace(older, newer)
-        names[0].unlink(missing_ok=True)
+        for path in reversed(previous(self.folder)):
+            number = int(path.stem.removeprefix("last-"))
+            if number < self.keep:
+                os.replace(path, self.folder / f"last-{number + 1}.pt")
+        newest = self.folder / "last-1.pt"
+        newest.unlink(missing_ok=True)
         try:
-            os.link(self.last, names[0])
+            os.link(self.last, newest)
         except OSError:  # a file system without hard links; find_resumable looks for it under this name as well
-            os.replace(self.last, names[0])
+            os.replace(self.last, newest)
 
     def _raise_error(self) -> None:
         if self._error is not None and not isinstance(self._error, OSError):

@@ -187,15 +187,15 @@ def test_a_file_that_the_disk_garbles_does_not_replace_the_one_before(tmp_path, 
     assert checkpoint.load(path)["epoch"] == 1
 
 
-@pytest.mark.parametrize("keep", [0, 1, 3])
+@pytest.mark.parametrize("keep", [0, 1, 3, 10**9])
 def test_as_many_checkpoints_before_the_last_stay_as_asked_for(tmp_path, keep):
     checkpoints = Checkpoints(tmp_path, {}, keep)
     for epoch in range(1, 7):
         checkpoints.save_last({"epoch": epoch})
         checkpoints.wait()
     names = ["last.pt", *(path.name for path in checkpoint.previous(tmp_path))]
-    assert names == ["last.pt", "last-1.pt", "last-2.pt", "last-3.pt"][: keep + 1]
-    assert [checkpoint.load(tmp_path / name)["epoch"] for name in names] == [6, 5, 4, 3][: keep + 1]
+    assert names == ["last.pt", *(f"last-{number}.pt" for number in range(1, 6))][: keep + 1]
+    assert [checkpoint.load(tmp_path / name)["epoch"] for name in names] == [6, 5, 4, 3, 2, 1][: keep + 1]
 
 
 def test_shards_that_no_checkpoint_names_go_and_what_a_user_keeps_there_stays(tmp_path):
