@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     shorten_spin()
     if distributed.is_launched_by_dltrain():
-        die_with_parent(signal.SIGTERM)
+        die_with_parent(signal.SIGTERM, int(os.environ[distributed.LAUNCHER]))
     if distributed.rank() > 0:
         return follow(arguments)
     code = _run(arguments)

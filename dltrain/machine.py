@@ -1,12 +1,21 @@
-"""What this process may take of the machine: main memory and cores."""
+"""What this process may take of the machine: main memory, cores, locks; and with whom it ends."""
 
 import contextlib
 import ctypes
+import errno
+import functools
 import logging
+import multiprocessing
 import os
+import platform
+import select
+import shlex
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +36,151 @@ def available_memory() -> int:
     return free
 
 
-def die_with_parent(signal: int, parent: int | None = None) -> None:
-    """Have the system send ``signal`` to this process when the one that started it ends, however it ends (Linux).
+def die_with_parent(number: int, parent: int | None = None) -> None:
+    """Have Linux send the signal ``number`` to this process when the one that started it ends, however it ends.
 
     ``parent`` is the process that started it, where that is known; it may have ended already.
     """
     if sys.platform == "linux":
         parent = parent or os.getppid()
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal)
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, number)
         if os.getppid() != parent:  # it went before this
-            os.kill(os.getpid(), signal)
+            os.kill(os.getpid(), number)
+
+
+def die_with(pid: int) -> None:
+    """Kill this process once the process ``pid`` has ended, which need not be the one that started it (Linux)."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+    except OSError:  # a kernel that cannot watch processes
+        return
+
+    def watch() -> None:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="die_with", daemon=True).start()
+
+
+class Lock:
+    """An exclusive lock on the folder ``path``, or with ``is_file`` on a file that is made there and says who holds it.
+
+    It ends with this process, however it ends: processes that are forked meanwhile do not hold it. Where the system has
+    no locks, everybody is granted one.
+    """
+
+    # Errors that say that a file system has no locks; network file systems often have none for folders.
+    _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+    _SECONDS_TO_SAY = 1.0  # for which a lock is waited for in silence
+    _held: ClassVar[set[int]] = set()  # descriptors of all locks of this process
+
+    def __init__(self, path: Path, is_file: bool = False):
+        self.path = path
+        self.is_file = is_file
+        self.is_held = False
+        self._descriptor: int | None = None
+
+    def take(self, wait: bool = False) -> None:
+        """Hold the lock, or with ``wait`` come back once it is held.
+
+        Raises:
+            BlockingIOError: another process holds it, and this one is not to ``wait``.
+            OSError: ``path`` cannot be opened.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            return
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT if self.is_file else os.O_RDONLY, 0o600)
+        self._held.add(self._descriptor)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self.is_held = True
+        except BaseException as error:  # also what a signal raises, for which it was waited
+            self.release()
+            if not isinstance(error, OSError) or error.errno not in self._NO_LOCKS:
+                raise
+        self._write(_this_process())
+
+    def wait(self, instead: str) -> None:
+        """Come back once the lock is held; after a second it says who keeps this process waiting.
+
+        ``instead``: what the user may do who does not want to wait.
+        """
+        until = time.monotonic() + self._SECONDS_TO_SAY
+        while time.monotonic() < until:
+            try:
+                self.take()
+                return
+            except BlockingIOError:
+                time.sleep(0.02)
+        log.warning("waiting for %s, which holds '%s'; %s", self.holder(), self.path, instead)
+        self.take(wait=True)
+
+    def release(self) -> None:
+        """Let other processes hold it."""
+        if self._descriptor in self._held:  # else this process was forked from the one that has taken it
+            assert self._descriptor is not None
+            if self.is_held:
+                import fcntl
+
+                self._write("")
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # at once, also where a fork has not come to close it yet
+            self._held.discard(self._descriptor)
+            os.close(self._descriptor)
+        self._descriptor, self.is_held = None, False
+
+    def holder(self) -> str:
+        """Who holds it, as far as the lock file says."""
+        text = ""
+        with contextlib.suppress(OSError):
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        return "".join(filter(str.isprintable, text)) or "another process"
+
+    def _write(self, text: str) -> None:
+        if self.is_held and self.is_file:
+            assert self._descriptor is not None
+            with contextlib.suppress(OSError):  # on a full disk a lock is as good without
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, text.encode(errors="replace"), 0)
+
+    @classmethod
+    def _close_all(cls) -> None:
+        """In a forked process, where locks would outlast the one that has taken them."""
+        for descriptor in cls._held:
+            os.close(descriptor)
+        cls._held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Lock._close_all)
+
+
+def _this_process() -> str:
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    shown = command if len(command) <= 200 else f"{command[:200]}..."
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {platform.node()} ('{shown}', since {since}; kill {os.getpid()} ends it)"
+
+
+@functools.cache
+def has_shared_memory() -> bool:
+    """Whether processes can share memory and semaphores; says it where they cannot."""
+    try:
+        multiprocessing.get_context().Lock()
+    except OSError:
+        log.warning(
+            "this process reads all data by itself, for others need shared memory and there is no /dev/shm that it can"
+            " use; in a container, mount one"
+        )
+        return False
+    return True
 
 
 def core_count() -> int:

@@ -181,6 +181,25 @@ def test_a_damaged_copy_is_made_again(images, cache_folder, damage):
     assert torch.equal(image_folder(str(images), image_size=8).train.take(torch.arange(10))[0], expected)
 
 
+@pytest.mark.parametrize("damage", ["zeros", "noise", "facts", "no facts"])
+def test_a_copy_that_does_not_match_its_checksum_is_made_again_and_says_so(images, cache_folder, caplog, damage):
+    expected = image_folder(str(images), image_size=8).train.take(torch.arange(36))[0]
+    for path in cache_folder.glob("*.npy"):
+        content = bytearray(path.read_bytes())
+        if damage in ("zeros", "noise"):
+            content[1000:2000] = bytes(1000) if damage == "zeros" else np.random.default_rng(0).bytes(1000)
+            path.write_bytes(content)
+        elif damage == "facts":
+            path.with_suffix(".json").write_text("[1]")
+        else:
+            path.with_suffix(".json").unlink()
+    assert torch.equal(image_folder(str(images), image_size=8).train.take(torch.arange(36))[0], expected)
+    assert caplog.text.count("is made again: it does not match its checksum") == 2  # train and test
+    caplog.clear()
+    assert torch.equal(image_folder(str(images), image_size=8).train.take(torch.arange(36))[0], expected)
+    assert caplog.text == ""
+
+
 def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_run(images, cache_folder, caplog):
     expected = image_folder(str(images), image_size=8).train.take(torch.arange(10))[0]
     cache.clear()
@@ -304,8 +323,18 @@ def test_images_in_folders_of_a_class_count_and_other_files_are_told(images, cap
     assert "1 .mp4" in caplog.text
 
 
-def test_a_bound_of_the_cache_that_is_no_number_names_its_variable(dltrain, monkeypatch):
-    monkeypatch.setenv("DLTRAIN_CACHE_GB", "abc")
+@pytest.mark.parametrize("bound", ["abc", "nan", "-1"])
+def test_a_bound_of_the_cache_that_is_no_number_names_its_variable(monkeypatch, capsys, bound):
+    monkeypatch.setenv("DLTRAIN_CACHE_GB", bound)
     from dltrain import cli
 
     assert cli.main(["cache"]) == 2
+    assert f"DLTRAIN_CACHE_GB='{bound}' must be a number of GiB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bound", ["inf", "1e300"])
+def test_without_a_bound_of_its_own_the_cache_may_take_half_of_the_disk(monkeypatch, bound):
+    monkeypatch.setenv("DLTRAIN_CACHE_GB", "1e9")
+    at_most = cache.cache_limit()
+    monkeypatch.setenv("DLTRAIN_CACHE_GB", bound)
+    assert cache.cache_limit() == pytest.approx(at_most, rel=0.1)  # others use the disk meanwhile

@@ -488,6 +488,23 @@ def test_an_index_is_made_once_and_again_when_a_shard_changes(folder, tmp_path, 
     assert len(read(tmp_path, val_fraction=0).train) == 8
 
 
+@pytest.mark.parametrize("damage", ["zeros", "noise", "places", "groups"])
+def test_a_damaged_index_is_made_again_and_not_blamed_on_the_shards(folder, tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setenv("DLTRAIN_CACHE", str(tmp_path))
+    expected = batches(loader(read(folder / "tar")))
+    for path in tmp_path.glob("*.npy"):
+        content, about = bytearray(path.read_bytes()), path.with_suffix(".json")
+        if damage == "groups":
+            about.write_text(about.read_text().replace("groups", "grapes"))
+        elif damage == "places":  # one bit of one number
+            content[200] ^= 1
+        else:
+            content[128:] = bytes(len(content) - 128) if damage == "zeros" else os.urandom(len(content) - 128)
+        path.write_bytes(content)
+    assert_equal(batches(loader(read(folder / "tar"))), expected)
+    assert caplog.text.count("is made again: it does not match its checksum") == 2  # train and test
+
+
 def test_many_shards_are_indexed_by_processes_to_the_same_index(tmp_path, monkeypatch):
     for number in range(9):
         write_tar(tmp_path / "train" / f"{number}.tar", *greys(["abcdefghi"[number], "z"], count=number + 1))

@@ -3,11 +3,15 @@
 import contextlib
 import hashlib
 import json
+import logging
+import math
 import mmap
 import os
 import re
 import shutil
+import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dltrain.errors import UserError
+from dltrain.machine import Lock
+
+log = logging.getLogger(__name__)
 
 _FORMAT = 1  # raised when the same files would be decoded to other pixels
 _GIB = 1024**3
@@ -23,6 +30,7 @@ _DEFAULT_LIMIT = 50 * _GIB
 _SHARE_OF_DISK = 0.5  # of what is free or already taken by the cache
 _OURS = re.compile(r"[0-9a-f]{32}(\.\d+)?\.(npy|json|lock|tmp)")  # the folder may hold files of somebody else's
 Found = TypeVar("Found")
+_BLOCK = 1 << 22  # bytes of a file that are read at once
 _STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for so long is left over from a kill
 
 
@@ -48,13 +56,15 @@ def cache_limit() -> int:
     """Bytes that the cache may take: ``$DLTRAIN_CACHE_GB``, or 50 GiB, and at most half of the disk's free space."""
     named = os.environ.get("DLTRAIN_CACHE_GB")
     try:
-        limit = int(float(named) * _GIB) if named else _DEFAULT_LIMIT
-    except ValueError as error:
-        raise UserError(f"DLTRAIN_CACHE_GB='{named}' must be a number of GiB, such as 20") from error
+        limit = float(named) * _GIB if named else _DEFAULT_LIMIT
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise UserError(f"DLTRAIN_CACHE_GB='{named}' must be a number of GiB, such as 20, or inf for no bound")
     taken = sum(entry.nbytes for entry in entries())
     with contextlib.suppress(OSError):
-        limit = min(limit, int((shutil.disk_usage(_existing(cache_folder())).free + taken) * _SHARE_OF_DISK))
-    return limit
+        limit = min(limit, (shutil.disk_usage(_existing(cache_folder())).free + taken) * _SHARE_OF_DISK)
+    return int(min(limit, sys.maxsize))
 
 
 def key_of(files: Sequence[Path], decoding: Sequence[object]) -> str:
@@ -69,7 +79,8 @@ def key_of(files: Sequence[Path], decoding: Sequence[object]) -> str:
 def cached(key: str, shape: tuple[int, ...], source: str, fill: Callable[[np.ndarray], None]) -> np.ndarray:
     """The uint8 array ``key`` of ``shape``, mapped from the cache; where it is not there, ``fill`` writes it first.
 
-    A second process that wants the same array waits for the first. A copy that was not finished is never seen.
+    A second process that wants the same array waits for the first. A copy that was not finished, or does not match its
+    checksum any more, is never seen.
 
     Raises:
         OSError: the cache cannot be written, or the disk is full; ``fill``'s own errors pass through.
@@ -134,6 +145,8 @@ def _found_or_made(
         found = find(path)  # made by the process that held the lock before
         if found is not None:
             return found
+        if path.exists():
+            log.warning("%s is made again: it does not match its checksum, or has none", path)
         _make_room(nbytes)
         _write(path, write)
     found = find(path)
@@ -146,7 +159,7 @@ def entries() -> list[Entry]:
     """What the cache holds, the longest unused first."""
     found = []
     for path in cache_folder().glob("*.npy"):
-        with contextlib.suppress(OSError, ValueError, KeyError):  # removed by another process meanwhile
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # removed by another process, or damaged
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             status = path.stat()
             found.append(Entry(path, about["source"], tuple(about["shape"]), status.st_size, status.st_mtime))
@@ -178,9 +191,10 @@ def read_ahead(array: np.ndarray) -> None:
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
+        _verified(path)
         # Private copies of pages that are written to: a mapped tensor can never change the cache.
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # not there, or not what was written
+    except (OSError, ValueError):  # not there, or not what was written
         return None
     if array.shape != shape or array.dtype != np.uint8:
         return None
@@ -191,12 +205,10 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _open_rows(path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
     try:
+        about = _verified(path)
         # Read-only, so that the system may drop its pages at any time and they count as nobody's own memory.
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, EOFError):
-        return None
-    if list(array.shape) != about["shape"] or array.dtype != np.int64:
+    except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
@@ -207,10 +219,34 @@ def _write(path: Path, write: Callable[[Path], Mapping[str, Any]]) -> None:
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
         about = write(temporary)
+        about = {**about, "checksum": _checksum(temporary, about)}
         path.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """What is known about the array in ``path``.
+
+    Raises:
+        OSError: there is no array, or nothing is known about it.
+        ValueError: one of the two is damaged, or from a version that wrote no checksums.
+    """
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if not isinstance(about, dict) or about.pop("checksum", None) != _checksum(path, about):
+        raise ValueError(f"{path} does not match its checksum")
+    return about
+
+
+def _checksum(path: Path, about: Mapping[str, Any]) -> int:
+    """CRC-32 of a file and of what is known about it, at 3 GB a second: in far less time than any network reads it."""
+    checksum = zlib.crc32(json.dumps(about).encode())
+    block = bytearray(_BLOCK)
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(block):
+            checksum = zlib.crc32(memoryview(block)[:size], checksum)
+    return checksum
 
 
 def _make_room(nbytes: int) -> None:
@@ -235,15 +271,16 @@ def _make_room(nbytes: int) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold ``path`` as a lock that ends with the process; without locks (Windows) two processes may both decode."""
+    """Hold the lock file ``path``; without locks (Windows) two processes may both decode."""
+    lock = Lock(path, is_file=True)
+    lock.wait(instead="DLTRAIN_CACHE=FOLDER in front of the command takes another cache and does not wait")
     try:
-        import fcntl
-    except ImportError:
+        if lock.is_held:  # so whoever was writing the same was killed
+            for left in path.parent.glob(f"{path.stem}.*.tmp"):
+                left.unlink(missing_ok=True)
         yield
-        return
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    finally:
+        lock.release()
 
 
 def _existing(folder: Path) -> Path:

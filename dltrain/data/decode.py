@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from dltrain.errors import ConfigError, DataError, TrainingError, did_you_mean
-from dltrain.machine import core_count
+from dltrain.machine import core_count, die_with_parent, has_shared_memory
 
 log = logging.getLogger(__name__)
 
@@ -227,8 +228,6 @@ def decode_all(paths: Sequence[Path], to: Decoding, pixels: np.ndarray) -> None:
                 if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                     reported = time.monotonic()
                     log.info("decoded %s of %s images", f"{start + _CHUNK:,}", f"{len(paths):,}")
-    except BrokenProcessPool as error:
-        raise TrainingError("a process that decodes images was killed; is there enough memory?") from error
     finally:
         _job = ((), to, pixels[:0])
     if broken:
@@ -268,18 +267,23 @@ def _pool(count: int) -> Iterator[Executor | None]:
 def forked(workers: int) -> Iterator[Executor]:
     """Processes that hold what this one holds, for work on files; threads where processes cannot be forked safely."""
     pool: Executor
-    if sys.platform == "linux":
+    if sys.platform == "linux" and has_shared_memory():
         # A fresh interpreter would import torch first. The children touch Pillow, NumPy and readers of files alone.
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _leave_signals_to_the_parent)
+        context = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(workers, context, _follow_the_parent, (os.getpid(),))
     else:
         pool = ThreadPoolExecutor(workers)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise TrainingError("a process that reads data was killed; is there enough memory?") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_signals_to_the_parent() -> None:
+def _follow_the_parent(parent: int) -> None:
+    """End with it, and leave signals to it."""
+    die_with_parent(signal.SIGKILL, parent)
     for number in (signal.SIGINT, signal.SIGHUP):  # which a terminal sends to all
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from dltrain.data.base import Ordered, Samples
 from dltrain.data.draws import hashed_draws
-from dltrain.errors import DltrainError
-from dltrain.machine import core_count
+from dltrain.errors import DltrainError, TrainingError
+from dltrain.machine import core_count, die_with_parent, has_shared_memory
 
 _READ_AHEAD = 4  # batches that each worker has ready
 
@@ -173,34 +174,50 @@ class Loader:
 
     def _read_ahead(self) -> Iterator[Batch]:
         """Batches that other processes have read, in order."""
+        if self._reader is None:
+            self._reader = self._start_reader()
+        try:
+            for batch in self._reader:
+                if isinstance(batch, DltrainError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            cause = str(error).splitlines()[0]
+            raise TrainingError(
+                f"a process that reads data has ended ({cause}); is there enough memory, also in /dev/shm? A container"
+                " gets more there by docker run --shm-size=8g"
+            ) from error
+
+    def _start_reader(self) -> Any:
         from torch.utils.data import DataLoader
 
-        if self._reader is None:
-            self._reader = DataLoader(
-                _Taking(self.samples),  # type: ignore[arg-type]  # it has what a map-style data set needs
-                sampler=self._batches,
-                batch_size=None,
-                num_workers=self.workers,
-                prefetch_factor=_READ_AHEAD if self.workers else None,
-                persistent_workers=self.workers > 0,
-                pin_memory=self.device.type == "cuda",
-                worker_init_fn=_leave_signals_to_the_run,
-                generator=self._generator(2),  # of the workers, for what a user's data set draws
-            )
-        for batch in self._reader:
-            if isinstance(batch, DltrainError):
-                raise batch
-            yield batch
+        workers = self.workers if self.workers and has_shared_memory() else 0
+        return DataLoader(
+            _Taking(self.samples),  # type: ignore[arg-type]  # it has what a map-style data set needs
+            sampler=self._batches,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=_READ_AHEAD if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=partial(_follow_the_run, os.getpid()),
+            # They are to be this process's own children, which end with it.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            generator=self._generator(2),  # of the workers, for what a user's data set draws
+        )
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
-    """A terminal and a batch system send signals to all processes, but a run needs its workers to end well."""
+def _follow_the_run(parent: int, worker: int) -> None:
+    """End with the run, however it ends, and leave signals to it: a terminal and a batch system send them to all."""
+    die_with_parent(signal.SIGKILL, parent)
     for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_when_told_by, args=(parent,), daemon=True).start()
 
 
 def _end_when_told_by(parent: int) -> None:

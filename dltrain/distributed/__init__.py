@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 COMMAND = "DLTRAIN_COMMAND"  # what the user has typed, for the processes that are started for it
+LAUNCHER = "DLTRAIN_LAUNCHER"  # the process that has started them, by its number
 ERROR_FILE = "error.json"  # as torch's launcher names it
 ANSWERED_FILE = "answered"
 

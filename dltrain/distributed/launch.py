@@ -15,7 +15,7 @@ from typing import Any
 
 from dltrain import distributed
 from dltrain.answer import give
-from dltrain.distributed import COMMAND
+from dltrain.distributed import COMMAND, LAUNCHER
 from dltrain.distributed.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted
 from dltrain.record import read_result
@@ -73,7 +73,7 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     count = _count(devices, device, torch.cuda.device_count())
-    os.environ[COMMAND] = command
+    os.environ[COMMAND], os.environ[LAUNCHER] = command, str(os.getpid())
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,

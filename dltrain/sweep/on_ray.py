@@ -1,6 +1,7 @@
 """Jobs as tasks of a Ray cluster, or of the one that Ray starts on this machine."""
 
 import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -11,6 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dltrain.errors import ConfigError, UserError
+from dltrain.machine import die_with
 from dltrain.sweep.pool import Answer, Planned, perform
 
 
@@ -73,7 +75,8 @@ class OnRay:
             raise ConfigError([f"hydra.launcher.ray: {error}"]) from error
 
     def start(self, planned: Planned, slot: int) -> _Remote:
-        sent = self.remote.remote(self.context, self.task, planned.config, os.getcwd())
+        sweep = os.getpid(), platform.node()
+        sent = self.remote.remote(self.context, self.task, planned.config, os.getcwd(), sweep)
         return _Remote(planned, slot, sent)
 
     def ended(self, running: Sequence[_Remote], seconds: float) -> list[_Remote]:
@@ -83,8 +86,15 @@ class OnRay:
         return [one for one in running if one.reference in ready]
 
 
-def _perform(context: HydraContext, task: TaskFunction, config: DictConfig, directory: str) -> Answer:
-    """One job on a worker, in the directory of the command: its paths and modules are found there."""
+def _perform(
+    context: HydraContext, task: TaskFunction, config: DictConfig, directory: str, sweep: tuple[int, str]
+) -> Answer:
+    """One job on a worker, in the directory of the command: its paths and modules are found there.
+
+    ``sweep``: the process of the sweep and its machine. A job on the same one ends with it, others as Ray ends them.
+    """
+    if sweep[1] == platform.node():
+        die_with(sweep[0])
     os.chdir(directory)
     if directory not in sys.path:
         sys.path.insert(0, directory)

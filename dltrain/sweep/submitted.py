@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dltrain.errors import ConfigError, Interrupted, UserError
+from dltrain.machine import die_with
 from dltrain.sweep.forked import take_share
 from dltrain.sweep.pool import Answer, Planned, perform
 
@@ -31,9 +32,13 @@ class Task:
 
     submitit's signal ahead of a time limit or of a preemption has dltrain save its state at the next step; then
     submitit's own handler puts the job back into the queue.
+
+    ``share``: of a job on this machine, its slot and how many there are. It ends with the sweep, as its launcher, which
+    is a process of submitit's, does not.
     """
 
     def __init__(self, context: HydraContext, task: TaskFunction, config: DictConfig, share: tuple[int, int] | None):
+        self.sweep = os.getpid()
         self.context = context
         self.task = task
         self.config = config
@@ -44,6 +49,7 @@ class Task:
     def __call__(self) -> Answer:
         logging.getLogger("submitit").propagate = False  # its lines are none of the run's
         if self.share is not None:
+            die_with(self.sweep)
             take_share(*self.share)
         warning = _warning_signal()
         requeue: Any = signal.getsignal(warning)
