@@ -45,8 +45,9 @@ _FACTS = {
     "target_name": str,
     **dict.fromkeys(("target_mean", "target_std"), int | float),
 }
-NETWORK: Structure = {"config!": str, "facts!": _FACTS, "preprocessing!": dict, "model!": dict, "epoch!": int}
-STATE: Structure = {"trainer!": dict, "best!": dict | None, "config!": str, "composed!": str}
+_HEADER: dict[str, Structure] = {"config!": str, "run_id": str}
+NETWORK: Structure = {**_HEADER, "facts!": _FACTS, "preprocessing!": dict, "model!": dict, "epoch!": int}
+STATE: Structure = {**_HEADER, "trainer!": dict, "best!": dict | None, "composed!": str}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 

@@ -22,7 +22,7 @@ from dltrain.data.transforms import transform_of
 from dltrain.device import Precision, pick_device, pick_precision
 from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, UserError, did_you_mean
-from dltrain.run import find_run, started_elsewhere
+from dltrain.run import find_run, require_one_run, started_elsewhere
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -130,6 +130,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
 
         content = joined(content, path.parent)
     checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")
+    require_one_run(folder, path, content.get("run_id"))
     own = of_checkpoint(content["config"], path, resolved=True)
     if started := started_elsewhere(folder):
         locate_files(own, started)

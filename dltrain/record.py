@@ -33,7 +33,7 @@ _CONFIG = {
 }
 _RESULT = {
     "status!": str,
-    **dict.fromkeys(("run", "command", "error", "pruned"), str),
+    **dict.fromkeys(("run", "run_id", "command", "error", "pruned"), str),
     "best": {"epoch!": int, "monitor!": str, "val!": _METRICS},
     "test": _METRICS,
     "epochs": int,
@@ -42,7 +42,11 @@ _RESULT = {
     "confusion_matrix": [[int]],
     "events": list,
 }
-_ENVIRONMENT = {"command": str, "working_directory": str, "versions": {str: str | None}, "resumed": [dict]}
+_ENVIRONMENT = {
+    **dict.fromkeys(("run_id", "command", "working_directory"), str),
+    "versions": {str: str | None},
+    "resumed": [dict],
+}
 _HYDRA = {"hydra": {"runtime": {"choices": {str: object}}}}
 
 

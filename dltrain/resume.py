@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from dltrain import checkpoint
+from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.record import read_or_warn, read_result
 from dltrain.recovery import scale_learning_rate
-from dltrain.run import path_of
+from dltrain.run import path_of, require_one_run
 from dltrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,15 @@ _KERNELS = ("fused", "foreach")  # options of torch's optimizers
 
 @dataclass(frozen=True)
 class Resumable:
-    """A whole checkpoint with the state of a trainer."""
+    """A whole checkpoint with the state of a trainer.
+
+    ``run_id``: what all files of its run have, ``None`` where they are of a version that wrote none.
+    """
 
     path: Path
     state: dict[str, Any]
     config: dict[str, Any]  # the configuration in it
+    run_id: str | None
 
     @property
     def run(self) -> Path:
@@ -68,6 +73,7 @@ def find_resumable(resume: str, folder: Path) -> Resumable | None:
 
     Raises:
         CheckpointError: nothing that can be used, unless ``auto`` finds nothing at all.
+        UserError: a checkpoint of another run lies there.
     """
     if resume == "off":
         return None
@@ -108,7 +114,10 @@ def _read(path: Path) -> Resumable:
         told = " ".join(str(error).split())
         raise CheckpointError(f"'{path}' holds no configuration of a run: {told}") from error
     checkpoint.require(path, {"config": config}, {"config!": {"trainer!": dict}}, "the state of a run")
-    return Resumable(path, state, config)
+    place = path.resolve().parent
+    is_copy = place.name != "checkpoints"
+    run_id = None if is_copy else require_one_run(place.parent, path, state.get("run_id"))
+    return Resumable(path, state, config, run_id)
 
 
 def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: bool = False) -> None:
@@ -226,7 +235,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         old, new = (_by_number(each.get(key)) for each in (before, now))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{name}.")
-        elif old != new:
+        elif old != new and not (name == "data.files" and same_files(str(old), str(new))):
             yield name, f"{name} was {_brief(old)} and is now {_brief(new)}"
 
 

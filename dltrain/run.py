@@ -1,7 +1,6 @@
 """The run folder: what is written when, and the result in the shape that files and stdout share."""
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -15,33 +14,36 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from dltrain import __version__
-from dltrain.errors import UserError
+from dltrain.errors import RecordError, UserError
 from dltrain.extras import overwritten_files
+from dltrain.machine import Lock
 from dltrain.record import read_environment, read_or_warn, read_result
 
 log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars", "pillow")
 
-
-# Errors that say that a file system has no locks; network file systems often have none for folders.
-_NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _WRITTEN_BEFORE = {".hydra", "train.log"}  # what is in the folder of a run that has not begun
 
 
 class RunFolder:
-    """The folder of one run; Hydra has made it, with ``.hydra/`` and ``train.log`` in it."""
+    """The folder of one run; Hydra has made it, with ``.hydra/`` and ``train.log`` in it.
+
+    ``run_id`` is what its files have in common that no other run has, once it has begun.
+    """
 
     def __init__(self, path: Path, command: str, writes: bool = True):
         self.path = path
         self.writes = writes  # one of several processes does it for all
         self.command = command
+        self.run_id = ""
         self._begun = time.perf_counter()
         self.result: dict[str, Any] = {}
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         self._is_new = False
 
     @property
@@ -54,24 +56,19 @@ class RunFolder:
         Raises:
             UserError: another process runs here, or the folder cannot be written to.
         """
+        lock = Lock(self.path)
         try:
-            import fcntl
-        except ImportError:  # Windows has no such locks
-            return
-        try:
-            self._lock = os.open(self.path, os.O_RDONLY)
-            _locks.add(self._lock)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._is_new = {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
+            lock.take()
+            # Where there are no locks, somebody else may have made the folder.
+            self._is_new = lock.is_held and {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
         except BlockingIOError as error:
-            self.release()
             raise UserError(
                 f"another process runs in '{self.path}'; wait for it, or name another folder with hydra.run.dir=...,"
                 " or hydra.sweep.dir=... for a sweep"
             ) from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise UserError(f"'{self.path}' cannot be used: {error}") from error
+            raise UserError(f"'{self.path}' cannot be used: {error}") from error
+        self._lock = lock
 
     def require_no_run(self) -> None:
         """Raise :class:`UserError` where an older run has left checkpoints, which a new one would replace."""
@@ -84,20 +81,27 @@ class RunFolder:
     def release(self) -> None:
         """Let other processes run here."""
         if self._lock is not None:
-            _locks.discard(self._lock)
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
-    def begin(self, config_text: str, environment: Mapping[str, Any], resumed: float | None = None) -> None:
+    def begin(
+        self,
+        config_text: str,
+        environment: Mapping[str, Any],
+        resumed: float | None = None,
+        run_id: str | None = None,
+    ) -> None:
         """Write what is known before the first epoch; from here on the folder is a run, with status ``running``.
 
-        ``resumed``: the seconds that the run in this folder has taken so far, where this is to go on with it.
+        ``resumed``: the seconds that the run in this folder has taken so far, where this is to go on with it;
+        ``run_id``: what it is known by, if it is, else a new one.
 
         Raises:
             UserError: the folder cannot be written.
         """
         if not self.writes:
             return
+        self.run_id = run_id or token_hex(16)
         try:
             self._begin(config_text, {"command": self.command, **environment, **_environment()}, resumed)
         except OSError as error:
@@ -111,12 +115,12 @@ class RunFolder:
             self.command = read_or_warn(read_result, self.path).get("command", self.command)
             self._begun -= resumed
         else:  # weights without a state, from which resume=auto cannot go on, are not to be taken for this run's
-            for left in self.checkpoints.glob("*.pt"):
-                left.unlink()
+            for left in (self.path / "result.json", *self.checkpoints.glob("*.pt")):
+                left.unlink(missing_ok=True)
         if earlier:
             now = {**earlier, "resumed": [*earlier.get("resumed", []), now]}
         write_text(self.path / "config.yaml", config_text)
-        write_json(self.path / "environment.json", now)
+        write_json(self.path / "environment.json", {**now, "run_id": self.run_id})
         self.write_result("running")
 
     def write_result(self, status: str, **entries: Any) -> dict[str, Any]:
@@ -124,6 +128,7 @@ class RunFolder:
         self.result = {
             "status": status,
             "run": str(self.path),
+            "run_id": self.run_id,
             **entries,
             "seconds": round(time.perf_counter() - self._begun, 3),
             "command": self.command,
@@ -165,41 +170,20 @@ class RunFolder:
                 folder.rmdir()
 
 
-_locks: set[int] = set()
-
-
 def is_in_use(path: Path) -> bool | None:
     """Whether a process runs in the folder ``path``; ``None`` where there are no locks to know it by."""
+    lock = Lock(path)
     try:
-        import fcntl
-    except ImportError:
-        return None
-    try:
-        lock = os.open(path, os.O_RDONLY)
+        lock.take()
+    except BlockingIOError:
+        return True
     except FileNotFoundError:
         return False
     except OSError:
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(lock)
-    return False
-
-
-def _close_locks() -> None:
-    """A lock would outlast a killed run in the processes that read its data."""
-    for lock in _locks:
-        os.close(lock)
-    _locks.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_locks)
+    known = False if lock.is_held else None
+    lock.release()
+    return known
 
 
 @contextmanager
@@ -236,6 +220,7 @@ def find_run(name: str) -> tuple[Path, Path | None]:
         raise UserError(f"there is no run '{name}'; name a run folder, such as outputs/<date>/<time>, or a checkpoint")
     if not (path / "checkpoints").is_dir() and not (path / "config.yaml").exists():
         raise UserError(f"'{name}' is no run folder: it has neither checkpoints/ nor config.yaml")
+    require_one_run(path)
     return path, None
 
 
@@ -243,6 +228,31 @@ def started_elsewhere(run: Path) -> str:
     """The directory in which a run was started; an empty string where it is this one, or not known."""
     started = str(read_environment(run).get("working_directory", ""))
     return "" if started == os.getcwd() else started
+
+
+def require_one_run(folder: Path, checkpoint: Path | None = None, run_id: str | None = None) -> str | None:
+    """What all files in ``folder`` have as ``run_id``; files of earlier versions have none, and go with any.
+
+    ``run_id`` is that of ``checkpoint``, which the caller has read.
+
+    Raises:
+        UserError: they are of several runs.
+    """
+    known: dict[Path, str] = {}
+    for name, read in (("environment.json", read_environment), ("result.json", read_result)):
+        with contextlib.suppress(RecordError):  # whoever needs a damaged file says so
+            known[folder / name] = read(folder).get("run_id", "")
+    if checkpoint:
+        known[checkpoint] = run_id or ""
+    known = {path: found for path, found in known.items() if found}
+    for path, found in known.items():
+        first, expected = next(iter(known.items()))
+        if found != expected:
+            raise UserError(
+                f"'{path}' is of another run ({found[:8]!r}) than '{first}' ({expected[:8]!r});"
+                " put the run's own file in its place, or take it away"
+            )
+    return next(iter(known.values()), None)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import make_shards
 import numpy as np
 import pytest
 import torch
@@ -531,6 +532,7 @@ def test_more_epochs_are_welcome_where_an_expression_is_the_schedule(dltrain, in
 def own_data(dltrain, images) -> dict[str, tuple[str, ...]]:
     """The options for data of one's own, which lie in the working directory: table, series and image folder."""
     shutil.copytree(images, "images")
+    make_shards.main(["images", "sharded"])
     generator = np.random.default_rng(0)
     rows = [",".join(f"{value:.3f}" for value in row) for row in generator.normal(size=(60, 3))]
     Path("rows.csv").write_text("\n".join(["a,b,c", *rows]) + "\n")
@@ -539,6 +541,7 @@ def own_data(dltrain, images) -> dict[str, tuple[str, ...]]:
         "table": ("dataset=table", *rows),
         "series": ("dataset=series", "dataset.window=4", "dataset.horizon=1", *rows),
         "image_folder": ("dataset=image_folder", "dataset.root=images", "dataset.image_size=8", "trainer.epochs=3"),
+        "shards": ("dataset=shards", "dataset.root=sharded", "dataset.image_size=8", "trainer.epochs=3"),
     }
 
 
@@ -555,11 +558,28 @@ def replace_an_image() -> None:
     Image.new("RGB", (8, 8)).save("images/train/a/0.png")
 
 
+def exchange_two_images_of_equal_size() -> None:
+    paths = sorted(Path("images/train").rglob("*.png"), key=lambda path: path.stat().st_size)
+    one, other = next(pair for pair in pairwise(paths) if pair[0].stat().st_size == pair[1].stat().st_size)
+    before = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(before)
+
+
+def change_a_label_in_a_shard() -> None:
+    shard = Path("sharded/train/000000.tar")
+    content = bytearray(shard.read_bytes())
+    assert content[1024:].startswith(b"000000000.cls") and content[1536:1537] in (b"0", b"1")
+    content[1536] ^= 1
+    shard.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("data", "change"),
     [
         *(("table", change_a_value), ("series", change_a_value)),
         *(("image_folder", rename_an_image), ("image_folder", replace_an_image)),
+        *(("image_folder", exchange_two_images_of_equal_size), ("shards", change_a_label_in_a_shard)),
     ],
 )
 def test_files_that_have_changed_are_noticed(dltrain, interrupted, own_data, data, change):
@@ -629,6 +649,19 @@ def test_loggers_stores_are_found_again_from_another_directory(tmp_path, monkeyp
         found.append(cfg.logger.mlflow.tracking_uri)
     here = [f"sqlite:///{tmp_path}/mlflow.db", f"{tmp_path}/mlruns"]
     assert found == [*here, "sqlite:///other.db", "http://server:5000", f"sqlite:///{tmp_path}/x"]
+
+
+def test_a_run_that_looked_at_no_contents_goes_on_with_the_same_files(dltrain, interrupted, own_data):
+    run = interrupted(*own_data["image_folder"], at=behind_step(1))
+    path = run / "checkpoints" / "last.pt"
+    state = checkpoint.load(path)
+    before = re.sub(", contents [0-9a-f]{8}", "", state["config"])
+    assert before != state["config"]
+    checkpoint.save(path, {**state, "config": before})
+    shutil.copytree("images", "kept")
+    rename_an_image()
+    assert dltrain("resume", "run").code == 2
+    assert dltrain("resume", "run", "dataset.root=kept").code == 0
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
@@ -953,6 +986,55 @@ def test_a_new_run_does_not_take_the_place_of_an_older_one(dltrain, stopped, und
     assert_equal_runs(undisturbed("cnn"), stopped)
     shutil.rmtree(stopped / "checkpoints")
     assert dltrain(*CONFIGS["cnn"], "hydra.run.dir=run", resume).code == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "commands"),
+    [
+        ("checkpoints/last.pt", [("resume", "run"), ("hydra.run.dir=run", "resume=auto"), ("resume", "run/{}")]),
+        ("checkpoints/best.pt", [("evaluate", "run"), ("evaluate", "run/{}")]),
+        ("environment.json", [("resume", "run"), ("evaluate", "run"), ("report", "run")]),
+        ("result.json", [("resume", "run"), ("report", "run"), ("compare", "run", "run")]),
+    ],
+)
+def test_a_file_of_another_run_is_noticed(verb, stopped, file, commands):
+    assert verb(*CONFIGS["cnn"], "seed=5", "report=false", "hydra.run.dir=other").code == 0
+    shutil.copy(Path("other", file), stopped / file)
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.suffix in (".pt", ".csv", ".json")}
+    for command in commands:
+        outcome = verb(*(word.format(file) for word in command))
+        assert outcome.code == 2, outcome.stderr
+        assert outcome.stderr.count("is of another run") == 1 and "Traceback" not in outcome.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_has_an_identity_that_it_keeps(dltrain, stopped):
+    def ids(run: Path) -> set[str]:
+        states = [checkpoint.load(path)["run_id"] for path in (run / "checkpoints").glob("*.pt")]
+        files = [json.loads((run / name).read_text())["run_id"] for name in ("environment.json", "result.json")]
+        return {*states, *files}
+
+    (before,) = ids(stopped)
+    assert dltrain("resume", "run").code == 0
+    assert ids(stopped) == {before}
+    elsewhere = dltrain(*CONFIGS["cnn"], "trainer.epochs=5", "resume=run")
+    assert elsewhere.code == 0, elsewhere.stderr
+    (other,) = ids(elsewhere.folder)
+    assert other != before
+
+
+def test_a_run_of_an_earlier_version_has_none_and_gets_one(dltrain, stopped):
+    for path in stopped.glob("*.json"):
+        content = json.loads(path.read_text())
+        del content["run_id"]
+        path.write_text(json.dumps(content))
+    for path in (stopped / "checkpoints").glob("*.pt"):
+        content = checkpoint.load(path)
+        del content["run_id"]
+        checkpoint.save(path, content)
+    assert dltrain("resume", "run").code == 0
+    assert checkpoint.load(stopped / "checkpoints" / "last.pt")["run_id"]
+    assert dltrain("resume", "run", "trainer.epochs=5").code == 0
 
 
 def test_weights_without_a_state_are_not_mixed_with_a_new_run(dltrain, undisturbed, interrupted):

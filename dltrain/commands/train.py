@@ -124,7 +124,9 @@ def _go_on(
         trainer.loggers.watch(trainer.evaluated, parts.images)
     try:
         here = resumable is not None and resumable.run == folder.path.resolve()
-        folder.begin(parts.config_text, parts.environment, resumed=trainer.seconds if here else None)
+        known = resumable.run_id if resumable and here else None
+        folder.begin(parts.config_text, parts.environment, trainer.seconds if here else None, known)
+        trainer.checkpoints.header["run_id"] = folder.run_id
         if resumable and resumable.state["best"]:
             trainer.checkpoints.take_over_best(resumable.state["best"], resumable.path.resolve().parent, trainer.model)
         result = _run(parts, folder)
