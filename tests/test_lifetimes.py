@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,3 +210,18 @@ def test_kills_while_data_are_cached_and_of_sweeps_leave_nothing_behind_and_lose
     sweep = ["-m", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2", "trainer.epochs=5", "dataset.limit=100"]
     outcome = torture([*sweep, "seed=1,2"], 2, tmp_path, seed=1)
     assert outcome.kills >= 2 and outcome.differing == []
+
+
+@pytest.mark.parametrize("place", ["auto", "none"])
+def test_without_shared_memory_a_run_reads_its_data_by_itself_and_says_so(data, tmp_path, place):
+    without = ["unshare", "-Urm", "sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*without, "true"], capture_output=True).returncode:
+        pytest.skip("/dev/shm cannot be taken from a process here")
+    command = [sys.executable, "-m", "dltrain", "dataset=image_folder", f"dataset.root={data / 'photos'}", *SMALL]
+    environment = {**os.environ, "DLTRAIN_CACHE": str(tmp_path / "cache")}
+    outcome = subprocess.run(
+        [*without, *command, f"dataset.cache={place}"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stderr.count("this process reads all data by itself") == 1
+    assert "/dev/shm" in outcome.stderr and "Traceback" not in outcome.stderr
