@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dltrain.data.shard_writing import write_shards
+
 CONFIGS = {
     "cnn": ["trainer.epochs=50", "model.dropout=0.2", "dataset.augment={crop:1,flip:true}"],
     "lstm": [
@@ -110,14 +112,12 @@ def torture(arguments: Sequence[str], kills: int, folder: Path, seed: int = 0) -
 
 def write_data(folder: Path, images: int = 1200) -> None:
     """Images of two classes, as many as are decoded by several processes, and the same in as many tar shards."""
-    import make_shards
-
     pixels = np.random.default_rng(0).integers(0, 256, (images, 96, 96, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):
         place = folder / "images" / "train" / "ab"[number % 2]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(place / f"{number}.png")
-    make_shards.main([str(folder / "images"), str(folder / "shards"), f"--samples={images // 12}"])
+    write_shards(folder / "images", folder / "shards", "tar", samples=images // 12, seed=0)
 
 
 @dataclass

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import make_shards
 import pytest
 from made import write_images
 from torture import left_behind, processes_with, torture
 
 from dltrain import machine
 from dltrain.data import cache
+from dltrain.data.shard_writing import write_shards
 from dltrain.machine import Lock
 from dltrain.run import is_in_use
 
@@ -54,7 +54,7 @@ def data(tmp_path_factory) -> Path:
     """600 images in class folders, ``photos``, and the same in 10 shards."""
     top = tmp_path_factory.mktemp("lifetimes")
     write_images(top / "photos", count=300, size=(8, 8))
-    make_shards.main([str(top / "photos"), str(top / "shards"), "--samples=60"])
+    write_shards(top / "photos", top / "shards", "tar", samples=60, seed=0)
     return top
 
 

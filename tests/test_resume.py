@@ -14,7 +14,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import make_shards
 import numpy as np
 import pytest
 import torch
@@ -28,6 +27,7 @@ from dltrain import checkpoint
 from dltrain.checkpoint import Checkpoints
 from dltrain.config.earlier import locate_files
 from dltrain.data import loader
+from dltrain.data.shard_writing import write_shards
 from dltrain.progress import View
 from dltrain.trainer import Trainer
 
@@ -532,7 +532,7 @@ def test_more_epochs_are_welcome_where_an_expression_is_the_schedule(dltrain, in
 def own_data(dltrain, images) -> dict[str, tuple[str, ...]]:
     """The options for data of one's own, which lie in the working directory: table, series and image folder."""
     shutil.copytree(images, "images")
-    make_shards.main(["images", "sharded"])
+    write_shards(Path("images"), Path("sharded"), "tar", samples=10_000, seed=0)
     generator = np.random.default_rng(0)
     rows = [",".join(f"{value:.3f}" for value in row) for row in generator.normal(size=(60, 3))]
     Path("rows.csv").write_text("\n".join(["a,b,c", *rows]) + "\n")
