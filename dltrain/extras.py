@@ -6,7 +6,7 @@ Imports nothing heavy.
 import json
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import Distribution, PackageNotFoundError
+from importlib.metadata import Distribution, PackageNotFoundError, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -53,9 +53,10 @@ def overwritten_files() -> list[str]:
 
 def _checkout() -> Path | None:
     """The folder that an editable installation runs from, else ``None`` (see PEP 610 for ``direct_url.json``)."""
-    try:
-        origin = json.loads(Distribution.from_name(DISTRIBUTION).read_text("direct_url.json") or "{}")
-    except PackageNotFoundError:  # run from a checkout that is on the path only
-        return Path(__file__).resolve().parents[1]
-    editable = origin.get("dir_info", {}).get("editable", False)
-    return Path(unquote(urlsplit(origin["url"]).path)) if editable else None
+    for distribution in distributions(name=DISTRIBUTION):  # a checkout on the path has metadata too, without an origin
+        if text := distribution.read_text("direct_url.json"):
+            origin = json.loads(text)
+            editable = origin.get("dir_info", {}).get("editable", False)
+            return Path(unquote(urlsplit(origin["url"]).path)) if editable else None
+    folder = Path(__file__).resolve().parents[1]
+    return folder if (folder / "pyproject.toml").is_file() else None

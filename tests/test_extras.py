@@ -45,7 +45,25 @@ def installed(folder: Path, name: str, origin: dict | None = None, files: tuple[
 def test_the_line_that_installs_an_extra_suits_how_dltrain_was_installed(tmp_path, monkeypatch, origin, line):
     installed(tmp_path, DISTRIBUTION, origin)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "extras.py"))
     assert install_line("onnx") == line
+
+
+def test_metadata_that_a_checkout_on_the_path_holds_says_nothing_of_the_installation(tmp_path, monkeypatch):
+    origin = {"url": tmp_path.as_uri(), "dir_info": {"editable": True}}
+    installed(tmp_path / "checkout", DISTRIBUTION)  # as setuptools leaves it there
+    installed(tmp_path / "site-packages", DISTRIBUTION, origin)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "checkout"), str(tmp_path / "site-packages")])
+    monkeypatch.chdir(tmp_path)
+    assert install_line("onnx") == 'pip install -e ".[onnx]"'
+
+
+def test_a_checkout_that_is_not_installed_at_all_is_one_too(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "extras.py"))
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.chdir(tmp_path)
+    assert install_line("onnx") == 'pip install -e ".[onnx]"'
 
 
 def test_in_the_checkout_itself_the_line_names_no_folder(tmp_path, monkeypatch):
@@ -85,9 +103,10 @@ def test_no_text_installs_a_stranger():
 
 
 def test_files_of_the_other_project_in_the_same_folder_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "extras.py"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "nothing")])
     assert overwritten_files() == []
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     installed(tmp_path, "dltrain", files=("dltrain/__init__.py", "dltrain/train.py", "../../bin/dltrain", "other.py"))
     assert overwritten_files() == ["__init__.py", "train.py"]
 
