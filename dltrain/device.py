@@ -15,8 +15,8 @@ from dltrain import distributed
 from dltrain.errors import ConfigError
 from dltrain.machine import core_count
 
-# Multiply-adds of a forward pass that are worth one more thread. Measured on two cores: an LSTM with 26 million a step
-# gains a tenth from the second, and is many times slower where a neighbour takes it away; LeNet with 42 gains half.
+# Multiply-adds of a forward pass that are worth one more thread. Measured on two cores: an LSTM with 26 million a step,
+# counted by half, gains a tenth from the second, and is three times slower beside another; LeNet with 42 gains half.
 _WORK_OF_A_THREAD = 2**25
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

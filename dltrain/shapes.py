@@ -43,7 +43,10 @@ def require_shapes(
 
 @contextmanager
 def _multiply_adds(model: nn.Module) -> Iterator[list[int]]:
-    """The multiply-adds of each call of a layer with weights, while ``model`` runs."""
+    """The multiply-adds of each call of a layer with weights, while ``model`` runs.
+
+    Those of recurrent layers count half: their steps wait for each other, so threads gain less from sharing them.
+    """
     counts: list[int] = []
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -51,7 +54,8 @@ def _multiply_adds(model: nn.Module) -> Iterator[list[int]]:
         if isinstance(first, Tensor) and first.dim() > 1 and not isinstance(module, nn.Embedding | nn.EmbeddingBag):
             weights = sum(p.numel() for p in module.parameters(recurse=False) if p.dim() > 1)
             features = first.shape[1 if isinstance(module, _ConvNd) else -1]
-            counts.append(weights * first.numel() // max(features, 1))  # each weight once at each place of the output
+            number = weights * first.numel() // max(features, 1)  # each weight once at each place of the output
+            counts.append(number // 2 if isinstance(module, nn.RNNBase) else number)
 
     layers = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     handles = [layer.register_forward_hook(count) for layer in layers]

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "torchvision", "lightning", "dltrain")
+_PACKAGES = ("torch", "torchvision", "lightning", "dltrain-cli")
 
 
 def describe(**_: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def _version(package: str) -> str:
         found = version(package)
     except PackageNotFoundError:
         return "not installed"
-    return f"{found} ({_commit()})" if package == "dltrain" else found
+    return f"{found} ({_commit()})" if package == "dltrain-cli" else found
 
 
 def _commit() -> str:
