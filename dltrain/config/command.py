@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from itertools import islice, product
 from typing import Any
 
@@ -157,11 +156,11 @@ class _Command:
 
     def _from(self, chosen: Sequence[str]) -> None:
         """Values come from the files of these options, if somebody asks."""
-        listed = partial(self.loader.compute_defaults_list, self.name, [*chosen, *self._searched()], RunMode.RUN)
+        composed = [*chosen, *self._searched()]
 
         def defaults() -> Sequence[Any]:
             with _no_warnings():
-                return listed().defaults
+                return self.loader.compute_defaults_list(self.name, composed, RunMode.RUN).defaults
 
         self.origins.composed_from(defaults)
 

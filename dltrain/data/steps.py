@@ -50,14 +50,7 @@ class Step:
         if self.unit == "numbers":
             return f"{self.count:.10g}"
         if self.unit == "microseconds":
-            sizes = {
-                "hour": 3600 * _SECOND,
-                "minute": 60 * _SECOND,
-                "second": _SECOND,
-                "millisecond": 1000,
-                "microsecond": 1,
-            }
-            name, size = next((name, size) for name, size in sizes.items() if self.count % size == 0)
+            name, size = next((name, size) for name, size in _SIZES.items() if self.count % size == 0)
             return _counted(self.count / size, name)
         if self.unit == "days":
             return _counted(self.count / 7, "week") if self.count % 7 == 0 else _counted(self.count, "day")
