@@ -176,8 +176,8 @@ class Checkpoints:
     ``last.pt`` holds what is in ``best.pt`` as well, so that a run needs no second file to go on, least of all one
     that is newer or older than its state. ``keep`` checkpoints before the last one stay, ``last-1.pt`` the newest of
     them. What is to be saved is copied at once and written by a thread, about four times a second at most; where it
-    comes faster, all but the newest are left out. Without ``writes``, in all but one of several processes, what is to
-    be saved is copied alone.
+    comes faster, all but the newest are left out; the first of each file is written without delay. Without ``writes``,
+    in all but one of several processes, what is to be saved is copied alone.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], keep: int = 1, writes: bool = True):
@@ -186,8 +186,9 @@ class Checkpoints:
         self.keep = keep
         self.writes = writes
         self._pending: dict[str, dict[str, Any]] = {}  # by file name
+        self._submitted: set[str] = set()  # file names
         self._writing = False
-        self._lock = threading.Lock()  # around these two
+        self._lock = threading.Lock()  # around these three
         self._hurry = threading.Event()  # somebody waits for what is pending
         self._next = 0.0  # the earliest moment of the next writing, on the monotonic clock
         self._writer: threading.Thread | None = None
@@ -255,6 +256,9 @@ class Checkpoints:
             return
         with self._lock:
             self._pending[name] = content
+            if name not in self._submitted:  # without a first last.pt there is nothing to go on from
+                self._submitted.add(name)
+                self._hurry.set()
             if self._writing:
                 return
             self._writing = True
@@ -265,6 +269,7 @@ class Checkpoints:
     def _write_pending(self) -> None:
         # Pickling holds the interpreter's lock, so each writing costs the training its own length in time.
         self._hurry.wait(max(0.0, self._next - time.monotonic()))
+        self._hurry.clear()
         while True:
             with self._lock:
                 name = next(iter(self._pending), None)

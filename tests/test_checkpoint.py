@@ -456,6 +456,20 @@ def test_the_writer_leaves_no_thread_behind(tmp_path):
     assert "checkpoints" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_the_first_of_each_file_is_written_without_delay(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_PAUSE", 1000.0)
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save_best({"epoch": 1})
+    checkpoints._writer.join(60)
+    checkpoints.save_best({"epoch": 2})  # this one waits
+    assert checkpoints._writer.is_alive() and checkpoint.load(checkpoints.best)["epoch"] == 1
+    checkpoints.save_last({"epoch": 2})
+    checkpoints._writer.join(60)
+    written = [path.exists() and checkpoint.load(path)["epoch"] for path in (checkpoints.best, checkpoints.last)]
+    checkpoints.wait()
+    assert written == [2, 2]
+
+
 def test_a_process_that_ends_early_still_finishes_what_it_has_begun_to_write(tmp_path):
     code = (
         "import sys; from pathlib import Path; from dltrain.checkpoint import Checkpoints\n"
