@@ -289,15 +289,15 @@ def test_all_processes_stop_behind_the_same_bad_step(together, tmp_path):
 
 
 def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """``dltrain`` in processes of its own, once its second epoch is over."""
+    """``dltrain`` in processes of its own, once its second epoch is over and there is something to go on from."""
     command = [sys.executable, "-m", "dltrain", *SMALL, "trainer.epochs=100000", "report=false", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    table = cwd / "run" / "metrics.csv"
+    table, last = cwd / "run" / "metrics.csv", cwd / "run" / "checkpoints" / "last.pt"
     until = time.monotonic() + 60
-    while not (table.exists() and len(table.read_text().splitlines()) > 2):
+    while not (last.exists() and len(table.read_text().splitlines()) > 2):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.05)
     return process
