@@ -19,17 +19,25 @@ from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, UserError, did_you_mean, exit_code_of
 from dltrain.help import asks_for_help, help_text
 from dltrain.machine import die_with_parent, shorten_spin
-from dltrain.process import process_kept
+from dltrain.process import leave, process_kept
 from dltrain.streams import on_any_streams, printable
 from dltrain.verbs import VERBS
 
 
-@on_any_streams
 def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code.
 
-    The process is left as it was: its arguments, import path, environment, log and signal handlers, and Hydra.
+    The process is left as it was: its arguments, import path, environment, log and signal handlers, and Hydra. One of
+    several that share a run ends here if the arguments are its own.
     """
+    code = _on_streams(argv)
+    if argv is None and distributed.is_worker():
+        leave(code)
+    return code
+
+
+@on_any_streams
+def _on_streams(argv: list[str] | None) -> int:
     with process_kept():
         return _main(list(sys.argv[1:] if argv is None else argv))
 

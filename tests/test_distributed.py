@@ -352,8 +352,12 @@ def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path):
 LEAVING = """
 import atexit, os
 from dltrain.models import MLP
+class Lasting:
+    def __del__(self):
+        os.abort()
 class Net(MLP):
     steps = 0
+    lasting = Lasting() if "APART" in os.environ else None
     def __init__(self, *sizes, **options):
         super().__init__(*sizes, **options)
         if os.environ["RANK"] == "1" and "ABORT" in os.environ:
@@ -396,6 +400,14 @@ def test_a_process_that_aborts_when_the_run_is_done_is_no_failure(tmp_path):
     run = leaving(tmp_path, "dltrain", "trainer.devices=2", ABORT="1")
     assert run.returncode == 0
     assert "warning: rank 1 was killed by signal 6, when the run was done" in run.stderr
+    assert json.loads(run.stdout)["status"] == "done"
+
+
+def test_no_process_takes_its_interpreter_apart(tmp_path):
+    """While that goes on, a thread of torch's that gives back a tensor would abort the process."""
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dltrain")
+    run = leaving(tmp_path, *torchrun, APART="1")
+    assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["status"] == "done"
 
 
