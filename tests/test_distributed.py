@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -409,6 +410,21 @@ def test_no_process_takes_its_interpreter_apart(tmp_path):
     run = leaving(tmp_path, *torchrun, APART="1")
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["status"] == "done"
+
+
+def test_a_process_that_waits_for_its_launcher_hears_a_signal(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as launcher:  # which says nothing
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{launcher.getsockname()[1]}"}
+        ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dltrain", *SMALL], cwd=tmp_path, env={**os.environ, **place, **ranks}
+        )
+        try:
+            with launcher.accept()[0]:
+                process.terminate()
+                assert process.wait(timeout=60) == 143
+        finally:
+            process.kill()
 
 
 def test_torchrun_shows_the_one_sentence_of_a_failure(tmp_path):

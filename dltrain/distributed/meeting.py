@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Meeting:
     """The launcher's store, in which each process can leave a word for the others."""
 
     def __init__(self) -> None:
-        store, self.rank, self.size = next(iter(rendezvous("env://")))
+        store, self.rank, self.size = _met()
         self.store = PrefixStore(f"dltrain/{distributed.restarts()}", store)
         self.store.set(f"process {self.rank}", f"{os.uname().nodename} {os.getpid()}")
         # A connection of its own: another's lasts as long as what it waits for.
@@ -158,6 +159,24 @@ class _ElsewhereError(TrainingError):
     def __init__(self, rank: int, code: int, text: str):
         super().__init__(f"rank {rank}: {text}")
         self.exit_code = code
+
+
+def _met() -> tuple[Any, int, int]:
+    """The launcher's store, the rank of this process and how many there are.
+
+    torch waits for the store in a thread: within torch this one would hear no signal, not even that the launcher, and
+    its store with it, has gone.
+    """
+    met: Future[tuple[Any, int, int]] = Future()
+
+    def meet() -> None:
+        try:
+            met.set_result(next(iter(rendezvous("env://"))))
+        except Exception as error:
+            met.set_exception(error)
+
+    threading.Thread(target=meet, name="meeting", daemon=True).start()
+    return met.result()
 
 
 @functools.cache
