@@ -13,7 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from dltrain import __version__, answer, distributed
+from dltrain import __version__, answer, distributed, signals
 from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, UserError, did_you_mean, exit_code_of
@@ -65,8 +65,9 @@ def _run(arguments: list[str]) -> int:
 def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
     """The exit code, and what has ended the command with it, which is said on stderr."""
     try:
-        _dispatch(arguments)
-        sys.stdout.flush()
+        with signals.handled():
+            _dispatch(arguments)
+            sys.stdout.flush()
     except SystemExit as leave:  # a flag of Hydra's, or a job that has reported its error
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None), leave.__context__
     except BrokenPipeError as error:  # `dltrain list | head`: nobody reads on, and the flush at exit must not complain
@@ -94,8 +95,6 @@ def follow(arguments: Sequence[str]) -> int:
     if verb not in (None, "resume", "evaluate", "predict"):
         return 0
     import logging
-
-    from dltrain import signals
 
     logging.getLogger().addHandler(logging.NullHandler())
     try:
@@ -265,7 +264,7 @@ def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from dltrain import config, signals
+    from dltrain import config
     from dltrain.config.command_line import split, without_sweep
     from dltrain.distributed import launch
     from dltrain.run import discarded_unless_begun

@@ -14,7 +14,7 @@ from made import on_terminal
 
 from dltrain import answer, cli
 from dltrain.errors import ConfigError, Interrupted, TrainingError, UserError
-from dltrain.verbs import VERBS
+from dltrain.verbs import VERBS, Verb
 
 SHORT = ("trainer.epochs=1", "dataset.limit=16", "report=false")
 CLASS = "import torch\n\n\nclass Net(torch.nn.Linear):\n    def forward(self, inputs):\n        {}\n"
@@ -53,6 +53,19 @@ MISTAKES = {
     "compare": ["nowhere", "nowhere"],
     "shards": ["nowhere", "out"],
 }
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize("name", ["predict", "cache"])
+def test_a_signal_in_a_verb_ends_it_with_its_code_and_one_line(verb, monkeypatch, name, number, code):
+    monkeypatch.setattr(Verb, "__call__", lambda self, arguments: os.kill(os.getpid(), number))
+    before = signal.signal(number, signal.SIG_IGN)  # else it would end the tests where nobody takes it up
+    try:
+        outcome = verb(name)
+    finally:
+        signal.signal(number, before)
+    assert outcome.code == code
+    assert (outcome.result, outcome.stderr) == ({"status": "interrupted"}, "dltrain: interrupted\n")
 
 
 @pytest.mark.parametrize("name", VERBS)
