@@ -126,7 +126,6 @@ class Process:
 
     finished: bool
     trained: bool
-    stderr: str
 
 
 def start(
@@ -146,23 +145,27 @@ def start(
         path.unlink()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DLTRAIN_CACHE": str(cache), _TOKEN: token}
     began = time.time()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while in_cache and process.poll() is None and not any(cache.glob("*.tmp")) and time.time() < began + most:
-        time.sleep(0.005)
-    is_killed = killed_after is not None
-    try:
-        _, stderr = process.communicate(timeout=killed_after if is_killed else most)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        _, stderr = process.communicate()
-        if not is_killed:
-            raise RuntimeError(f"{' '.join(command)} hangs:\n{stderr}") from None
+    with tempfile.TemporaryFile("w+") as said:  # no pipe, which would be waited for as long as one left behind has it
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        while in_cache and process.poll() is None and not any(cache.glob("*.tmp")) and time.time() < began + most:
+            time.sleep(0.005)
+        hangs = False
+        try:
+            process.wait(most if killed_after is None else killed_after)
+        except subprocess.TimeoutExpired:
+            hangs = killed_after is None
+            process.kill()
+            process.wait()
+        said.seek(0)
+        stderr = said.read()
+    if hangs:
+        raise RuntimeError(f"{' '.join(command)} hangs:\n{stderr}")
     if process.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{stderr}")
     if orphans := left_behind(token):
         raise RuntimeError(f"{' '.join(command)} was killed and has left processes behind: {orphans}")
     results = [path for path in run.rglob("result.json") if path.stat().st_mtime >= began]  # new right before training
-    return Process(process.returncode == 0, bool(results), stderr)
+    return Process(process.returncode == 0, bool(results))
 
 
 def left_behind(token: str, seconds: float = _SECONDS_TO_END) -> list[int]:
