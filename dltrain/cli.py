@@ -23,6 +23,8 @@ from dltrain.process import leave, process_kept
 from dltrain.streams import on_any_streams, printable
 from dltrain.verbs import VERBS
 
+_SHARED = (None, "resume", "evaluate", "predict")  # verbs that several processes do together; training has none
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code.
@@ -80,7 +82,7 @@ def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
 
 def _release_others(arguments: Sequence[str]) -> None:
     """Let the other processes go where they wait for a run that has not come about."""
-    if distributed.size() > 1 and _verb(arguments) in (None, "resume"):
+    if distributed.size() > 1 and _verb(arguments) in _SHARED:
         from dltrain.distributed.meeting import meeting
 
         meeting().announce_nothing()
@@ -92,7 +94,7 @@ def follow(arguments: Sequence[str]) -> int:
     What goes wrong is told to rank 0, and stands in this process's log.
     """
     verb = _verb(arguments)
-    if verb not in (None, "resume", "evaluate", "predict"):
+    if verb not in _SHARED:
         return 0
     import logging
 

@@ -280,6 +280,7 @@ def test_what_is_no_run_is_said_once_and_keeps_nobody_waiting(together, argument
     first, *others = together(2, *arguments)
     assert first.code == code and (first.stdout if code == 0 else first.stderr.startswith("dltrain: "))
     assert not any(other.stdout or "dltrain" in other.stderr for other in others)
+    assert all(other.code >= 0 for other in others)  # none had to be killed
 
 
 def test_all_processes_stop_behind_the_same_bad_step(together, tmp_path):
