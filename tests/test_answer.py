@@ -175,7 +175,7 @@ def test_a_terminal_gets_no_json(tmp_path):
 @pytest.mark.parametrize("arguments", ["optim.lr=-1", "list", "compare a b", "-m seed=-1,-2"])
 def test_a_reader_that_has_gone_changes_no_exit_code(tmp_path, arguments):
     command = f"{sys.executable} -m dltrain {arguments} | true; echo ${{PIPESTATUS[0]}}"
-    run = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert run.stdout == ("2\n" if arguments != "list" else run.stdout)
     assert "Traceback" not in run.stderr and "Exception ignored" not in run.stderr
 

@@ -475,6 +475,6 @@ def test_a_process_that_ends_early_still_finishes_what_it_has_begun_to_write(tmp
         "import sys; from pathlib import Path; from dltrain.checkpoint import Checkpoints\n"
         "Checkpoints(Path(sys.argv[1]), {}).save_last({'epoch': 7}); raise SystemExit(3)"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120)
     assert run.returncode == 3
     assert checkpoint.load(tmp_path / "last.pt")["epoch"] == 7

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from secrets import token_hex
 
 import polars as pl
 import pytest
@@ -290,6 +291,9 @@ def test_all_processes_stop_behind_the_same_bad_step(together, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
 
 
+TOKEN = token_hex(8)  # other tests on this machine have processes of their own
+
+
 def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     """``dltrain`` in processes of its own, once its second epoch is over and there is something to go on from."""
     command = [sys.executable, "-m", "dltrain", *SMALL, "trainer.epochs=100000", "report=false", *arguments]
@@ -298,7 +302,7 @@ def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     table, last = cwd / "run" / "metrics.csv", cwd / "run" / "checkpoints" / "last.pt"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not (last.exists() and len(table.read_text().splitlines()) > 2):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.05)
@@ -306,14 +310,14 @@ def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def worker(rank: int) -> int:
-    """The process with that rank that any test here has started."""
+    """The process with that rank that a test here has started."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
                 environment = (entry / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if f"RANK={rank}".encode() in environment and b"PYTEST_WORKER_DIST=1" in environment:
+            if f"RANK={rank}".encode() in environment and f"OF_TEST={TOKEN}".encode() in environment:
                 return int(entry.name)
     raise AssertionError(f"no process has rank {rank}")
 
@@ -321,10 +325,10 @@ def worker(rank: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_which_can_go_on(together, tmp_path, monkeypatch, victim):
-    monkeypatch.setenv("PYTEST_WORKER_DIST", "1")
+    monkeypatch.setenv("OF_TEST", TOKEN)
     process = started("trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
     os.kill(worker(victim), signal.SIGKILL)
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.count("dltrain: ") == 1 and f"rank {victim}" in errors
     assert json.loads(out)["status"] == "failed"
@@ -344,7 +348,7 @@ def test_a_sweep_of_runs_in_several_processes_has_one_line_on_stdout(dltrain):
 def test_a_signal_to_the_launcher_saves_the_run_and_ends_all(tmp_path):
     process = started("trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
     process.send_signal(signal.SIGUSR1)  # which torch's launcher would not hand on by itself
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=120)
     assert process.returncode == 138
     assert json.loads(out)["status"] == "interrupted"
     assert errors.count("dltrain: interrupted") == 1 and "to go on: dltrain resume" in errors
@@ -384,7 +388,7 @@ def leaving(folder: Path, *launcher: str, **environment: str) -> subprocess.Comp
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -423,7 +427,7 @@ def test_a_process_that_waits_for_its_launcher_hears_a_signal(tmp_path):
         try:
             with launcher.accept()[0]:
                 process.terminate()
-                assert process.wait(timeout=60) == 143
+                assert process.wait(timeout=120) == 143
         finally:
             process.kill()
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 from made import write_images
@@ -24,7 +25,7 @@ from dltrain.run import is_in_use
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system ends processes with their parent on Linux")
 
-TOKEN = "of-the-tests-of-lifetimes"
+TOKEN = token_hex(8)  # other tests on this machine have processes of their own
 SMALL = ("dataset.image_size=8", "trainer.epochs=1", "dataset.batch_size=100", "report=false")
 # Whatever a process works on, it notes that it has begun, and then does not get on.
 SLOWLY = """
@@ -83,7 +84,7 @@ def started(tmp_path, monkeypatch):
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not what():
         assert process is None or process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
@@ -115,7 +116,7 @@ def test_a_run_killed_while_others_read_for_it_leaves_nobody_behind_and_the_next
     assert left_behind(TOKEN) == []
     Path("quickly").touch()
     again = started(*command, *SMALL)
-    _, errors = again.communicate(timeout=60)
+    _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert "waiting for" not in errors and list(Path("cache").glob("*.tmp")) == []
 
@@ -157,7 +158,7 @@ def test_a_killed_reader_ends_the_run_with_one_message(data, started, arguments,
     process = started(*(word.format(data) for word in arguments), *SMALL)
     wait_for(begun(2), process)
     os.kill(int(next(Path().glob("begun-*")).name.removeprefix("begun-")), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors.count("Traceback")) == (1, 0), errors
     assert message in errors
 

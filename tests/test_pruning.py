@@ -210,7 +210,7 @@ def test_a_search_that_is_interrupted_goes_on_with_the_trial_that_it_had_begun(d
     process = started(tmp_path, *command)
     wait_for_rows(tmp_path, "running", 1, process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     again = dltrain("-m", *command, SWEEP)
     assert (again.code, again.result["done"], again.result["jobs"]) == (0, 2, 2)
@@ -312,7 +312,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == "optuna" else fin
 from dltrain.cli import main
 sys.exit(main(["-m", "pruner=median", "seed=1,2"]))
 """
-    refused = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 2
     assert f"no package optuna on this machine: {install_line('optuna')}" in refused.stderr
 

@@ -167,7 +167,7 @@ def test_a_run_whose_terminal_is_closed_saves_its_state(tmp_path):
         assert process.poll() is None and time.monotonic() < deadline
     os.close(ours)  # so that all it writes is an error
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 129
+    assert process.wait(timeout=120) == 129
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
 
 

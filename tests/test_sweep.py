@@ -325,7 +325,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_for_rows(folder: Path, status: str, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         with_status = []
         if (folder / "sweep" / "sweep.csv").exists():
@@ -358,12 +358,12 @@ def test_an_interrupted_sweep_saves_the_running_job_and_goes_on_later(dltrain, t
     command = ("model=mlp", "trainer.epochs=200000", "dataset.limit=64", "seed=1,2")
     process = started(tmp_path, *command)
     wait_for_rows(tmp_path, "running", 1, process)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (tmp_path / "sweep" / "0" / "checkpoints" / "last.pt").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     os.kill(process.pid, number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == code
     assert [row["status"] for row in ledger(tmp_path / "sweep")] == ["interrupted"]
     assert json.loads(stdout)["status"] == "interrupted"

@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-_SECONDS_TO_END = 6
+_SECONDS_TO_END = 30  # a process may first wait for what another has to say
 
 
 class Zygote:
