@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
+from dltrain import yaml_text
 from dltrain.errors import DltrainError, RecordError
 from dltrain.structure import Structure, mismatch
 
 log = logging.getLogger(__name__)
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has been built with it
 _NO_OPTIONS = ("hydra", "logger", "experiment")  # composed in ways of their own
 _NOT_SHOWN = ("defaults", "hydra", "data")
 
@@ -149,7 +149,7 @@ def _yaml(file: Any, structure: Structure, what: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        content = yaml.load(text, _LOADER)
+        content = yaml_text.load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that there is not
         raise _not_as_written(file, what, f"it is no YAML ({' '.join(str(error).split())})") from error
     if fault := mismatch(content, structure):

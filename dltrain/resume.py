@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dltrain import checkpoint
+from dltrain import checkpoint, yaml_text
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.record import read_or_warn, read_result
@@ -109,7 +109,7 @@ def _read(path: Path) -> Resumable:
         raise CheckpointError(f"'{path}' holds weights alone; a run goes on from its last.pt")
     checkpoint.require(path, state, checkpoint.STATE, "the state of a run")
     try:
-        config = yaml.safe_load(state["config"])
+        config = yaml_text.load(state["config"])
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise CheckpointError(f"'{path}' holds no configuration of a run: {told}") from error
@@ -171,7 +171,7 @@ def _place(trainer: Trainer, composed: str, changed: set[str]) -> None:
         rollbacks = sum(event["event"] == "rollback" for event in trainer.events)
         scale_learning_rate(trainer, 0.5**rollbacks)
     texts = (composed, trainer.checkpoints.header["composed"])
-    before, now = (_without_lengths(yaml.safe_load(text)["scheduler"]) for text in texts)
+    before, now = (_without_lengths(yaml_text.load(text)["scheduler"]) for text in texts)
     if before != now or "optim._target_" in changed:
         return
     # Not as many steps as were taken: with batches of another size an epoch has another number of them.
@@ -215,7 +215,7 @@ def require_same(before: str, now: str, force: bool = False) -> set[str]:
     Raises:
         UserError: keys that differ, unless ``force``.
     """
-    changed = dict(_differences(yaml.safe_load(before), yaml.safe_load(now)))
+    changed = dict(_differences(yaml_text.load(before), yaml_text.load(now)))
     if changed and not force:
         raise UserError(
             "\n  - ".join(["this would be another run than the one before the break:", *changed.values()])

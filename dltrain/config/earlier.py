@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain.config.literal import escaped, of_resolved, without_escaped
+from dltrain.config.literal import escaped, of_yaml, without_escaped
 from dltrain.config.targets import VALUES
+from dltrain.config.translate import too_deep
 from dltrain.errors import CheckpointError, ConfigError, did_you_mean
 
 _GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
@@ -39,7 +40,7 @@ def of_checkpoint(text: str, path: Path, resolved: bool = False) -> DictConfig:
         CheckpointError: it is none.
     """
     try:
-        cfg = of_run(of_resolved(text) if resolved else text, ())
+        cfg = of_run(of_yaml(text, resolved), ())
         lacking = [name for name in _GROUPS if not isinstance(cfg._get_node(name), DictConfig)]
     except (YAMLError, OmegaConfBaseException, ConfigError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' holds no configuration of a run: {' '.join(str(error).split())}") from error
@@ -48,8 +49,8 @@ def of_checkpoint(text: str, path: Path, resolved: bool = False) -> DictConfig:
     return cfg
 
 
-def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of an earlier run, YAML or made of it, with values of existing keys replaced by ``overrides``.
+def of_run(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of an earlier run, with values of existing keys replaced by ``overrides``.
 
     Raises:
         ConfigError: an override that is none, or a key that the configuration does not have.
@@ -58,8 +59,6 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
     from hydra.errors import HydraException
 
     cfg = OmegaConf.create(composed)
-    if not isinstance(cfg, DictConfig):
-        raise ConfigError(["the configuration in the checkpoint is none"])
     cfg.trust = []  # nobody vouches for himself
     if isinstance(cfg.get("trainer"), DictConfig):  # keys that this dltrain has and the run's had not
         cfg.trainer = OmegaConf.merge(_yaml("trainer/default.yaml"), cfg.trainer)
@@ -69,6 +68,9 @@ def of_run(composed: str | DictConfig, overrides: Sequence[str]) -> DictConfig:
         cfg.pruner = _yaml("pruner/none.yaml")
     problems = []
     for text in overrides:
+        if deep := too_deep(text):
+            problems.append(deep)
+            continue
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:

@@ -3,9 +3,10 @@
 import re
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
+
+from dltrain import yaml_text
 
 _OPENING = re.compile(r"(\\*)\$\{")
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
@@ -25,7 +26,14 @@ def without_escaped(text: str) -> str:
     return _ESCAPED.sub(" ", text)
 
 
-def of_resolved(text: str) -> Any:
-    """The configuration in a run's config.yaml or checkpoint: it was resolved, so its texts are no more than texts."""
-    read = yaml.load(text, get_yaml_loader())  # as OmegaConf reads text, without a look at what is in it
-    return OmegaConf.create(escaped(read))  # of_run() refuses what is none
+def of_yaml(text: str, resolved: bool = False) -> DictConfig:
+    """The configuration in a checkpoint; that of a run's config.yaml is ``resolved``: its texts are no more than texts.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or refused.
+        ValueError: it is another thing than keys and values.
+    """
+    read = yaml_text.load(text, get_yaml_loader())  # as OmegaConf reads text, without a look at what is in it
+    if not isinstance(read, dict):
+        raise ValueError("it has no keys")
+    return OmegaConf.create(escaped(read) if resolved else read)

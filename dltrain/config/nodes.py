@@ -6,7 +6,7 @@ from typing import Any
 from dltrain.config.arguments import check_arguments
 from dltrain.config.limits import check_limits
 from dltrain.config.relations import check_relations
-from dltrain.config.rules import LATER, Problem
+from dltrain.config.rules import LATER, Problem, shown
 from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, Target, find, is_scheduler
 from dltrain.errors import ConfigError
@@ -22,6 +22,11 @@ _NONE: Mapping[str, tuple[str, ...]] = {"scheduler": ("interval",), "pruner": ()
 _UNUSABLE = {
     "torch.optim.lbfgs.LBFGS": "computes the loss several times a step, where dltrain computes it once",
     "torch.optim.sparse_adam.SparseAdam": "takes sparse gradients alone, and those of a network here are dense",
+}
+_FOLDERS = {  # of Hydra's, with an example each
+    "hydra.run.dir": "my_run",
+    "hydra.sweep.dir": "my_sweep",
+    "hydra.sweep.subdir": "'${hydra.job.num}'",
 }
 _HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
@@ -88,6 +93,10 @@ def _check_empty(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    if unnamed := [one for one in node if not isinstance(one, str)]:
+        text = "the name of an argument is text: put it in quotes, if it is one"
+        yield from (Problem(f"{key}.{shown(one)}", text, node[one]) for one in unnamed)
+        return
     name = node["_target_"]
     try:
         target = find(name, PLACES[group])
@@ -160,6 +169,10 @@ def require_harmless(key: str, node: Mapping[str, Any]) -> None:
         raise ConfigError(refused)
 
 
+def _names_loggers(value: Any) -> bool:
+    return isinstance(value, bool | str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
 def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
     """Classes that Hydra itself would make for its launcher, sweeper, callbacks and logging: none but its own."""
     if isinstance(node, list):
@@ -168,10 +181,10 @@ def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
         return
     for name, value in node.items():
         full = f"{key}.{name}"
-        if full == "hydra.verbose" and not isinstance(value, bool | str | list):
-            yield Problem(full, "must be true or false, or the name of a logger", value)
-        if full in ("hydra.run.dir", "hydra.sweep.dir") and value == "":  # a variable of the shell that is not set
-            yield Problem(full, f"is empty: name a folder, {full}=my_run", value)
+        if full == "hydra.verbose" and not _names_loggers(value):
+            yield Problem(full, "must be true or false, or the name of a logger, or a list of such names", value)
+        if full in _FOLDERS and value in ("", "???"):  # a variable of the shell that is not set
+            yield Problem(full, f"{'names no folder' if value else 'is empty'}: write {full}={_FOLDERS[full]}", value)
         if name in ("_target_", "class", "()") and isinstance(value, str):
             roots = ("hydra", "hydra_plugins", "dltrain") if name == "_target_" else ("logging", "dltrain")
             if value.partition(".")[0] not in roots or value.startswith("hydra.utils"):

@@ -1,7 +1,9 @@
 """Hydra's, OmegaConf's and YAML's errors in dltrain's words: what to type, and never ``+key=`` for a typo."""
 
 import re
+import sys
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,46 @@ from dltrain.config.command_line import COMPLETE
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import file_problems, hidden_header
 from dltrain.errors import did_you_mean
+from dltrain.yaml_text import DEEPEST, TOO_DEEP
 
 # Lines of Hydra's messages that help with Hydra, not with dltrain.
 _NOISE = re.compile(
     r"^(To append|See http|\s*(full_key|object_type|reference_type)|Config search path|\tprovider)", re.M
 )
 
+# What OmegaConf and Hydra say in terms of their own classes, and what it means.
+_SAID = tuple(
+    (re.compile(said), ours)
+    for said, ours in (
+        (r"In '[^']+': \w+ raised while composing config: ", ""),
+        (r"field '([\w.]+)' is not Optional", r"\1 cannot be null: give it a value, or leave it out"),
+        (r"Invalid type assigned: \w+ is not a subclass of \w+\. value: .*", "it holds further keys: give one a value"),
+        (r"Cannot convert '(?:list|dict)' to string: .*", "it must be text"),
+        (r"Cannot merge DictConfig with ListConfig", "it has keys where a list belongs"),
+        (r"Missing mandatory value: ([\w.]+)", r"\1 has no value: add \1=... to the command"),
+        (
+            r"No config source registered for schema (\w+), supported types : .*",
+            r"hydra.searchpath takes folders, and packages as pkg://NAME, but no \1://",
+        ),
+    )
+)
+
 _KEY = re.compile(r"[+~]{0,2}[a-z_][\w/@:-]*(\.[\w/@:\[\]-]+)*", re.ASCII | re.IGNORECASE)
+_FUNCTIONS = {  # of the grammar, with an example each
+    "choice": "choice(a,b)",
+    "range": "range(1,10)",
+    "interval": "interval(0.001,0.1)",
+    "glob": "glob(*)",
+    "sort": "sort(3,1,2)",
+    "shuffle": "shuffle(1,2,3)",
+    "tag": "tag(name,choice(a,b))",
+    "extend_list": "extend_list(a,b)",
+    "int": "int(1.0)",
+    "float": "float(1)",
+    "str": "str(1)",
+    "bool": "bool(1)",
+    "json_str": "json_str({a:1})",
+}
 _LISTS = ("logger", "channels", "hidden_sizes", "milestones", "betas", "categorical", "ignore", "columns", "image_size")
 
 
@@ -53,9 +88,14 @@ def _chain(error: BaseException, kind: type[BaseException]) -> BaseException | N
 
 
 def _plain(text: str) -> str:
+    if "integer string conversion" in text:
+        return f"a number has more than {sys.get_int_max_str_digits():,} digits"
     text = text.replace(f"In '{COMPLETE}': ", "")  # no name of the user's
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
-    return " ".join(lines)
+    found = " ".join(lines)
+    for said, ours in _SAID:
+        found = said.sub(ours, found)
+    return found
 
 
 def _missing_file(error: MissingConfigException) -> str:
@@ -105,6 +145,12 @@ def spaced(texts: Sequence[str]) -> str:
     return ""
 
 
+def too_deep(text: str) -> str:
+    """An override with more brackets within each other than the parsers of it bear; empty where it is none."""
+    deepest = max(accumulate((mark in "[{(") - (mark in ")}]") for mark in text), default=0)
+    return f"'{text[:40]}...' (command line): {TOO_DEEP}" if deepest > DEEPEST else ""
+
+
 def grammar(text: str) -> str:
     """An override that is none."""
     key, equals, value = text.partition("=")
@@ -118,6 +164,8 @@ def grammar(text: str) -> str:
         return f"'{text}' (command line): a bracket is not closed or not opened"
     if value.startswith("(") and value.endswith(")"):
         return f"'{text}' (command line): a list stands in square brackets: {key}=[{value[1:-1]}]"
+    if (function := value.partition("(")[0]) in _FUNCTIONS and value.endswith(")"):
+        return f"'{text}' (command line): this is written {key}={_FUNCTIONS[function]}"
     quoted = value.replace("'", "").replace('"', "")
     return f"'{text}' (command line): this value needs quotes, inside those of the shell: '{key}=\"{quoted}\"'"
 

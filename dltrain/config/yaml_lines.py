@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from dltrain.yaml_text import RefusedYAML, require_plain
+
 Key = tuple[str, ...]
 _HIDDEN = re.compile(rb"\xef\xbb\xbf\s*#\s*@")
 
@@ -16,12 +18,19 @@ def key_lines(path: Path) -> dict[Key, int]:
     A file that holds no keys, but a list for example, has one entry, with an empty key.
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = _composed(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     if root is None:
         return {}
     return dict(_lines(root, ())) if isinstance(root, yaml.MappingNode) else {(): root.start_mark.line + 1}
+
+
+def _composed(path: Path) -> yaml.Node | None:
+    text = path.read_text(encoding="utf-8")
+    require_plain(text)
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    return root
 
 
 def _lines(node: yaml.Node, outer: Key) -> Iterator[tuple[Key, int]]:
@@ -41,9 +50,9 @@ def hidden_header(path: Path) -> str:
 
 
 def file_problems(path: Path) -> list[str]:
-    """What keeps the file from being read, each with its line: not YAML, a tab, a key that is there twice."""
+    """What keeps the file from being read, each with its line: not YAML, a tab, a key that is none or there twice."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = _composed(path)
     except OSError as error:
         return [f"{path}: {error.strerror}"]
     except UnicodeDecodeError as error:
@@ -56,12 +65,14 @@ def file_problems(path: Path) -> list[str]:
         return []
     if not isinstance(root, yaml.MappingNode):
         return [f"{path}, line {root.start_mark.line + 1}: it must hold keys, key: value, on lines of their own"]
-    return [f"{path}, {text}" for text in _duplicates(root)]
+    return [f"{path}, {text}" for text in (*_wrong_keys(root), *_wrong_defaults(root))]
 
 
 def _syntax(path: Path, error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     line = f", line {mark.line + 1}" if mark else ""
+    if isinstance(error, RefusedYAML):
+        return f"{path}{line}: {error.problem}"
     if "'\\t'" in str(error.problem):
         return f"{path}{line}: there is a tab: indent with spaces, two for each level"
     if "mapping values are not allowed" in str(error.problem):
@@ -76,16 +87,39 @@ def _syntax(path: Path, error: yaml.MarkedYAMLError) -> str:
     return f"{path}{line}: this is no YAML ({error.problem}): {hint}"
 
 
-def _duplicates(node: yaml.Node) -> Iterator[str]:
+def _wrong_keys(node: yaml.Node) -> Iterator[str]:
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _duplicates(item)
+            yield from _wrong_keys(item)
     if not isinstance(node, yaml.MappingNode):
         return
     first: dict[str, int] = {}
     for key, value in node.value:
         line, name = key.start_mark.line + 1, str(key.value)
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:null":
+            yield f"line {line}: a key is text: put this one in quotes"
+            continue
         if name in first:
             yield f"line {line}: the key {name} is there twice, before in line {first[name]}: remove one of them"
         first.setdefault(name, line)
-        yield from _duplicates(value)
+        yield from _wrong_keys(value)
+
+
+def _wrong_defaults(root: yaml.MappingNode) -> Iterator[str]:
+    for value in (value for key, value in root.value if key.value == "defaults"):
+        entries = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for entry in entries:
+            if value is entry or not _is_entry(entry):
+                told = "defaults is a list, each entry behind a dash: - GROUP: OPTION, or - _self_"
+                yield f"line {entry.start_mark.line + 1}: {told}"
+
+
+def _is_entry(node: yaml.Node) -> bool:
+    """Whether this is ``name``, ``group: option`` or ``group: [option, option]``."""
+    if isinstance(node, yaml.ScalarNode):
+        return bool(node.tag == "tag:yaml.org,2002:str")
+    if not isinstance(node, yaml.MappingNode) or len(node.value) != 1:
+        return False
+    ((group, option),) = node.value
+    options = option.value if isinstance(option, yaml.SequenceNode) else [option]
+    return _is_entry(group) and all(isinstance(one, yaml.ScalarNode) for one in options)
