@@ -16,7 +16,16 @@ from typing import Any
 from dltrain import __version__, answer, distributed, signals
 from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
-from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, UserError, did_you_mean, exit_code_of
+from dltrain.errors import (
+    SIGNALLED,
+    ConfigError,
+    DltrainError,
+    Interrupted,
+    UserError,
+    did_you_mean,
+    exit_code_of,
+    quoted,
+)
 from dltrain.help import asks_for_help, help_text
 from dltrain.machine import die_with_parent, shorten_spin
 from dltrain.process import leave, process_kept
@@ -156,7 +165,6 @@ def _after_restart() -> list[str]:
     """What has the run go on where it was when the launcher had to start all of its processes anew."""
     if not distributed.restarts():
         return []
-    from dltrain.distributed.launch import quoted
     from dltrain.distributed.meeting import earlier_folder
 
     folder = earlier_folder()

@@ -7,6 +7,7 @@ configuration folder that the line names is put on Hydra's own command line.
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -71,9 +72,7 @@ def complete(arguments: Sequence[str], ask: Callable[[Sequence[str]], str]) -> N
             raise UserError(f"install={shell}: the shells are {', '.join(_SCRIPTS)}")
         print(_SCRIPTS[shell])
         return
-    line = os.environ["COMP_LINE"]
-    words = [*line.split(), *([""] if line.endswith(" ") else [])][1:]
-    *before, last = words or [""]
+    *before, last = _words(os.environ["COMP_LINE"])[1:] or [""]
     if before[-1:] and before[-1] in _WITH_FILE:  # the shell has files to offer
         return
     verb = VERBS.get(before[0]) if before else None
@@ -90,6 +89,16 @@ def complete(arguments: Sequence[str], ask: Callable[[Sequence[str]], str]) -> N
         _show((word for word in found if "=" not in word or word.partition("=")[0] not in fixed), last)
 
 
+def _words(line: str) -> list[str]:
+    """The words of the line as the shell reads them; the last, which is being typed, as it stands there."""
+    words = [*line.split(), *([""] if line.endswith(" ") else [])]
+    try:
+        *before, last = shlex.split(f"{line}|")  # with a mark, so that there is a last word also behind a space
+    except ValueError:  # a quote that is still open
+        return words
+    return [*before, last[:-1] if re.search(r"\s", last) else words[-1]]
+
+
 def _keys(
     verb: Verb | None,
     given: Sequence[str],
@@ -100,7 +109,9 @@ def _keys(
 ) -> list[str]:
     """Groups and keys, by Hydra, which knows neither runs and inputs nor the verb's own words."""
     own = {word.partition("=")[0] for word in verb.own} if verb else set()
-    keys = [word for word in given if "=" in word and word.lstrip("+~").partition("=")[0] not in own]
+    typed = given[1:] if _takes_run(verb) else given  # the run's path may look like an override
+    keys = [word for word in typed if "=" in word and word.lstrip("+~").partition("=")[0] not in own]
+    keys = [word for word in keys if not re.search(r"\s", word)]  # at which Hydra would split them
     place = ["--config-dir", str(folder)] if folder else []
     if _takes_run(verb) and Path(given[0], "config.yaml").is_file():
         place = ["--config-dir", given[0], "--config-name", "config"]

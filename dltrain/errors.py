@@ -14,8 +14,11 @@ A signal that ends a run is :class:`Interrupted`, no ``Exception``: only the com
 """
 
 import difflib
+import re
+import shlex
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class DltrainError(Exception):
@@ -83,3 +86,19 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def to_type(key: str, value: str | Path | Sequence[str]) -> str:
+    """``key=value`` for text, a path or a list of texts, quoted for a shell and for the command line's grammar."""
+    written = quoted(value) if isinstance(value, str | Path) else f"[{','.join(map(quoted, value))}]"
+    return shlex.quote(f"{key}={written}")
+
+
+def quoted(value: str | Path) -> str:
+    """The text as a value in the command line's grammar: in quotes where it would be read as something else."""
+    text = str(value)
+    plain = re.fullmatch(r"(\.{0,2}/)?[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE)
+    if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
+        return text
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return '"' + re.sub(r'(\\*)"', r"\1\1\"", literal + '"')[:-2] + '"'

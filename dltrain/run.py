@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars", "pillow")
 
-_WRITTEN_BEFORE = {".hydra", "train.log"}  # what is in the folder of a run that has not begun
+_WRITTEN_BEFORE = {".hydra", "train.log", "multirun.yaml"}  # in the folder of a run or sweep that has not begun
 
 
 class RunFolder:
@@ -201,6 +201,11 @@ def discarded_unless_begun(path: Path, command: str) -> Iterator[None]:
 def path_of(name: str) -> Path:
     """The path ``name``, with ``~`` as the home directory; that of somebody who is unknown here stays as it is."""
     return Path(os.path.expanduser(name))
+
+
+def is_there(name: str) -> bool:
+    """Whether the path exists; unlike a method of the path's, it takes any text."""
+    return os.path.exists(path_of(name))
 
 
 def find_run(name: str) -> tuple[Path, Path | None]:

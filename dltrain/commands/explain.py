@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dltrain.answer import on_terminal, print_json, say
-from dltrain.commands.arguments import own_keys, run_of
+from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.extras import require_extras
@@ -19,7 +19,6 @@ from dltrain.report.figures import short
 from dltrain.run import path_of
 
 _METHODS = ("integrated_gradients", "input_x_gradient")
-_OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
 _PICTURES = 50
 _BATCH = 32
 _USAGE = "dltrain explain RUN INPUT... [out=FOLDER]"
@@ -34,8 +33,7 @@ def explain(arguments: Sequence[str]) -> None:
     """
     words, own = own_keys(arguments, ["out", "method"])
     run, words = run_of(words, _USAGE)
-    overrides = [word for word in words if _OVERRIDE.match(word) and not Path(word).exists()]
-    inputs = [word for word in words if word not in overrides]
+    inputs, overrides = inputs_of(words)
     if not inputs:
         raise UserError(f"there is nothing to explain: {_USAGE}")
     method = own.get("method", _METHODS[0])

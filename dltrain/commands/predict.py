@@ -1,7 +1,6 @@
 """``dltrain predict``: what the network of a run says of new inputs."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -10,7 +9,7 @@ from typing import Any
 
 from dltrain import distributed
 from dltrain.answer import give, on_terminal, print_json, stdout
-from dltrain.commands.arguments import own_keys, run_of
+from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.distributed.launch import launched
 from dltrain.errors import DataError, DltrainError, UserError
@@ -21,7 +20,6 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 20  # rows, on a terminal
 _LISTED = 10  # broken inputs, in a message
-_OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
 _USAGE = "dltrain predict RUN INPUT... [out=FILE]"
 
 
@@ -34,8 +32,7 @@ def predict(arguments: Sequence[str]) -> None:
     """
     words, own = own_keys(arguments, ["out"])
     run, words = run_of(words, _USAGE)
-    overrides = [word for word in words if _OVERRIDE.match(word) and not Path(word).exists()]
-    inputs = [word for word in words if word not in overrides]
+    inputs, overrides = inputs_of(words)
     if not inputs:
         raise UserError(f"there is nothing to predict from: {_USAGE}")
     out = path_of(own["out"]) if "out" in own else None

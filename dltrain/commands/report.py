@@ -1,14 +1,13 @@
 """``dltrain report``: write the page of a run or a sweep anew, also while it is still going."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from dltrain.answer import on_terminal, print_json, say
 from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import UserError
-from dltrain.run import find_run, is_in_use, path_of
+from dltrain.run import find_run, is_in_use, is_there, path_of
 from dltrain.sweep.ledger import is_sweep
 
 
@@ -24,7 +23,7 @@ def report(arguments: Sequence[str]) -> None:
             raise UserError(f"the page of a sweep takes nothing but out=FILE, and not {' '.join(words[1:])}")
         _report_sweep(path_of(words[0]).resolve(), own.get("out"))
         return
-    if words and "=" not in words[0] and not os.path.exists(path_of(words[0])):
+    if words and "=" not in words[0] and not is_there(words[0]):
         where = "name its folder, such as outputs/<date>/<time>"
         raise UserError(f"there is no run '{words[0]}', and no sweep of that name; {where}")
     run, overrides = run_of(words, "dltrain report RUN [out=FILE]")

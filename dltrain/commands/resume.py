@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import config
+from dltrain.commands.arguments import run_of
 from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
-from dltrain.errors import UserError
 from dltrain.log import log_to
 from dltrain.record import read_config, read_environment, read_result
 from dltrain.run import find_run, started_elsewhere
@@ -22,11 +22,7 @@ def resume(arguments: Sequence[str]) -> None:
         UserError: there is no such run, or the overrides would make it another one (unless ``--force``).
     """
     words = [word for word in arguments if word != "--force"]
-    if not words or "=" in words[0]:
-        raise UserError(
-            "dltrain resume takes a run folder or a checkpoint, then overrides: dltrain resume RUN [--force]"
-        )
-    run, *overrides = words
+    run, overrides = run_of(words, "dltrain resume RUN [--force] [overrides]")
     path, checkpoint = find_run(run)
     before = read_config(path)
     for read in (read_result, read_environment):  # what is wrong with one is told before anything takes its time

@@ -1,6 +1,5 @@
 """What the verbs show on a terminal."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dltrain.answer import stdout
+from dltrain.errors import to_type
 from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import figure
 from dltrain.streams import printable
@@ -150,5 +150,5 @@ def show_shards(answer: Mapping[str, Any]) -> None:
     for part, count in answer["samples"].items():
         table.add_row(part, f"{count:,}", f"{answer['shards'][part]:,}")
     console.print(table)
-    root = shlex.quote(f"dataset.root={answer['out']}")
+    root = to_type("dataset.root", answer["out"])
     console.print(f"to train on them: dltrain dataset=shards {root}", markup=False, soft_wrap=True)

@@ -7,9 +7,9 @@ import polars as pl
 
 from dltrain.data.dates import read_dates
 from dltrain.data.dialect import PLAIN, Dialect, numbers_in, selected
-from dltrain.data.frames import check_numbers, require_plain, to_type
+from dltrain.data.frames import check_numbers, require_plain
 from dltrain.data.notation import MOSTLY
-from dltrain.errors import DataError
+from dltrain.errors import DataError, to_type
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,6 @@
 """Tables as they are on disk: read strictly, with errors that name the file, the row and the column."""
 
 import os
-import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +12,7 @@ from polars import selectors
 from dltrain.data.csv_file import column_names, line_of, open_csv
 from dltrain.data.dialect import PLAIN, Dialect, without_missing
 from dltrain.data.notation import looks_like_data
-from dltrain.errors import ConfigError, DataError, did_you_mean
+from dltrain.errors import ConfigError, DataError, did_you_mean, to_type
 
 
 def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[pl.DataFrame, Dialect]:
@@ -81,18 +79,6 @@ def row_name(path: str, row: int, dialect: Dialect = PLAIN) -> str:
     """``row 3 (line 4)``: ``row`` from 0, as counted from 1 below the header, and the line of a CSV file."""
     file = Path(os.path.expanduser(path))
     return f"row {row + 1}" + ("" if is_parquet(file) else f" (line {line_of(file, row, dialect)})")
-
-
-def to_type(key: str, value: str | Sequence[str]) -> str:
-    """``key=value`` for a column or a list of columns, quoted for a shell and for the command line's grammar."""
-
-    def quoted(text: str) -> str:
-        plain = re.fullmatch(r"(\.{0,2}/)?[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE)
-        reserved = text.lower() in ("null", "true", "false", "nan", "inf")
-        return text if plain and not reserved else '"' + text.replace('"', '\\"') + '"'
-
-    written = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
-    return shlex.quote(f"{key}={written}")
 
 
 def is_parquet(file: Path) -> bool:

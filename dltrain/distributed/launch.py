@@ -17,7 +17,7 @@ from dltrain import distributed
 from dltrain.answer import give
 from dltrain.distributed import COMMAND, LAUNCHER
 from dltrain.distributed.ending import Left, settle_failure, settle_signal
-from dltrain.errors import ConfigError, Interrupted
+from dltrain.errors import ConfigError, Interrupted, quoted
 from dltrain.record import read_result
 from dltrain.signals import handled_by, leave_closed_terminal
 
@@ -134,9 +134,3 @@ def _count(wanted: int | str, device: str, gpus: int) -> int:
     elif device != "cpu" and device != "auto":
         raise ConfigError([f"trainer.devices={wanted} and device={device}: use device=cuda, a GPU each, or device=cpu"])
     return wanted
-
-
-def quoted(path: Path) -> str:
-    """A path as a value of Hydra's grammar."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
