@@ -1,6 +1,7 @@
 """A node of the configuration to the object that it names."""
 
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, find, is_scheduler, signature_of
 from dltrain.errors import ConfigError, DltrainError
 
+_TOO_LARGE = re.compile(r"Storage size calculation overflowed|can't allocate memory|out of memory", re.IGNORECASE)
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _FLOAT = {"_target_": "hydra.utils.get_object", "path": "torch.float32"}
 
@@ -64,6 +66,8 @@ def make(
         ours = str(node._target_).partition(".")[0] in ("torch", "torchvision", "dltrain")
         if ours and isinstance(cause, ValueError | TypeError | ArithmeticError):
             raise ConfigError([f"{key}: {cause}"]) from error
+        if ours and isinstance(cause, RuntimeError) and _TOO_LARGE.search(str(cause)):
+            raise ConfigError([f"{key}: there is no memory for its weights: give it smaller sizes"]) from error
         raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
 
 

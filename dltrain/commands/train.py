@@ -14,6 +14,7 @@ from dltrain import checkpoint, distributed, signals
 from dltrain.build import Parts, build, start_loggers
 from dltrain.commands.result import best_of, draw, leave_result, show, write_report
 from dltrain.config.earlier import as_text, of_text
+from dltrain.config.of_hydra import write_out
 from dltrain.device import pick_device, process_state, seed_apart
 from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.meeting import Plan, joined, meeting
@@ -35,6 +36,7 @@ def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest, pruning
 
     Whatever is wrong before the first epoch leaves no folder behind.
     """
+    write_out(cfg)
     with own_folder(path, command) as folder:
         resumable = find_resumable(cfg.resume, path)
         if cfg.resume != "auto" and not (resumable and resumable.run == path.resolve()):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dltrain.config.nodes import check_hydra, check_nodes
+from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
 from dltrain.errors import ConfigError, did_you_mean
@@ -36,7 +37,7 @@ CLOSED: dict[str, Any] = {
     "trainer.ema_decay": Number(0, 1, optional=True),
     "trainer.compile": _FLAG,
     "trainer.profile": _FLAG,
-    "trainer.threads": Either(Number(1, whole=True), Choice(("auto",))),
+    "trainer.threads": Either(Number(1, whole=True, most=4096), Choice(("auto",))),
     "trainer.devices": Either(Number(1, whole=True), Choice(("auto",))),
     "trainer.strategy": Choice(("ddp", "fsdp")),
     "trainer.sync_batchnorm": _FLAG,
@@ -67,6 +68,7 @@ SHARED: dict[str, Any] = {
     "optim.lr": Number(0),
 }
 _OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "data")
+_WORD = 2**63
 _NEEDED = ("dataset.batch_size", "scheduler.interval")
 
 
@@ -89,9 +91,11 @@ def require_files(cfg: DictConfig) -> None:
 def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
     """Every problem, at most one of a key."""
     hydra = OmegaConf.select(cfg, "hydra")
-    job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    values, unresolved = _plain(job)
+    job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # type: ignore[misc]  # it takes any
+    with answered_by(hydra):
+        values, unresolved = _plain(job)
     found = [
+        *_oversized(values, ""),
         *_missing(OmegaConf.to_container(job, resolve=False)),
         *unresolved,
         *_unknown(values, "", list(_all_keys(values, ""))),
@@ -103,7 +107,8 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         known = {*HydraConf.__dataclass_fields__, "env"}  # "env" is made by the group hydra/env
         unknown = [str(key) for key in hydra if key not in known]
         found += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
-        found += check_hydra(OmegaConf.to_container(hydra, resolve=False))
+        plain = OmegaConf.to_container(hydra, resolve=False)
+        found += (*check_hydra(plain), *_oversized(plain, "hydra"))
     by_key: dict[str, Problem] = {}
     raw = OmegaConf.to_container(job, resolve=False)
     for problem in found:
@@ -174,6 +179,16 @@ def _all_keys(values: Any, prefix: str) -> Iterator[str]:
         for name, value in values.items():
             yield f"{prefix}{name}"
             yield from _all_keys(value, f"{prefix}{name}.")
+
+
+def _oversized(value: Any, key: str) -> Iterator[Problem]:
+    """Whole numbers that fit no word of a processor, which torch and numpy refuse in words of their own."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            yield from _oversized(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, int) and not -_WORD <= value < _WORD:
+        yield Problem(key, f"is too large: a whole number goes to {_WORD - 1}", value)
 
 
 def _missing(values: Any, key: str = "") -> Iterator[Problem]:

@@ -10,12 +10,12 @@ from dltrain.config.rules import LATER, Choice, Either, Many, Number, Of, Proble
 from dltrain.errors import did_you_mean
 
 _COUNT = Number(1, whole=True)
+_SIZE = Number(1, whole=True, most=2**20)  # of weights: of larger ones torch cannot even count the elements
 _NUMBER = Number(0, whole=True)
-_COUNT_OR_NULL = Number(1, whole=True, optional=True)
 _SHARE = Number(0, most=1)
 _POSITIVE = Number(0, open_low=True)
 _NOT_NEGATIVE = Number(0)
-_SIZES = Many(_COUNT)
+_SIZES = Many(_SIZE)
 _RATES = Either(_NOT_NEGATIVE, Many(_NOT_NEGATIVE))
 
 # By group, then by argument. Fractions are shares of 1, the others are what the YAML files say beside each key.
@@ -30,13 +30,13 @@ LIMITS: dict[str, dict[str, Rule]] = {
     "model": {
         "channels": _SIZES,
         "hidden_sizes": _SIZES,
-        "hidden_size": _COUNT,
-        "num_layers": _COUNT,
-        "kernel_size": _COUNT,
-        "stride": _COUNT,
-        "padding": Either(_NUMBER, Choice(("same", "valid"))),
-        "pool_kernel_size": _COUNT,
-        "pool_stride": _COUNT_OR_NULL,
+        "hidden_size": _SIZE,
+        "num_layers": Number(1, whole=True, most=1000),
+        "kernel_size": _SIZE,
+        "stride": _SIZE,
+        "padding": Either(Number(0, whole=True, most=2**20), Choice(("same", "valid"))),
+        "pool_kernel_size": _SIZE,
+        "pool_stride": Number(1, whole=True, optional=True, most=2**20),
         "pool_padding": _NUMBER,
         "dropout": Number(0, 1),
     },
