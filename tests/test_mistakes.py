@@ -9,6 +9,7 @@ import pytest
 TORCH = "torch.optim.lr_scheduler"
 SEQUENCE = f"scheduler._target_={TORCH}.SequentialLR +scheduler.milestones=[3] +scheduler.schedulers"
 
+LONG = 123456789012345678901234567890
 TYPED = [
     # what is typed, and fragments that the one message must have
     # groups and options
@@ -260,8 +261,43 @@ TYPED = [
     ),
     ("-m model=glob(x*)", ["names none of the options cnn, gru"]),
     ("-m trainer.epoch=1,2", ["trainer.epoch=1", "did you mean 'trainer.epochs'?"]),
+    ("-m seed=range(0,1,0)", ["seed=range(0,1,0) (command line)", "a step other than 0: range(1,10)"]),
+    ("seed=shuffle(range(0,1,0))", ["a step other than 0"]),
+    ("-m optim.lr=range(1,5,nan)", ["optim.lr=range(1,5,nan)", "a range takes numbers"]),
+    ("-m optim.lr=range(0,inf)", ["optim.lr=range(0,inf)", "a range takes numbers"]),
+    ("-m seed=range(0,10000000)", ["more than 1,000,000 values"]),
+    ("-m seed=range(5,1)", ["seed=range(5,1) (command line): this names no value"]),
+    ("-m seed=choice()", ["this is written seed=choice(a,b)"]),
+    ("seed=int(abc)", ["this is written seed=int(1.0)"]),
+    ("-m seed=1,2 hydra.sweep.dir=???", ["hydra.sweep.dir='???' (command line): names no folder"]),
+    ("-m seed=1,2 hydra.sweep.subdir=???", ["names no folder: write hydra.sweep.subdir='${hydra.job.num}'"]),
+    ("-m seed=1,2 hydra.sweep.subdir=x", ["subdir=x: would be the folder of every job", "${hydra.job.num}"]),
+    ("-m seed=1,2 hydra.sweep.subdir=${optim.lr}", ["jobs 0 and 1 would share the folder", "${hydra.job.num}"]),
+    ("-m seed=1 hydra.sweep.subdir=..", ["which is no folder within the sweep's", "${hydra.job.num}"]),
+    # what Hydra, OmegaConf, torch and numpy would say in words of their own
+    ("hydra.run.dir=???", ["hydra.run.dir='???' (command line): names no folder: write hydra.run.dir=my_run"]),
+    ("hydra.run.dir=null", ["hydra.run.dir cannot be null"]),
+    ("hydra.run.dir=[a]", ["hydra.run.dir=[a] (command line): it must be text"]),
+    ("hydra.run=x", ["hydra.run=x (command line): it holds further keys"]),
+    ("hydra.searchpath=[x://y]", ["hydra.searchpath takes folders", "but no x://"]),
+    ("hydra.verbose=[5]", ["hydra.verbose=[5] (command line)", "the name of a logger"]),
+    (f"dataset.split_seed={LONG}", [f"dataset.split_seed={LONG} (command line): is too large", "9223372036854775807"]),
+    (f"penalty.l1={LONG}", [f"penalty.l1={LONG} (command line): is too large"]),
+    (f"model.channels=[8,{LONG}]", [f"model.channels.1={LONG} (command line): is too large"]),
+    (f"-m hydra/sweeper=optuna seed=1,2 hydra.sweeper.seed={LONG}", ["hydra.sweeper.seed", "is too large"]),
+    ("trainer.threads=9223372036854775807", ["trainer.threads=9223372036854775807", "at most 4096"]),
+    ("model.kernel_size=9223372036854775807", ["model.kernel_size=9223372036854775807", "at most 1048576"]),
+    ("model=lstm model.num_layers=100000", ["model.num_layers=100000", "at most 1000"]),
+    ("model.channels=[1048576] model.kernel_size=1048576", ["model: there is no memory for its weights"]),
+    (f"optim.lr={'1' * 5000}", ["optim.lr=111"]),
+    (f"+optim.x={'[' * 300}{']' * 300}", ["(command line): more than 50 lists and mappings lie within each other"]),
+    (f"+optim.x={'{a:' * 3000}1{'}' * 3000}", ["(command line): more than 50 lists and mappings"]),
+    ("+optim={1:2}", ["optim.1=2 (command line): the name of an argument is text"]),
+    ("seed=${hydra:nope}", ["seed='${hydra:nope}' (command line): Hydra has no key hydra.nope"]),
 ]  # fmt: skip
 
+BOMB = [f"k{n}: &k{n} [{','.join([f'*k{n - 1}' if n else 'x'] * 9)}]" for n in range(9)]  # stands for 9**9 values
+CHAIN = [f"k{n}: &k{n} [{f'*k{n - 1}' if n else 'x'}]" for n in range(60)]  # each a level deeper than the one before
 IN_FILES = [
     # the group of my_conf/GROUP/mine.yaml, its lines, and fragments of the message
     (
@@ -379,6 +415,31 @@ IN_FILES = [
         ["_target_: torch.nn.CrossEntropyLoss", "weight: [1, -2]"],
         ["loss.weight=[1,-2] (my_conf/loss/mine.yaml, line 2)", "at least 0", "one for each class"],
     ),
+]
+SGD = "_target_: torch.optim.SGD"
+IN_FILES += [
+    ("optim", [SGD, "1: 2"], ["optim.1=2 (my_conf/optim/mine.yaml, line 2): the name of an argument is text"]),
+    ("optim", [SGD, "true: 2"], ["optim.true=2 (my_conf/optim/mine.yaml, line 2): the name of an argument"]),
+    ("optim", [SGD, "null: 2"], ["my_conf/optim/mine.yaml, line 2: a key is text: put this one in quotes"]),
+    ("optim", [SGD, "{a: 1}: 2"], ["my_conf/optim/mine.yaml, line 2: a key is text"]),
+    ("experiment", ["# @package _global_", "1: 2"], ["1=2 (my_conf/experiment/mine.yaml, line 2): dltrain has no key"]),
+    ("experiment", ["defaults: [{1: 2}]"], ["my_conf/experiment/mine.yaml, line 1: defaults is a list"]),
+    ("experiment", ["defaults: 5"], ["my_conf/experiment/mine.yaml, line 1: defaults is a list, each entry behind a"]),
+    (
+        "experiment",
+        ["# @package _global_", "trust: {a: 1}"],
+        ["my_conf/experiment/mine.yaml: it has keys where a list"],
+    ),
+    ("optim", [SGD, f"lr: {'1' * 5000}"], ["my_conf/optim/mine.yaml: a number has more than 4,300 digits"]),
+    (
+        "optim",
+        [SGD, "x: &a [*a]"],
+        ["my_conf/optim/mine.yaml, line 2: the alias *a stands within what it is to repeat"],
+    ),
+    ("optim", [SGD, "x: &a {b: *a}"], ["my_conf/optim/mine.yaml, line 2: the alias *a stands within"]),
+    ("optim", [SGD, f"x: {'[' * 3000}{']' * 3000}"], ["my_conf/optim/mine.yaml, line 2: more than 50 lists and mapp"]),
+    ("optim", [SGD, *BOMB], ["my_conf/optim/mine.yaml, line 6: its aliases repeat more than 10,000 values"]),
+    ("experiment", ["# @package _global_", *CHAIN], ["line 51: more than 50 lists and mappings lie within each other"]),
 ]
 MODULE = "from torch import nn\nclass Net(nn.Module):\n"
 OF_THE_USER = [
@@ -546,6 +607,33 @@ def test_what_is_refused_is_neither_imported_nor_called(dltrain, tmp_path):
         assert (outcome.code, "is refused" in outcome.stderr) == (2, True), target
     assert files_in(tmp_path) == {"mine.py"}
     assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("typed", [["--config-name", "mine"], ["--config-name", "mine", "--cfg", "job"]], ids=str)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("5\n", "line 1: it must hold keys, key: value"),
+        ("abc\n", "line 1: it must hold keys"),
+        ("- a\n", "line 1: it must hold keys"),
+        ("a: &a [*a]\n", "line 1: the alias *a stands within what it is to repeat"),
+        (f"a: {'[' * 3000}{']' * 3000}\n", "line 1: more than 50 lists and mappings"),
+        ("\n".join(BOMB), "line 5: its aliases repeat more than 10,000 values"),
+        ("defaults: [5]\n", "line 1: defaults is a list"),
+    ],
+    ids=["number", "text", "list", "recursive", "deep", "bomb", "defaults"],
+)
+def test_a_mistake_in_a_primary_file(dltrain, tmp_path, typed, text, told):
+    write(tmp_path, {"my_conf/mine.yaml": text})
+    outcome = dltrain("--config-dir", "my_conf", *typed)
+    requires_clean(outcome, [f"my_conf/mine.yaml, {told}"], files_in(tmp_path), {"my_conf/mine.yaml"})
+
+
+def test_what_aliases_are_for_is_read(dltrain, tmp_path):
+    lines = ["# @package _global_", "trainer: &t", "  epochs: 1", "dataset: {limit: 8, <<: &d {batch_size: 4}}"]
+    write(tmp_path, {"my_conf/experiment/mine.yaml": "\n".join([*lines, "model: {hidden_sizes: &h [4]}"])})
+    outcome = dltrain("--config-dir", "my_conf", "experiment=mine", "--cfg", "job")
+    assert (outcome.code, "batch_size: 4" in outcome.stdout) == (0, True), outcome.stderr
 
 
 def test_all_problems_come_in_one_list_wherever_they_come_from(dltrain, tmp_path):

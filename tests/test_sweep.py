@@ -261,9 +261,9 @@ def test_a_file_that_has_changed_is_noticed_by_new_jobs_too(dltrain, fragile, tm
 
 
 def test_two_jobs_do_not_share_a_folder(dltrain):
-    refused = dltrain("-m", *SHORT, "seed=1,2", SWEEP, "hydra.sweep.subdir=same")
-    assert refused.code == 2
-    assert "jobs 0 and 1 would share the folder" in refused.stderr
+    for subdir, told in (("same", "the folder of every job"), ("${optim.lr}", "jobs 0 and 1 would share the folder")):
+        refused = dltrain("-m", *SHORT, "seed=1,2", SWEEP, f"hydra.sweep.subdir={subdir}")
+        assert (refused.code, told in refused.stderr) == (2, True), refused.stderr
 
 
 ODD = {
@@ -367,7 +367,7 @@ def test_an_interrupted_sweep_saves_the_running_job_and_goes_on_later(dltrain, t
     assert process.returncode == code
     assert [row["status"] for row in ledger(tmp_path / "sweep")] == ["interrupted"]
     assert json.loads(stdout)["status"] == "interrupted"
-    assert f"the same command with hydra.sweep.dir='{tmp_path}/sweep'" in stderr
+    assert f"the same command with hydra.sweep.dir={tmp_path}/sweep" in stderr
     assert (tmp_path / "sweep" / "sweep.html").exists()
 
 

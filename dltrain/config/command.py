@@ -60,6 +60,8 @@ class _Command:
 
     def check(self, each_job: bool) -> None:
         steering = self._steering() if self.sweep else None
+        if steering is not None:
+            self.problems += sweeps.sharing_a_folder(steering, self.overrides)
         if steering is not None and sweeps.is_basic(steering):
             given = [*self._parsed(sweeps.params(steering)), *self.overrides]
             self.problems += [sweeps.interval(one) for one in given if one.is_interval_sweep()]
@@ -89,12 +91,17 @@ class _Command:
         parser = OverridesParser.create(self.loader)
         found = []
         for text in texts:
+            if deep := translate.too_deep(text):
+                self.problems.append(deep)
+                continue
             try:
                 (override,) = parser.parse_overrides([text])
             except (HydraException, ValueError):
                 self.problems.append(translate.grammar(text))
                 continue
-            if override.is_sweep_override() and not self.sweep:
+            if impossible := sweeps.impossible(override):
+                self.problems.append(impossible)
+            elif override.is_sweep_override() and not self.sweep:
                 self.problems.append(translate.unswept(override))
             else:
                 found.append(override)

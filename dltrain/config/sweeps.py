@@ -1,15 +1,17 @@
 """The jobs that Hydra's own sweeper makes of values with commas."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 TRIED = 200  # at most so many values of one key, and so many jobs, are checked before the first job runs
+_MOST = 1_000_000  # values of one range: each is a job, and all of them are listed before the first one runs
 
 
 def is_basic(cfg: DictConfig) -> bool:
@@ -63,6 +65,31 @@ def choices(overrides: Sequence[Override], limit: int | None = None) -> list[lis
     """Of what is typed for a key the overrides to choose from, at most ``limit``, in the order of the command line."""
     found = [list(itertools.islice(values(one), limit)) for one in overrides]
     return [found[number] for number in in_force(found)]
+
+
+def impossible(override: Override) -> str:
+    """What is wrong with a range that has no end or no way to it; an empty string where nothing is."""
+    found = override.value()
+    if not isinstance(found, RangeSweep):
+        return ""
+    start, stop, step = (float(number or 0) for number in (found.start, found.stop, found.step))
+    if not all(map(math.isfinite, (start, stop, step))) or step == 0:
+        why = "a range takes numbers, and a step other than 0: range(1,10) or range(1,10,2)"
+    elif (stop - start) / step > _MOST:
+        why = f"these are more than {_MOST:,} values"
+    else:
+        return ""
+    return f"{override.input_line} (command line): {why}"
+
+
+def sharing_a_folder(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """What is wrong with a sweep that names one folder for several jobs, if it does."""
+    name = cfg.hydra.sweep._get_node("subdir")._value()
+    several = any(one.is_interval_sweep() or len(set(itertools.islice(values(one), TRIED))) > 1 for one in overrides)
+    if not several or not isinstance(name, str) or "${" in name or name in ("", "???"):
+        return []
+    told = "would be the folder of every job: let it tell them apart, hydra.sweep.subdir='${hydra.job.num}'"
+    return [f"hydra.sweep.subdir={name}: {told}"]
 
 
 def in_force(choices: Sequence[Sequence[str]]) -> list[int]:

@@ -20,8 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.rules import shown
-from dltrain.distributed.launch import quoted
-from dltrain.errors import ConfigError, Interrupted, UserError
+from dltrain.errors import ConfigError, Interrupted, UserError, to_type
 from dltrain.extras import require_extras
 from dltrain.run import RunFolder
 from dltrain.sweep.combinations import Combinations
@@ -53,7 +52,7 @@ class Jobs(Launcher):
     objectives: Sequence[tuple[str, str]] = ()  # of a search: its metrics, and whether to minimize or maximize each
     ledger: Ledger | None = None  # once jobs have been launched
     has_stopped = False  # at a job that failed, as sweep.on_failure=stop asks for
-    _is_locked = False
+    _folder: RunFolder | None = None  # of the sweep, while it is this process's own
 
     def __init__(self, n_jobs: int | str = 1, engine: str = "fork", **options: Any):
         self.n_jobs = n_jobs
@@ -89,18 +88,17 @@ class Jobs(Launcher):
     def locked(self) -> Iterator[Path]:
         """Within, the folder of the sweep is this process's own; may be nested."""
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
-        if self._is_locked:
+        if self._folder:
             yield folder
             return
         folder.mkdir(parents=True, exist_ok=True)
-        lock = RunFolder(folder, "")
-        lock.lock()
-        self._is_locked = True
+        self._folder = RunFolder(folder, "")
+        self._folder.lock()
         try:
             yield folder
         finally:
-            self._is_locked = False
-            lock.release()
+            self._folder.release()
+            self._folder = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is missing or has failed, and say of every job what came of it.
@@ -116,7 +114,12 @@ class Jobs(Launcher):
                 log.info("sweep in %s", folder)
                 self.ledger = Ledger(folder, self.command)
                 self.ledger.objectives = list(self.objectives)
-            found = plan_jobs(self.compose, self.ledger, given, looks_back=begins)
+            try:
+                found = plan_jobs(self.compose, self.ledger, given, looks_back=begins)
+            except ConfigError:
+                if begins and self._folder:  # nothing has run: what was made for the sweep goes again
+                    self._folder.discard()
+                raise
             self._run(self.ledger, list(found.values()), len({key_of(one) for one in given}))
         answers = []
         for overrides in given:
@@ -145,7 +148,7 @@ class Jobs(Launcher):
             from dltrain.commands.sweep import finish_sweep
 
             finish_sweep(ledger.folder)
-            log.warning("to go on: the same command with hydra.sweep.dir=%s", quoted(ledger.folder))
+            log.warning("to go on: the same command with %s", to_type("hydra.sweep.dir", ledger.folder))
             raise
         self.has_stopped |= pool.has_stopped
 

@@ -1,6 +1,7 @@
 """What the jobs of a sweep are, before the first of them runs. Imports no torch."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,7 +58,12 @@ def plan_jobs(
         values = _values(config)
         job = known or ledger.plan(number, overrides, _folder_of(config))
         changed += _changes(job, values)
-        if (other := places.setdefault(job.folder, job)) is not job:  # each would take the other's result for its own
+        if not _is_within(job.folder, ledger.folder):
+            shared.append(
+                f"job {number} would run in {job.folder}, which is no folder within the sweep's:"
+                " let hydra.sweep.subdir name one, as ${hydra.job.num} does"
+            )
+        elif (other := places.setdefault(job.folder, job)) is not job:  # each would take the other's result for its own
             shared.append(
                 f"jobs {other.number} and {number} would share the folder {job.folder}:"
                 " let hydra.sweep.subdir tell them apart, as ${hydra.job.num} does"
@@ -65,7 +71,7 @@ def plan_jobs(
         job.config = values
         with read_write(config.hydra):  # of now, wherever and whenever the job will run
             config.hydra.sweep.dir = str(ledger.folder)
-            config.hydra.sweep.subdir = str(job.folder.relative_to(ledger.folder))
+            config.hydra.sweep.subdir = os.path.relpath(job.folder, ledger.folder)
         found[key_of(overrides)] = Planned(job.overrides, config, job)
     others = [job for job in ledger if key_of(job.overrides) not in found]
     for job in others[:_LOOKED_AT] if looks_back else ():  # their results will stand beside the new ones
@@ -76,6 +82,10 @@ def plan_jobs(
     if problems := [*changed, *shared]:
         raise ConfigError(problems)
     return found
+
+
+def _is_within(inner: Path, outer: Path) -> bool:
+    return os.path.relpath(inner, outer).partition(os.sep)[0] not in (os.curdir, os.pardir)
 
 
 def _folder_of(config: DictConfig) -> Path:
