@@ -5,7 +5,6 @@ file, so that content and checksum cannot part. It is written under another name
 before it takes its place, and the checkpoint before it stays until then.
 """
 
-import contextlib
 import copy
 import hashlib
 import os
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import CheckpointError, TrainingError
+from dltrain.files import flush, kind_of, written_whole
 from dltrain.structure import Structure, mismatch
 
 FORMAT = 2
@@ -59,24 +59,19 @@ def save(path: Path, content: dict[str, Any], make_way: Callable[[], None] | Non
     Raises:
         OSError: it could not be written whole; what was at ``path`` is still there.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "w+b") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            _seal(file)
-            file.flush()
-            os.fsync(file.fileno())
+    with written_whole(path) as temporary:
+        try:
+            with open(temporary, "w+b") as file:
+                torch.save({"format": FORMAT, **content}, file)
+                _seal(file)
+        except RuntimeError as error:  # torch's archive writer says no more than at which position it did not get on
+            raise OSError(f"'{path}' could not be written whole, is the disk full? {_first_line(error)}") from error
+        flush(temporary)
         if fault := find_fault(temporary):
-            raise OSError(f"'{temporary}' {fault} although it was just written; is the disk failing?")
+            raise OSError(f"'{path}' {fault} although it was just written; is the disk failing?")
         if make_way:
             make_way()
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except RuntimeError as error:  # torch's archive writer says no more than at which position it did not get on
-        raise OSError(f"'{temporary}' could not be written whole, is the disk full? {_first_line(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    flush(path.parent)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -113,6 +108,8 @@ def require(path: Path, content: dict[str, Any], structure: Structure, what: str
 
 def find_fault(path: Path) -> str:
     """What is wrong with a checkpoint file, seen without reading its content; an empty string where nothing is."""
+    if kind := kind_of(path):
+        return f"is {kind}, no file"
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -348,16 +345,6 @@ def _digest(file: BinaryIO, size: int) -> bytes:
         digest.update(block)
         size -= len(block)
     return digest.hexdigest().encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last, where the system lets folders be flushed (not on Windows)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _copy(content: Any, known: dict[tuple[Any, ...], Tensor]) -> Any:

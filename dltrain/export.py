@@ -12,9 +12,9 @@ safetensors  the weights alone                   the metadata in the file's head
 
 import contextlib
 import copy
+import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dltrain.deployed import Deployed, describe, made_up
 from dltrain.errors import DltrainError, UserError
+from dltrain.files import written_whole
 from dltrain.loaded import Loaded
 from dltrain.run import finite, write_json
 
@@ -48,25 +49,22 @@ def export(loaded: Loaded, format: str, path: Path) -> float:
         "state_dict": (_state_dict, 0.0),
         "safetensors": (_safetensors, 0.0),
     }[format]
-    temporary = path.with_name(f"{path.stem}.writing{path.suffix}")  # torch looks at the suffix
     deployed = Deployed(loaded).eval()
     metadata = describe(loaded)
     try:
-        with torch.inference_mode(False), torch.no_grad():
-            run = write(deployed, metadata, temporary)
-            difference = _difference(run, deployed, loaded)
-        if not difference <= tolerance:  # NaN is a difference
-            raise DltrainError(
-                f"the exported network differs from the run's by {difference:.2g}, where {tolerance:g} is allowed;"
-                " the file was not kept"
-            )
-        if format == "state_dict":
-            write_json(path.with_name(f"{path.name}.json"), metadata)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            with torch.inference_mode(False), torch.no_grad():
+                run = write(deployed, metadata, temporary)
+                difference = _difference(run, deployed, loaded)
+            if not difference <= tolerance:  # NaN is a difference
+                raise DltrainError(
+                    f"the exported network differs from the run's by {difference:.2g}, where {tolerance:g} is allowed;"
+                    " the file was not kept"
+                )
+            if format == "state_dict":
+                write_json(path.with_name(f"{path.name}.json"), metadata)
     except OSError as error:
         raise UserError(f"'{path}' cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return difference
 
 
@@ -128,13 +126,14 @@ def _torch_export(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -
         program = torch.export.export(
             deployed, _example(deployed, metadata), dynamic_shapes=_any_batch(deployed), strict=False
         )
-        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(finite(metadata))})
-        module = torch.export.load(path).module()
+        extra_files = {"metadata.json": json.dumps(finite(metadata))}
+        _write(path, lambda file: torch.export.save(program, file, extra_files=extra_files))
+        module = torch.export.load(io.BytesIO(path.read_bytes())).module()
     return lambda raw: tuple(module(*raw))
 
 
 def _state_dict(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner:
-    torch.save(deployed.model.state_dict(), path)
+    _write(path, lambda file: torch.save(deployed.model.state_dict(), file))
     return _with_weights(deployed, torch.load(path, weights_only=True))
 
 
@@ -146,6 +145,13 @@ def _safetensors(deployed: Deployed, metadata: Mapping[str, Any], path: Path) ->
     # By way of bytes: a file that the library writes is for its owner alone.
     path.write_bytes(save(weights, {name: json.dumps(value) for name, value in finite(metadata).items()}))
     return _with_weights(deployed, load(path.read_bytes()))
+
+
+def _write(path: Path, save: Callable[[io.BytesIO], None]) -> None:
+    """Write what ``save`` does by way of memory: on a full disk torch's archive writer ends the process."""
+    content = io.BytesIO()
+    save(content)
+    path.write_bytes(content.getbuffer())
 
 
 def _with_weights(deployed: Deployed, weights: Mapping[str, Tensor]) -> Runner:

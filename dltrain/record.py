@@ -16,6 +16,7 @@ import yaml
 
 from dltrain import yaml_text
 from dltrain.errors import DltrainError, RecordError
+from dltrain.files import kind_of
 from dltrain.structure import Structure, mismatch
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ def _yaml(file: Any, structure: Structure, what: str) -> dict[str, Any]:
 
 def _text(file: Any, what: str) -> str | None:
     """``None`` where there is no such file."""
+    if isinstance(file, Path) and (kind := kind_of(file)):
+        raise RecordError(f"'{file}' cannot be read: it is {kind}, no file")
     try:
         text: str = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.device import Precision
 from dltrain.errors import DltrainError, RecordError
+from dltrain.files import write_text
 from dltrain.inference import Loss, predict
 from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
@@ -30,7 +31,6 @@ from dltrain.record import (
 )
 from dltrain.report.page import render
 from dltrain.report.story import Mistake, Story, Test
-from dltrain.run import write_text
 
 log = logging.getLogger(__name__)
 

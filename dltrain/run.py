@@ -20,6 +20,7 @@ from typing import Any
 from dltrain import __version__
 from dltrain.errors import RecordError, UserError
 from dltrain.extras import overwritten_files
+from dltrain.files import kind_of, remove_unfinished, write_text
 from dltrain.machine import Lock
 from dltrain.record import read_environment, read_or_warn, read_result
 
@@ -109,6 +110,8 @@ class RunFolder:
 
     def _begin(self, config_text: str, now: dict[str, Any], resumed: float | None) -> None:
         self.checkpoints.mkdir(exist_ok=True)
+        remove_unfinished(self.path)
+        remove_unfinished(self.checkpoints)
         earlier: dict[str, Any] = {}
         if resumed is not None:
             earlier = read_or_warn(read_environment, self.path)
@@ -222,7 +225,8 @@ def find_run(name: str) -> tuple[Path, Path | None]:
             )
         return path.absolute().parent.parent, path
     if not os.path.isdir(path):
-        raise UserError(f"there is no run '{name}'; name a run folder, such as outputs/<date>/<time>, or a checkpoint")
+        what = f"'{name}' is {kind}, no run" if (kind := kind_of(path)) else f"there is no run '{name}'"
+        raise UserError(f"{what}; name a run folder, such as outputs/<date>/<time>, or a checkpoint")
     if not (path / "checkpoints").is_dir() and not (path / "config.yaml").exists():
         raise UserError(f"'{name}' is no run folder: it has neither checkpoints/ nor config.yaml")
     require_one_run(path)
@@ -263,17 +267,6 @@ def require_one_run(folder: Path, checkpoint: Path | None = None, run_id: str | 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON; a number that is not finite becomes null, as JSON has none."""
     write_text(path, json.dumps(finite(content), indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file by way of a temporary one, so that it is whole at any time."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def finite(content: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -164,3 +165,15 @@ def composed() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
     OmegaConf.register_new_resolver("dltrain_unique", lambda: "test", use_cache=True, replace=True)
     with initialize_config_module("dltrain.conf", version_base=None):
         yield lambda overrides: compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of 1 MiB that is gone after the test."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

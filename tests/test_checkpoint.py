@@ -2,7 +2,6 @@
 
 import collections
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,18 +17,6 @@ from dltrain.checkpoint import Checkpoints, Due
 from dltrain.errors import CheckpointError, TrainingError
 
 CONTENT = {"epoch": 3, "model": {"weight": torch.arange(6.0).view(2, 3)}, "metrics": {"val/loss": 0.1}}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a file system of 1 MiB that is gone after the test."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this user may not mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def saved(folder: Path, **content) -> Path:

@@ -15,6 +15,8 @@ from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.extras import require_extras
+from dltrain.files import written_whole
+from dltrain.machine import Lock
 from dltrain.report.figures import short
 from dltrain.run import path_of
 
@@ -81,16 +83,22 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
 
 @contextmanager
 def _attributions(out: Path) -> Iterator[Any]:
-    """``attributions.jsonl`` in the folder ``out``, there once it is whole."""
+    """``attributions.jsonl`` in the folder ``out``, there once it is whole.
+
+    Raises:
+        UserError: another process writes to the folder; its pictures and these would be of different inputs.
+    """
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / "attributions.jsonl.tmp"
+    lock = Lock(out)
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        lock.take()
+        with written_whole(out / "attributions.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as file:
             yield file
-        temporary.replace(out / "attributions.jsonl")
+    except BlockingIOError as error:
+        raise UserError(f"another process writes to '{out}'; wait for it, or name another folder with out=") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.release()
         if made and not any(out.iterdir()):
             out.rmdir()
 

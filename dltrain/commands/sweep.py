@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from dltrain.answer import on_terminal, print_json
+from dltrain.files import write_text
 from dltrain.metric_names import about_test
 from dltrain.record import history_of
-from dltrain.run import write_text
 from dltrain.sweep.ledger import settled
 from dltrain.sweep.outcome import Outcome, outcome
 

@@ -3,12 +3,12 @@
 import contextlib
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from dltrain.errors import UserError
+from dltrain.files import written_whole
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -49,19 +49,15 @@ def writing(path: Path, columns: dict[str, type]) -> Iterator[Writer]:
         UserError: another suffix, or the file cannot be written.
     """
     require_writable(path)
-    text, whole = (path.with_name(f"{path.name}.{part}.tmp") for part in ("text", "whole"))
     try:
-        with open(text, "w", newline="", encoding="utf-8") as file:
-            yield JSONLinesWriter(file, columns) if path.suffix == ".jsonl" else CSVWriter(file, columns)
-        if path.suffix == ".parquet":
-            _to_parquet(text, whole, columns)
-            text.unlink()
-        os.replace(whole if path.suffix == ".parquet" else text, path)
+        with written_whole(path) as text:
+            with open(text, "w", newline="", encoding="utf-8") as file:
+                yield JSONLinesWriter(file, columns) if path.suffix == ".jsonl" else CSVWriter(file, columns)
+            if path.suffix == ".parquet":
+                with written_whole(text) as whole:
+                    _to_parquet(text, whole, columns)
     except OSError as error:
         raise UserError(f"'{path}' cannot be written: {error}") from error
-    finally:
-        text.unlink(missing_ok=True)
-        whole.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:

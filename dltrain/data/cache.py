@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dltrain.errors import UserError
+from dltrain.files import flush, write_text, written_whole
 from dltrain.machine import Lock
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ _FORMAT = 1  # raised when the same files would be decoded to other pixels
 _GIB = 1024**3
 _DEFAULT_LIMIT = 50 * _GIB
 _SHARE_OF_DISK = 0.5  # of what is free or already taken by the cache
-_OURS = re.compile(r"[0-9a-f]{32}(\.\d+)?\.(npy|json|lock|tmp)")  # the folder may hold files of somebody else's
+# The folder may hold files of somebody else's.
+_OURS = re.compile(r"[0-9a-f]{32}((\.npy|\.json)?\.[0-9a-f]+)?\.(npy|json|lock|tmp)")
 Found = TypeVar("Found")
 _BLOCK = 1 << 22  # bytes of a file that are read at once
 _STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for so long is left over from a kill
@@ -93,7 +95,6 @@ def cached(key: str, shape: tuple[int, ...], source: str, fill: Callable[[np.nda
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
             fill(array)
             array.flush()
-            os.fsync(file.fileno())
         return {"source": source, "shape": shape}
 
     return _found_or_made(key, lambda path: _open(path, shape), write, int(np.prod(shape)))
@@ -121,8 +122,6 @@ def cached_rows(
                 count += len(block)
             file.seek(0)  # NumPy leaves room in a header for a length that grows
             _write_header(file, (count, columns))
-            file.flush()
-            os.fsync(file.fileno())
         return {**about, "shape": (count, columns)}
 
     return _found_or_made(key, _open_rows, write)
@@ -216,14 +215,11 @@ def _open_rows(path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
 
 
 def _write(path: Path, write: Callable[[Path], Mapping[str, Any]]) -> None:
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as temporary:
         about = write(temporary)
+        flush(temporary)
         about = {**about, "checksum": _checksum(temporary, about)}
-        path.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_text(path.with_suffix(".json"), json.dumps(about))
 
 
 def _verified(path: Path) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import contextlib
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from dltrain.files import written_whole
 
 
 class CSVLogger:
@@ -16,12 +17,11 @@ class CSVLogger:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], history: Sequence[Mapping[str, float]] = ()):
         path = folder / "metrics.csv"
-        temporary = path.with_name("metrics.csv.tmp")
-        self._file = open(temporary, "w", newline="", encoding="utf-8")  # noqa: SIM115  # until close()
         self._writer: csv.DictWriter[str] | None = None
-        for row in history:
-            self.log(row)
-        os.replace(temporary, path)  # the open file goes along under its new name
+        with written_whole(path) as temporary:  # the open file goes along under its new name
+            self._file = open(temporary, "w", newline="", encoding="utf-8")  # noqa: SIM115  # until close()
+            for row in history:
+                self.log(row)
 
     def log(self, row: Mapping[str, float]) -> None:
         if self._writer is None:

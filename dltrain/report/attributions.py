@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dltrain.report.drawing import new_figure, save
+
 _COLOURS = "coolwarm"
 _BARS = 20
 
@@ -26,7 +28,7 @@ def draw_image(image: np.ndarray, attributions: np.ndarray, unit: str, title: st
     for axes in (plain, overlay):
         axes.set_axis_off()
     figure.colorbar(drawn, ax=overlay, label=f"attribution {unit}", alpha=1)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def draw_bars(names: Sequence[str], attributions: np.ndarray, unit: str, title: str, path: Path) -> None:
@@ -38,7 +40,7 @@ def draw_bars(names: Sequence[str], attributions: np.ndarray, unit: str, title: 
     axes.axvline(0, color="0.4", linewidth=1)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(f"attribution {unit}")
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def draw_series(
@@ -62,16 +64,10 @@ def draw_series(
     below.set_yticks(range(len(names)), names)
     below.set_xlabel("steps before the forecast")
     figure.colorbar(drawn, ax=(above, below), label=f"attribution {unit}")
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def _figure(title: str, size: tuple[float, float], panels: int, rows: bool = False) -> tuple[Any, list[Any]]:
-    # matplotlib takes a second to import; its object interface draws into a file without any window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(title, size)
     shape = (panels, 1) if rows else (1, panels)
     return figure, list(figure.subplots(*shape, squeeze=False, sharex=rows).flat)

@@ -3,20 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dltrain.report.drawing import new_figure, save
+
 
 def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
     """Draw ``history``, a row of metrics an epoch, as a PNG file; the best epoch is marked."""
-    # matplotlib takes a second to import; its object interface draws into a file without any window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in history]
     panels = [[name for name in history[0] if name.endswith("/loss")], _main_metrics(list(history[0])), ["lr"]]
     panels = [names for names in panels if names]
-    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(title, (4.4 * len(panels), 3.6))
     for axes, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name in names:
             marker = "o" if len(epochs) == 1 else None
@@ -27,7 +24,7 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, title: str
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def _main_metrics(names: Sequence[str]) -> list[str]:

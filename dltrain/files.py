@@ -1,0 +1,73 @@
+"""Files that are whole whenever somebody looks at them, and what lies where a file is wanted."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def kind_of(path: str | Path) -> str:
+    """``a folder``, ``a pipe``, ...: what lies at ``path`` where it is no file; empty for a file, and for nothing.
+
+    To open a pipe waits for whoever writes to it, for ever if nobody does; a device may have no end.
+    """
+    try:
+        return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return ""
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write a file, which takes the place of ``path`` once it is whole; after an error it is gone.
+
+    It has a name of its own, so that of two processes that write the same file each writes a whole one, and the later
+    one stays.
+
+    Raises:
+        OSError: there is something else than a file at ``path``, or the file cannot be put there.
+    """
+    if kind := kind_of(path):  # which is not to be replaced: out=/dev/null
+        raise OSError(errno.EEXIST, f"there is {kind} of this name", str(path))
+    temporary = path.with_name(f"{path.name}.{token_hex(4)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # a folder that cannot be written to holds none
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, whole at any time."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed have left of the files of ``folder``, which nobody writes to now."""
+    for left in folder.glob(f"*.{'[0-9a-f]' * 8}.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Come back once a file, or what the names in a folder lead to, would outlast a power failure."""
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":  # Windows flushes no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

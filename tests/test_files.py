@@ -1,0 +1,99 @@
+"""Files that are written whole or not at all, and what else than a file may lie where one is wanted."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+from made import write_images
+
+from dltrain.commands.writers import writing
+from dltrain.files import kind_of, remove_unfinished, write_text, written_whole
+from dltrain.machine import Lock
+
+WRITES = {
+    **{f"export {suffix}": ("export", "{run}", f"out={{disk}}/m{suffix}") for suffix in (".onnx", ".pt2", ".pt")},
+    "export .safetensors": ("export", "{run}", "out={disk}/m.safetensors"),
+    "predict .csv": ("predict", "{run}", "photos", "out={disk}/p.csv"),
+    "predict .parquet": ("predict", "{run}", "photos", "out={disk}/p.parquet"),
+    "explain": ("explain", "{run}", "photos/train/dark/00.png", "out={disk}/explained"),
+    "report": ("report", "{run}", "out={disk}/page.html"),
+    "compare": ("compare", "{run}", "{run}", "out={disk}/page.html"),
+    "shards tar": ("shards", "photos", "{disk}/shards"),
+    "shards parquet": ("shards", "photos", "{disk}/shards", "format=parquet"),
+}
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+@pytest.mark.parametrize("words", WRITES.values(), ids=WRITES)
+def test_a_disk_that_takes_no_file_is_one_message_and_no_half_file(
+    verb, finished_runs, tmp_path, small_disk, words, state
+):
+    write_images(tmp_path / "photos", count=20 if words[0] in ("predict", "shards") else 2)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((1 << 20) - (4096 if state == "full" else 1 << 19)))
+    if words[0] == "predict" and state == "full":
+        with open(filler, "ab") as file:  # a table is small
+            file.write(bytes(4096))
+    if state == "read-only":
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ended = verb(*(word.format(run=finished_runs["digits"], disk=small_disk) for word in words))
+    assert (ended.code, ended.stderr.count("dltrain: "), "Traceback" in ended.stderr) == (2, 1, False), ended.stderr
+    assert "cannot be written" in ended.stderr
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["filler"]
+
+
+def test_of_two_that_write_the_same_file_the_later_one_leaves_its_own(tmp_path):
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        path = tmp_path / f"p{suffix}"
+        with writing(path, {"a": int, "b": str}) as first:
+            first.write([1, "first"])
+            with writing(path, {"a": int, "b": str}) as second:
+                second.write([2, "second"])
+                first.write([1, "first"])
+            assert "second" in str(_read(path)) and "first" not in str(_read(path))
+        assert _read(path).rows() == [(1, "first"), (1, "first")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.jsonl", "p.parquet"]
+
+
+def _read(path: Path) -> pl.DataFrame:
+    return {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}[path.suffix](path)
+
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "page.html"
+    write_text(path, "before")
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("page.html", "before")]
+
+
+def test_what_is_no_file_is_not_replaced(verb, finished_runs, tmp_path):
+    (tmp_path / "null").symlink_to(os.devnull)
+    os.mkfifo(tmp_path / "page.html")
+    for out in ("null", "page.html"):
+        refused = verb("report", str(finished_runs["sunspots"]), f"out={out}")
+        assert refused.code == 2 and f"'{out}' cannot be written: there is a " in refused.stderr
+    assert kind_of(tmp_path / "null") == "a device" and kind_of(tmp_path / "page.html") == "a pipe"
+
+
+def test_what_a_killed_process_has_left_is_removed_as_the_run_begins_again(tmp_path):
+    for name in ("last.pt.0a1b2c3d.tmp", "notes.tmp", "last.pt"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "notes.tmp"]
+
+
+def test_two_explanations_into_one_folder_are_refused(verb, finished_runs, tmp_path):
+    write_images(tmp_path / "photos", count=1)
+    (tmp_path / "explained").mkdir()
+    lock = Lock(tmp_path / "explained")
+    lock.take()
+    words = ("explain", str(finished_runs["digits"]), "photos/train/dark/00.png", "out=explained")
+    refused = verb(*words)
+    assert refused.code == 2 and "another process writes to 'explained'" in refused.stderr
+    assert list((tmp_path / "explained").iterdir()) == []
+    lock.release()
+    assert verb(*words).code == 0
