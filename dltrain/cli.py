@@ -139,7 +139,22 @@ def _dispatch(arguments: list[str]) -> None:
     elif asks_for_completion(arguments):
         answer.give()  # whatever stands on stdout is offered or run by the shell
         complete(arguments, _completed_by_hydra)
-    elif arguments and arguments[0] in VERBS:
+    else:
+        _require_working_directory()
+        _execute(arguments)
+
+
+def _require_working_directory() -> None:
+    """Without one relative paths mean nothing, and torch cannot be loaded."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError("the working directory was deleted; go to one that is there: cd FOLDER") from error
+
+
+def _execute(arguments: list[str]) -> None:
+    """Run the verb that comes first, or train."""
+    if arguments and arguments[0] in VERBS:
         VERBS[arguments[0]](arguments[1:])
     elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
         hint = did_you_mean(arguments[0], VERBS) or "."

@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 from made import write_images
 
+from dltrain.cli import main
 from dltrain.commands.writers import writing
 from dltrain.files import kind_of, remove_unfinished, write_text, written_whole
 from dltrain.machine import Lock
@@ -97,3 +99,31 @@ def test_two_explanations_into_one_folder_are_refused(verb, finished_runs, tmp_p
     assert list((tmp_path / "explained").iterdir()) == []
     lock.release()
     assert verb(*words).code == 0
+
+
+GONE = [
+    [],
+    ["-m", "seed=1,2"],
+    ["list", "optim"],
+    *([name, "run"] for name in ("check", "evaluate", "predict", "explain", "export", "resume", "report", "compare")),
+    ["shards", "photos", "out"],
+    ["cache"],
+]
+
+
+def test_a_deleted_working_directory_is_one_message_of_every_verb(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in GONE:
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == (
+            "dltrain: the working directory was deleted; go to one that is there: cd FOLDER\n"
+        )
+    assert main(["--version"]) == 0
+
+
+def test_a_deleted_working_directory_is_told_by_the_module_as_well(tmp_path):
+    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$0" -m dltrain evaluate run'
+    ended = subprocess.run(["sh", "-c", script, sys.executable], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, "the working directory was deleted" in ended.stderr) == (2, True), ended.stderr
