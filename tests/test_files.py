@@ -1,13 +1,15 @@
 """Files that are written whole or not at all, and what else than a file may lie where one is wanted."""
 
+import gc
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
-from made import write_images
+from made import write_images, write_table
 
 from dltrain.cli import main
 from dltrain.commands.writers import writing
@@ -27,6 +29,8 @@ WRITES = {
 }
 
 
+# On a full disk webdataset leaves a file of a shard open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("state", ["full", "read-only"])
 @pytest.mark.parametrize("words", WRITES.values(), ids=WRITES)
 def test_a_disk_that_takes_no_file_is_one_message_and_no_half_file(
@@ -43,6 +47,7 @@ def test_a_disk_that_takes_no_file_is_one_message_and_no_half_file(
     ended = verb(*(word.format(run=finished_runs["digits"], disk=small_disk) for word in words))
     assert (ended.code, ended.stderr.count("dltrain: "), "Traceback" in ended.stderr) == (2, 1, False), ended.stderr
     assert "cannot be written" in ended.stderr
+    gc.collect()
     assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["filler"]
 
 
@@ -127,3 +132,61 @@ def test_a_deleted_working_directory_is_told_by_the_module_as_well(tmp_path):
     script = 'mkdir gone; cd gone; rmdir ../gone; exec "$0" -m dltrain evaluate run'
     ended = subprocess.run(["sh", "-c", script, sys.executable], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, "the working directory was deleted" in ended.stderr) == (2, True), ended.stderr
+
+
+PIPES = {
+    ("evaluate", "pipe.pt"): "'pipe.pt' is a pipe, no run",
+    ("evaluate", "best"): "best.pt' is a pipe, no file",
+    ("resume", "environment"): "environment.json' cannot be read: it is a pipe, no file",
+    ("report", "config"): "config.yaml' cannot be read: it is a pipe, no file",
+    ("report", "metrics"): "metrics.csv' cannot be read: it is a pipe, no file",
+    ("compare", "result", "result"): "result.json' cannot be read: it is a pipe, no file",
+    ("predict", "{tables}", "pipe.csv"): "'pipe.csv' is a pipe, no file; a table may come through /dev/stdin",
+    ("predict", "{digits}", "pipe.png"): "'pipe.png' is a pipe, no file",
+    ("predict", "{tables}", "/dev/zero"): "'/dev/zero' is a device, no file",
+    ("check", "dataset=table", "dataset.path=pipe.csv", "dataset.target=x"): "that is a pipe; it must be a CSV",
+    ("dataset=shards", "dataset.root=tars"): "0.tar is left out: it is a pipe, no file",
+    ("dataset=image_folder", "dataset.root=images"): "1 .png that is a pipe",
+}
+
+
+@pytest.fixture(scope="module")
+def pipes(tmp_path_factory, finished_runs) -> Path:
+    """Pipes that nobody writes to, where files are wanted."""
+    top = tmp_path_factory.mktemp("pipes")
+    inside = {
+        **dict.fromkeys(["best"], "checkpoints/best.pt"),
+        **{name: f"{name}.json" for name in ("result", "environment")},
+        "config": "config.yaml",
+        "metrics": "metrics.csv",
+    }
+    for name, file in inside.items():
+        shutil.copytree(finished_runs["digits"], top / name)
+        (top / name / file).unlink()
+        os.mkfifo(top / name / file)
+    for folder in ("tars/train", "images/train/a", "images/train/b"):
+        (top / folder).mkdir(parents=True)
+    for name in ("pipe.pt", "pipe.csv", "pipe.png", "tars/train/0.tar", "images/train/a/0.png"):
+        os.mkfifo(top / name)
+    return top
+
+
+@pytest.mark.parametrize(("words", "message"), PIPES.items(), ids=map(" ".join, PIPES))
+def test_a_pipe_where_a_file_is_wanted_is_named_and_not_waited_for(
+    verb, pipes, finished_runs, monkeypatch, words, message
+):
+    monkeypatch.chdir(pipes)
+    runs = {"digits": finished_runs["digits"], "tables": finished_runs["diabetes"]}
+    ended = verb(*(word.format(**runs) for word in words))
+    assert message in ended.stderr and ended.code == 2 and "Traceback" not in ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize("how", ["cat t.csv | {} /dev/stdin", "{} /dev/stdin <t.csv", "{} <(cat t.csv)"])
+def test_a_table_may_come_through_a_pipe_that_is_asked_for(dltrain, tmp_path, how):
+    write_table(tmp_path / "t.csv", rows=20)
+    words = ("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=1", "hydra.run.dir=run")
+    assert dltrain(*words).code == 0
+    command = f"'{sys.executable}' -m dltrain predict run"
+    ended = subprocess.run(["bash", "-c", how.format(command)], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 21

@@ -44,13 +44,15 @@ def predict(arguments: Sequence[str]) -> None:
 
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
-    from dltrain.data.inputs import read_inputs
+    from dltrain.data.inputs import is_stream, read_inputs
     from dltrain.device import computing_threads, threads_of_run
     from dltrain.distributed.meeting import joined
     from dltrain.loaded import load_run
     from dltrain.log import log_to
 
     log_to(None, speaks=distributed.rank() == 0)
+    if distributed.size() > 1 and any(map(is_stream, inputs)):
+        raise UserError("several processes cannot read from one pipe: write it to a file, or trainer.devices=1")
     loaded = load_run(run, overrides)
     broken = Broken()
     threads = computing_threads(threads_of_run(loaded.cfg.trainer.threads))  # as in training, so with the same bits

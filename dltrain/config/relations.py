@@ -8,6 +8,7 @@ from dltrain import distributed
 from dltrain.config.rules import LATER, Problem
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.expression import Expression
+from dltrain.files import kind_of
 from dltrain.metric_names import NAMES, about_test, lower_is_better
 
 _TASKS = {  # of dltrain's own data sets; a table tells its task once it is read, unless dataset.task names it
@@ -96,7 +97,9 @@ def check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("dataset.root", "there is no such folder; it must hold shards, *.tar or *.parquet", root)
     reads_table = name.startswith(("dltrain.data.table.", "dltrain.data.series."))
     if reads_table and path and not os.path.isfile(os.path.expanduser(path)):
-        yield Problem("dataset.path", "there is no such file; it must be a CSV or Parquet file", path)
+        kind = kind_of(os.path.expanduser(path))
+        what = f"that is {kind}" if kind else "there is no such file"
+        yield Problem("dataset.path", f"{what}; it must be a CSV or Parquet file", path)
 
 
 def _schedulers(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

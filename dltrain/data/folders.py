@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dltrain.errors import DataError, did_you_mean
+from dltrain.files import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ def _files_in(
         elif suffix in suffixes and _is_file(entry):
             found.append(path)
         elif suffix in suffixes:
-            left_out[f"{suffix} without content"] += 1  # a link to nothing, or a pipe
+            kind = kind_of(path)
+            left_out[f"{suffix} that is {kind}" if kind else f"{suffix} without content"] += 1  # a link to nothing
         else:
             left_out[suffix or "without a suffix"] += 1
     return found

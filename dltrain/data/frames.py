@@ -13,6 +13,7 @@ from dltrain.data.csv_file import column_names, line_of, open_csv
 from dltrain.data.dialect import PLAIN, Dialect, without_missing
 from dltrain.data.notation import looks_like_data
 from dltrain.errors import ConfigError, DataError, did_you_mean, to_type
+from dltrain.files import kind_of
 
 
 def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[pl.DataFrame, Dialect]:
@@ -27,7 +28,8 @@ def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[p
     """
     file = Path(os.path.expanduser(path))
     if not file.is_file():
-        raise DataError(f"there is no file '{path}'; dataset.path must name a CSV or Parquet file")
+        what = f"'{path}' is {kind}, no file" if (kind := kind_of(file)) else f"there is no file '{path}'"
+        raise DataError(f"{what}; dataset.path must name a CSV or Parquet file")
     try:
         frame, dialect = _read_parquet(file, dialect) if is_parquet(file) else _read_csv(file, dialect, target)
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ from dltrain.data.base import Fitted
 from dltrain.data.decode import WHITE, Decoding, UnreadableError, decode
 from dltrain.data.folders import IMAGES, files_in, say_left_out, text_of
 from dltrain.errors import DataError, UserError
+from dltrain.files import kind_of
 from dltrain.machine import core_count
 
 TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
+_STREAM = re.compile(r"/dev/(stdin|fd/\d+)")
 
 Report = Callable[[str, str], None]  # takes the name of something broken, and its cause
 Batch = tuple[list[tuple[Any, ...]], Tensor]  # what names each sample, and the raw samples
@@ -63,7 +66,7 @@ def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for word in words:
         path = Path(os.path.expanduser(word))
-        if path.is_file():
+        if path.is_file() or (suffixes is TABLES and is_stream(word)):
             found.append(path)
             continue
         left_out: Counter[str] = Counter()
@@ -72,12 +75,24 @@ def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
         elif glob.has_magic(word):
             chosen = _matching(word, suffixes, left_out)
         else:
-            raise DataError(f"there is no file or folder '{word}'")
+            raise DataError(_nothing_at(word, kind_of(path), suffixes))
         if not chosen:
             raise DataError(f"'{word}' holds no file that ends with {', '.join(suffixes)}")
         say_left_out(path, left_out, "images" if suffixes is IMAGES else "tables")
         found += chosen
     return found
+
+
+def is_stream(word: str) -> bool:
+    """Whether a word is what a shell names a pipe by that it has made, as for ``<(...)``: one that has an end."""
+    return bool(_STREAM.fullmatch(word)) and kind_of(word) == "a pipe"
+
+
+def _nothing_at(word: str, kind: str, suffixes: Sequence[str]) -> str:
+    if not kind:
+        return f"there is no file or folder '{word}'"
+    streams = "; a table may come through /dev/stdin, or <(...)" if suffixes is TABLES else ""
+    return f"'{word}' is {kind}, no file{streams}"
 
 
 def _matching(pattern: str, suffixes: Sequence[str], left_out: Counter[str]) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dltrain.data.folders import part_folders, part_in, subfolders, text_of
 from dltrain.errors import DataError
+from dltrain.files import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ def shard_files(root: str) -> dict[str, list[Path]]:
 def _shards_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
+    for path in found:
+        if kind := kind_of(path):
+            log.warning("%s is left out: it is %s, no file", path, kind)
     return sorted(path for path in found if path.is_file())
 
 
