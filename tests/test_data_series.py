@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from importlib.resources import files
@@ -18,6 +19,7 @@ from dltrain.data.base import Data, Fitted, Samples
 from dltrain.data.bundled import sunspots
 from dltrain.data.rows import read_last_windows
 from dltrain.data.series import series
+from dltrain.data.times import next_times
 from dltrain.errors import ConfigError, DataError
 
 
@@ -655,3 +657,47 @@ def test_a_bad_series_gets_one_message_exit_2_and_leaves_nothing(dltrain, tmp_pa
     for fragment in fragments:
         assert fragment in outcome.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "sNaN", "1e400", "99999-01-01", "nan"])
+@pytest.mark.parametrize("times", ["dates", "numbers"])
+def test_a_time_that_is_none_is_named_with_its_row(tmp_path, value, times):
+    rows = [f"2024-01-{day:02}" if times == "dates" else str(day) for day in range(1, 29)]
+    rows[5] = value
+    path = tmp_path / "t.csv"
+    path.write_text("when,y\n" + "".join(f"{when},{number}\n" for number, when in enumerate(rows)))
+    with pytest.raises(DataError, match=r"t\.csv', column 'when', row 6 \(line 7\): "):
+        series(str(path), target="y", time="when", window=3, horizon=1)
+
+
+def test_dates_beyond_those_of_python_are_named_with_their_row(tmp_path):
+    for days in (2932896 - 20, 2**31 - 29, -800_000):
+        when = pl.Series("when", [days + row for row in range(28)], pl.Int32).cast(pl.Date)
+        path = tmp_path / "t.parquet"
+        pl.DataFrame([when, pl.Series("y", range(28))]).write_parquet(path)
+        row = 22 if days == 2932896 - 20 else 1
+        with pytest.raises(DataError, match=rf"column 'when', row {row}: the time of a year outside 1 to 9999 is not"):
+            series(str(path), target="y", time="when", window=3, horizon=1)
+        with pytest.raises(DataError, match="the time of a year outside 1 to 9999"):
+            next_times(when, 2, "t")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [f"9999-12-{day:02}" for day in range(4, 32)],
+        [f"{year}-01-01" for year in range(9980, 10000)],
+        [f"9999-12-31 {hour:02}:00" for hour in range(24)],
+        [f"9999-12-{day:02} 23:00-10:00" for day in range(20, 32)],
+        [f"{number}e307" for number in range(1, 18)],
+    ],
+    ids=["days", "years", "hours", "zone", "numbers"],
+)
+def test_times_that_nobody_can_write_are_one_message(times):
+    with pytest.raises(DataError, match=f"no time can be written that follows '{re.escape(times[-1])}' by"):
+        next_times(times, 2, "t")
+
+
+def test_large_numbers_go_on_in_full_as_long_as_they_are_counted_in():
+    assert next_times([str(2**62 + row) for row in range(9)], 1, "t") == [2**62 + 9]
+    assert next_times([f"{row}e300" for row in range(9)], 1, "t") == [9e300]

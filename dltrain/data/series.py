@@ -15,12 +15,12 @@ from torch import Tensor
 from dltrain.data.base import Data, Facts, Fitted, Windows
 from dltrain.data.dates import read_dates
 from dltrain.data.dialect import Dialect, as_numbers, dialect_of
-from dltrain.data.frames import check_numbers, read_frame, require_columns, row_name
+from dltrain.data.frames import check_numbers, read_frame, require_columns, require_plain, row_name
 from dltrain.data.notation import with_notation
 from dltrain.data.source import describe_file
 from dltrain.data.splits import held_size
 from dltrain.data.steps import TOLERANCE, Moments, Step, find_step
-from dltrain.data.times import Times, read_times
+from dltrain.data.times import Times, read_times, shown
 from dltrain.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,7 @@ def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str, dialect:
         DataError: a time is missing, cannot be read, or is not later than the one before.
     """
     column = frame[name]
+    require_plain(column, path)
     place = f"'{path}', column '{name}'"
     if column.null_count():
         row = int(column.is_null().arg_true()[0])
@@ -190,13 +191,13 @@ def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str, dialect:
     if not times.readable.all():
         row = int(np.flatnonzero(~times.readable)[0])
         kind = "number" if times.moments.wall is None else "date"
-        found = f"'{column[row]}' is not a {kind} as the others are"
+        found = f"the time {shown(column, row)} is not a {kind} as the others are"
         raise DataError(f"{place}, {row_name(path, row, dialect)}: {found}; every row needs its time")
     falls = np.flatnonzero(np.diff(times.order) <= 0)
     if len(falls):
         row = int(falls[0]) + 1
-        where = f"{place}, {row_name(path, row, dialect)}: '{column[row]}' does not come after '{column[row - 1]}'"
-        raise DataError(f"{where}; {_advice(frame, name, times, falls)}")
+        fall = f"{shown(column, row)} does not come after {shown(column, row - 1)}"
+        raise DataError(f"{place}, {row_name(path, row, dialect)}: {fall}; {_advice(frame, name, times, falls)}")
     step = find_step(times.moments) if len(column) > 1 else Step("numbers", 1)
     order = f", dates read as {_ORDERS[times.layout]}" if times.layout in _ORDERS else ""
     log.info("%s: the times go by %s%s", place, step, order)
@@ -248,7 +249,7 @@ def _tell_gaps(column: pl.Series, moments: Moments, step: Step, path: str, diale
         return
     steps = np.diff(step.places(moments))
     row = int(odd[0]) + 1
-    between = f"'{column[row - 1]}' and '{column[row]}'"
+    between = f"{shown(column, row - 1)} and {shown(column, row)}"
     missing = round(float(steps[row - 1])) - 1
     if missing >= 1 and abs(steps[row - 1] - missing - 1) < TOLERANCE:
         what = f"{missing:,} step{'s' if missing > 1 else ''} of {step} missing between {between}"

@@ -1,5 +1,6 @@
 """The step from one time of a series to the next: found in its times, told in words, and taken beyond their end."""
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -11,6 +12,7 @@ _SECOND = 1_000_000  # microseconds
 _DAY = 86_400 * _SECOND
 _SIZES = {"hour": 3600 * _SECOND, "minute": 60 * _SECOND, "second": _SECOND, "millisecond": 1000, "microsecond": 1}
 _EPOCH = datetime(1970, 1, 1)
+_MOST_DIGITS = Decimal(10) ** 20
 _DAYS_OF_WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _WORKDAYS = "1111100"
 TOLERANCE = 0.05  # of a step: 1750.083 and 1750.167 are months, and clocks are late now and then
@@ -184,4 +186,13 @@ def _ordinal(on: int | str | None) -> str:
 
 
 def _number(number: Decimal) -> int | float:
-    return int(number) if number == number.to_integral_value() else float(number)
+    """Whole numbers of up to 20 digits as such: nanoseconds since 1970 are more than a float holds.
+
+    Raises:
+        OverflowError: it is larger than any float.
+    """
+    if abs(number) < _MOST_DIGITS and number == number.to_integral_value():
+        return int(number)
+    if math.isinf(value := float(number)):
+        raise OverflowError(f"{number} is no float")
+    return value

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,6 +18,9 @@ from dltrain.errors import DataError
 log = logging.getLogger(__name__)
 
 _SECOND = 1_000_000  # microseconds
+_EPOCH = date(1970, 1, 1).toordinal()
+_PER_DAY = {"d": 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+_DAYS = (date.min.toordinal() - _EPOCH, date.max.toordinal() - _EPOCH)  # since 1970, that Python has
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,31 @@ def next_times(
     except DataError as error:
         raise DataError(f"'{name}', {error}") from error
     if not times.readable.all():
-        value = column[int(np.flatnonzero(~times.readable)[0])]
-        raise DataError(f"'{name}': the time '{value}' is not written as the others are")
+        value = shown(column, int(np.flatnonzero(~times.readable)[0]))
+        raise DataError(f"'{name}': the time {value} is not written as the others are")
     if (np.diff(times.order) <= 0).any():
         raise DataError(f"'{name}': the times of the last rows do not rise; sort the file by time")
     own = step if step and step.fits(times.moments) else find_step(times.moments)
     log.info("%s: the times go on by %s", name, own)
     if step and own != step:
         log.warning("%s: the run was trained on times that go by %s, and these go by %s", name, step, own)
-    return [times.write(moment) for moment in own.after(times.moments, count)]
+    try:
+        return [times.write(moment) for moment in own.after(times.moments, count)]
+    except OverflowError as error:
+        raise DataError(f"'{name}': no time can be written that follows {shown(column, -1)} by {own}") from error
+
+
+def shown(column: pl.Series, row: int) -> str:
+    """A value for a message, in quotes."""
+    if column.dtype in (pl.Date, pl.Datetime) and _is_of_python(column)[row] is False:
+        return "of a year outside 1 to 9999"
+    return f"'{column[row]}'"
+
+
+def _is_of_python(column: pl.Series) -> pl.Series:
+    """Which dates of a column lie in the years 1 to 9999; polars cannot show others."""
+    days = column.to_physical() // _PER_DAY[getattr(column.dtype, "time_unit", "d")]
+    return days.is_between(*_DAYS)
 
 
 def _plain(values: pl.Series, order: pl.Series, write: Callable[[Any], Any]) -> Times:
@@ -107,6 +126,7 @@ def _plain(values: pl.Series, order: pl.Series, write: Callable[[Any], Any]) -> 
 def _dates(column: pl.Series) -> Times:
     """A column of dates, or of datetimes with a zone or without."""
     zone = getattr(column.dtype, "time_zone", None)
+    column = pl.select(pl.when(_is_of_python(column)).then(column).alias(column.name)).to_series()
     datetimes = column.cast(pl.Datetime("us", zone))
     walls = datetimes.dt.replace_time_zone(None)
     instants, wall, order = (each.to_physical().fill_null(0).to_numpy() for each in (datetimes, walls, column))
