@@ -8,6 +8,7 @@ import pickle
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 
@@ -642,8 +643,11 @@ def one_class(root: Path) -> None:
     write_tar(root / "train" / "0.tar", *greys(["a"]))
 
 
-def damaged_json(root: Path) -> None:
-    write_tar(root / "train" / "0.tar", *greys(["{", "b"], "json"))
+def labelled_by(text: str) -> Callable[[Path], object]:
+    return lambda root: write_tar(root / "train" / "0.tar", *greys([text, '{"label": 1}'], "json"))
+
+
+damaged_json = labelled_by("{")
 
 
 def parquet(root: Path, **columns) -> Path:
@@ -707,7 +711,15 @@ BAD = [
     (beyond_the_classes, [], ["train/0.tar', member '0002.png': the label '2' is none of the 2 classes (ox, ant)"]),
     (unknown_class, [], ["val/9.tar', member '0001.png': the label 'c'", "(a, b)"]),
     (one_class, [], ["at least two classes", "found a"]),
-    (damaged_json, [], ["train/0.tar', member '0000.json' is no JSON"]),
+    (damaged_json, [], ["train/0.tar', member '0000.json' cannot be read as JSON"]),
+    (labelled_by("[" * 100_000), [], ["'0000.json' cannot be read as JSON: maximum recursion depth"]),
+    (labelled_by('{"label": ' + "9" * 5000 + "}"), [], ["'0000.json' cannot be read as JSON: Exceeds the limit"]),
+    (labelled_by("[1, 2]"), [], ["sample '0000' has no label", "a text or number 'label' in .json"]),
+    (
+        labelled_by('{"label": 1e400}'),
+        ["dataset.task=regression", "model=mlp"],
+        ["member '0000.png': the label is no finite number"],
+    ),
     (cut_parquet, [], ["train/0.parquet' is no whole Parquet file"]),
     (without_labels, [], ["has no column 'label'; dataset.target names one of image, kind"]),
     (without_labels, ["dataset.target=kinds"], ["dataset.target: ", "did you mean 'kind'?"]),

@@ -254,5 +254,5 @@ def class_names_in(path: Path, target: str) -> tuple[str, ...]:
         stored = (parquet.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         return tuple(json.loads(stored)["info"]["features"][target]["names"]) if stored else ()
-    except (ValueError, KeyError, TypeError):  # other features have no names
+    except (ValueError, KeyError, TypeError, RecursionError):  # other features have no names
         return ()

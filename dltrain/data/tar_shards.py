@@ -91,8 +91,8 @@ class TarShards:
         if "json" in members:
             try:
                 content = json.loads(_text(file, members["json"]))
-            except ValueError as error:
-                raise DataError(f"'{path}', member '{key}.json' is no JSON: {error}") from error
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"'{path}', member '{key}.json' cannot be read as JSON: {error}") from error
             found = content.get(name) if isinstance(content, dict) else None
             if isinstance(found, str | int | float):
                 return str(found).strip()
