@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from dltrain import distributed
 from dltrain.errors import SIGNALLED, ConfigError, DltrainError
+from dltrain.streams import printable
 
 _kept: list[TextIO] = []  # stdout as it was before what lies within
 _given = threading.Event()
@@ -70,7 +71,7 @@ def on_terminal() -> bool:
 
 def say(text: str) -> None:
     """Lines on stdout."""
-    print(text, file=stdout(), flush=True)
+    print(printable(text), file=stdout(), flush=True)
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -78,7 +79,7 @@ def print_json(content: Mapping[str, Any]) -> None:
     from dltrain.run import finite
 
     try:
-        say(json.dumps(finite(content)))
+        print(json.dumps(finite(content)), file=stdout(), flush=True)
     except BrokenPipeError:  # nobody reads on, which takes nothing from a run, but the flush at exit would fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
     give()

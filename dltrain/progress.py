@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
+from dltrain.console import Console, escape
 from dltrain.log import EPOCHS, can_redraw
 from dltrain.metric_names import lower_is_better
 from dltrain.metrics import MeanLoss
@@ -63,7 +64,7 @@ class LiveView(View):
     def __init__(self, epochs: int, samples: int, batches: int, headline: str):
         super().__init__(epochs, samples)
         self.batches = batches
-        self.headline = headline
+        self.headline = escape(headline)
         self.progress = Progress(
             TextColumn("{task.description:>5}"),
             BarColumn(bar_width=None),

@@ -1,5 +1,6 @@
 """stdout and stderr of every kind: closed, full, without the characters, and names that would drive a terminal."""
 
+import io
 import json
 import logging
 import subprocess
@@ -7,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from made import on_terminal
+from made import on_terminal, write_table
+from rich.table import Table
 
+from dltrain.console import Console, escape
 from dltrain.log import log_to
 from dltrain.process import process_kept
 from dltrain.streams import printable
@@ -57,3 +60,25 @@ def test_a_name_does_not_drive_the_terminal(dltrain, verb, tmp_path, capsys):
         log_to(None)
         logging.getLogger("dltrain").warning("a\x1b[2Jb")
     assert capsys.readouterr().err == "warning: a\\x1b[2Jb\n"
+
+
+def test_no_table_or_line_shows_a_name_that_drives_the_terminal():
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    table = Table(title="t\x1b[2J")
+    table.add_column("c\x1b]0;x\x07")
+    table.add_row(escape("[/red]\x1b[31m\nrow"))
+    console.print(table)
+    console.print("\x9b1m", markup=False)
+    text = shown.getvalue()
+    assert not {"\x1b", "\x07", "\x9b"} & set(text)
+    assert "[/red]\\x1b[31m\\nrow" in text and "t\\x1b[2J" in text and "c\\x1b]0;x\\x07" in text and "\\x9b1m" in text
+
+
+def test_names_with_escapes_and_markup_are_shown_as_they_are_written(tmp_path):
+    write_table(tmp_path / "t.csv", kinds=("up\x1b]0;title\x07", "[/down]"))
+    words = ("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "+dataset.name='a[/b]'", "trainer.epochs=1")
+    for arguments in ((*words, "report=false", "hydra.run.dir=run"), ("evaluate", "run"), ("predict", "run", "t.csv")):
+        code, text = on_terminal(tmp_path, *arguments)
+        assert code == 0, text
+        assert "\x1b]0" not in text and "\x07" not in text

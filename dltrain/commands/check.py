@@ -85,7 +85,7 @@ def _facts(parts: Parts) -> dict[str, Any]:
 
 
 def _report(found: dict[str, Any], rates: list[float]) -> None:
-    from rich.console import Console
+    from dltrain.console import Console, escape
 
     console = Console(file=stdout(), highlight=False)
     console.print(found["data"], markup=False)
@@ -93,7 +93,7 @@ def _report(found: dict[str, Any], rates: list[float]) -> None:
     console.print(f"one batch {shapes} on {_device(found)} in {found['precision']}\n")
     console.print(_layers(found))
     for name in found["without_gradient"]:
-        console.print(f"[yellow]no gradient reaches {name}: the loss does not depend on it[/]")
+        console.print(f"[yellow]no gradient reaches {escape(name)}: the loss does not depend on it[/]")
     console.print(f"\n{_memory(found['memory'])}")
     console.print(_time(found))
     console.print(_monitors(found), soft_wrap=True)

@@ -88,8 +88,7 @@ def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
             line |= ending(2, error)
         print_json(line)
         return
-    from rich.console import Console
-
+    from dltrain.console import Console
     from dltrain.progress import result_table
 
     console = Console(file=stdout(), highlight=False)
@@ -98,5 +97,5 @@ def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
         console.print(result_table(result.get("test", {}), best["val"]))
     epoch = f", best epoch {best['epoch']} by {best['monitor']}" if best else ""
     console.print(f"{result['status']} in {result['seconds']:.1f} s{epoch}")
-    console.print(result["run"], soft_wrap=True)
+    console.print(result["run"], markup=False, soft_wrap=True)
     give()

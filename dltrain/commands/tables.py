@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import markup
-from rich.console import Console
 from rich.table import Table
 
 from dltrain.answer import stdout
+from dltrain.console import Console, escape
 from dltrain.errors import to_type
 from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import figure
-from dltrain.streams import printable
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
 _CONFUSIONS = 15
@@ -33,7 +31,9 @@ def show_evaluation(answer: Mapping[str, Any]) -> None:
         console.print(_confusion(answer["confusion_matrix"], [row["name"] for row in answer["classes"]]))
     if "steps" in answer:
         console.print(_steps(answer["steps"], answer["target"]))
-    console.print(f"{answer['samples']:,} samples, {answer['checkpoint']} (epoch {answer['epoch']})", soft_wrap=True)
+    console.print(
+        f"{answer['samples']:,} samples, {escape(answer['checkpoint'])} (epoch {answer['epoch']})", soft_wrap=True
+    )
 
 
 def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -80,7 +80,7 @@ def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
 
 
 def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
-    table = Table(header_style="bold", title=f"errors in units of {target}", title_style="dim")
+    table = Table(header_style="bold", title=f"errors in units of {escape(target)}", title_style="dim")
     for heading in ("step ahead", "mae", "rmse"):
         table.add_column(heading, justify="right")
     for step, row in enumerate(rows, 1):
@@ -103,11 +103,6 @@ def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], coun
     shown = f", {len(rows)} of them shown here" if count > len(rows) else ""
     hint = "" if out else "; keep all of them with out=FILE.csv, .jsonl or .parquet"
     console.print(f"{count:,} rows{where}{shown}{hint}", soft_wrap=True)
-
-
-def escape(text: str) -> str:
-    """A name as rich is to show it: neither its markup nor a terminal's."""
-    return markup.escape(printable(text))
 
 
 def _cell(value: Any) -> str:

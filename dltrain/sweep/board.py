@@ -29,8 +29,9 @@ class Board:
 
     def __enter__(self) -> "Board":
         if self.live and can_redraw():
-            from rich.console import Console
             from rich.live import Live
+
+            from dltrain.console import Console
 
             self._screen = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
             self._screen.start()
@@ -68,13 +69,15 @@ class Board:
             return
         from rich.table import Table
 
+        from dltrain.console import escape
+
         table = Table(box=None, pad_edge=False)
         for name in ("job", "seconds", "epoch", "", ""):
             table.add_column(name, justify="right" if name else "left")
         for job in running:
             epoch, metrics = _latest(job.folder / "metrics.csv")
             seconds = f"{time.monotonic() - self._began[job.number]:.0f}"
-            table.add_row(str(job.number), seconds, epoch, metrics, " ".join(job.overrides))
+            table.add_row(str(job.number), seconds, epoch, metrics, escape(" ".join(job.overrides)))
         self._screen.update(table, refresh=True)
 
 

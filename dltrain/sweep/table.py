@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from dltrain.answer import stdout
+from dltrain.console import Console, escape
 from dltrain.report.figures import short
 from dltrain.sweep.outcome import Outcome
 
@@ -27,22 +27,25 @@ def print_outcome(found: Outcome) -> None:
     for name in (*keys, *metrics, "seeds", *(["pruned"] if pruned else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for number, choice in enumerate(found.choices[:_SHOWN]):
-        cells = [_rounded(choice.settings.get(key, "")) for key in keys]
+        cells = [escape(_rounded(choice.settings.get(key, ""))) for key in keys]
         cells += [choice.shown(name) for name in metrics]
         cells += [choice.seeds, *([str(choice.pruned or "")] if pruned else [])]
         table.add_row(*cells, style="bold" if number == 0 else "dim" if choice.pruned else None)
     console.print(table)
     if len(found.choices) > _SHOWN:
-        console.print(f"and {len(found.choices) - _SHOWN} more in {found.ledger.folder / 'sweep.csv'}")
+        console.print(f"and {len(found.choices) - _SHOWN} more in {found.ledger.folder / 'sweep.csv'}", markup=False)
     _print_front(console, summary.get("front", []))
     for job in found.ledger:
         if job.status != "done":
-            console.print(f"job {job.number} {job.status}: {job.told or ' '.join(job.overrides)}", soft_wrap=True)
+            told = job.told or " ".join(job.overrides)
+            console.print(f"job {job.number} {job.status}: {told}", markup=False, soft_wrap=True)
     if pruned:
         console.print(f"{pruned} jobs were pruned, and rank behind those that ran to their end")
-    console.print(f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", soft_wrap=True)
+    console.print(
+        f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", markup=False, soft_wrap=True
+    )
     if found.best is not None:
-        console.print(f"best: {summary['best']['command']}", soft_wrap=True)
+        console.print(f"best: {summary['best']['command']}", markup=False, soft_wrap=True)
 
 
 def _print_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
@@ -55,7 +58,7 @@ def _print_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
     for name in ("job", *keys, *front[0]["values"]):
         table.add_column(name, justify="right", no_wrap=True)
     for one in front:
-        settings = [_rounded(one["settings"].get(key, "")) for key in keys]
+        settings = [escape(_rounded(one["settings"].get(key, ""))) for key in keys]
         table.add_row(str(one["job"]), *settings, *map(short, one["values"].values()))
     console.print(table)
 
