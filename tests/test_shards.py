@@ -291,7 +291,7 @@ def test_a_terminal_is_told_how_to_train_on_them(tmp_path):
     code, shown = on_terminal(tmp_path, "shards", "photos", "my shards")
     assert code == 0
     assert re.search(r"train\W+4\W+1\W", shown)
-    assert "dltrain dataset=shards 'dataset.root=my shards'" in shown
+    assert "dltrain dataset=shards 'dataset.root=\"my shards\"'" in shown
 
 
 @pytest.mark.parametrize("format", ["tar", "parquet"])
