@@ -131,7 +131,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         content = joined(content, path.parent)
     checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")
     require_one_run(folder, path, content.get("run_id"))
-    own = of_checkpoint(content["config"], path, resolved=True)
+    own = of_checkpoint(path, content["config"])
     if started := started_elsewhere(folder):
         locate_files(own, started)
     cfg = _configuration(own, overrides)

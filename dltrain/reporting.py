@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.config.earlier import of_run
-from dltrain.config.literal import of_yaml
+from dltrain.config.literal import of_resolved
 from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.device import Precision
@@ -68,7 +68,7 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
     """
     network, note = None, ""
     if overrides and read_config(folder):
-        of_run(of_yaml((folder / "config.yaml").read_text(encoding="utf-8"), resolved=True), overrides)
+        of_run(of_resolved((folder / "config.yaml").read_text(encoding="utf-8")), overrides)
     if read_result(folder).get("status") == "done":
         try:
             network, note = _network_of(folder, overrides)

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dltrain import checkpoint, yaml_text
+from dltrain.config.earlier import as_text, of_checkpoint
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.record import read_or_warn, read_result
@@ -50,10 +52,14 @@ class Resumable:
         """The run folder that it is in."""
         return self.path.resolve().parent.parent
 
-    @property
+    @cached_property
     def composed(self) -> str:
-        """Its configuration as YAML, before the data filled in their facts."""
-        return str(self.state["composed"])
+        """Its configuration as YAML, before the data filled in their facts, for :func:`~.earlier.of_text`.
+
+        Raises:
+            CheckpointError: it is none.
+        """
+        return as_text(of_checkpoint(self.path, self.state["config"], self.state["composed"]))
 
     @property
     def threads(self) -> int | str:

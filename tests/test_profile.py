@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from dltrain import checkpoint, profiling
 from dltrain.config.earlier import of_run
-from dltrain.config.literal import of_yaml
 from dltrain.profiling import PHASES, Phases
 
 RUN = ("dataset.limit=160", "dataset.batch_size=10", "trainer.epochs=3")  # 48 steps
@@ -82,9 +82,9 @@ def test_a_run_shorter_than_the_window_has_a_trace_of_what_there_is(dltrain, lim
 
 
 def test_a_configuration_from_before_there_was_the_key_has_its_default():
-    cfg = of_run(of_yaml("seed: 1\ntrainer: {epochs: 3, checkpoint: {keep: 2}}\n"), ["trainer.profile=true"])
+    cfg = of_run(DictConfig({"seed": 1, "trainer": {"epochs": 3, "checkpoint": {"keep": 2}}}), ["trainer.profile=true"])
     assert (cfg.trainer.epochs, cfg.trainer.checkpoint.keep, cfg.trainer.profile) == (3, 2, True)
-    assert of_run(of_yaml("seed: 1\ntrainer: {epochs: 3}\n"), []).trainer.profile is False
+    assert of_run(DictConfig({"seed": 1, "trainer": {"epochs": 3}}), []).trainer.profile is False
 
 
 def test_the_trainer_has_its_own_functions_back_behind_a_profile(tmp_path):

@@ -25,9 +25,10 @@ from torture import differences, torture
 
 from dltrain import checkpoint
 from dltrain.checkpoint import Checkpoints
-from dltrain.config.earlier import locate_files
+from dltrain.config.earlier import as_text, locate_files, of_checkpoint, of_text
 from dltrain.data import loader
 from dltrain.data.shard_writing import write_shards
+from dltrain.errors import CheckpointError
 from dltrain.progress import View
 from dltrain.trainer import Trainer
 
@@ -1111,30 +1112,70 @@ def test_classes_are_looked_for_at_any_depth(dltrain, stopped, tmp_path):
     assert "stranger.CNN" in outcome.stderr
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "${oc.create:{_target_:stranger.CNN}}",
-        "${oc.decode:'{_target_: stranger.CNN}'}",
-        "${oc.${oc.env:NAME,create}:{_target_:stranger.CNN}}",
-        "${oc.select:nothing,${oc.create:{_target_:stranger.CNN}}}",
-    ],
-)
-def test_a_class_that_a_resolver_would_name_is_refused(dltrain, stopped, stranger, tmp_path, text):
-    foreign(stopped, tmp_path, model__dropout=text)
-    outcome = dltrain("resume", "run")
-    assert outcome.code == 2
-    assert "model.dropout=" in outcome.stderr and "resolver" in outcome.stderr
-    assert not (tmp_path / "ran").exists()
+RESOLVERS = [
+    "${oc.env:SECRET}",
+    "a/${oc.env:SECRET}/${optim.lr}",
+    "${oc.decode:${oc.env:SECRET}}",
+    "${oc.create:{_target_:stranger.CNN}}",
+    "${oc.decode:'{_target_: stranger.CNN}'}",
+    "${oc.${oc.env:NAME,create}:{_target_:stranger.CNN}}",
+    "${oc.select:nothing,${oc.create:{_target_:stranger.CNN}}}",
+    "${oc.dict.values:optim}",
+    "${hydra:runtime.cwd}",
+    "${now:%Y}",
+    "${ oc.env : SECRET }",
+    "\\\\${oc.env:SECRET}",
+    "\\${x}${oc.env:SECRET}",
+    "${x.\\${oc.env:SECRET}}",
+    "${${optim.key}:SECRET}",
+]
 
 
-def test_references_to_keys_and_to_the_environment_are_no_danger():
-    from omegaconf import OmegaConf
+@pytest.mark.parametrize("text", RESOLVERS)
+def test_no_resolver_of_a_checkpoint_is_run(stopped, stranger, tmp_path, monkeypatch, text):
+    """What it came to in the run stands in its place, and is text, whatever it looks like."""
+    monkeypatch.setenv("SECRET", "a secret")
+    path = stopped / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    composed, resolved = (yaml.safe_load(content[part]) for part in ("composed", "config"))
+    composed["optim"]["key"], composed["model"]["dropout"] = "oc.env", text
+    for value in (0.5, text, {"a": [text]}):
+        resolved["model"]["dropout"] = value
+        cfg = of_checkpoint(path, yaml.safe_dump(resolved), yaml.safe_dump(composed))
+        again = of_text(as_text(cfg))  # as the checkpoints of the run that goes on have it
+        for one in (cfg, again, of_checkpoint(path, yaml.safe_dump(resolved), as_text(cfg))):
+            assert OmegaConf.to_container(one.model, resolve=True)["dropout"] == value
+        evaluated = of_checkpoint(path, yaml.safe_dump(resolved)).model
+        assert OmegaConf.to_container(evaluated, resolve=True) == resolved["model"]
+    del resolved["model"]["dropout"]
+    with pytest.raises(CheckpointError, match=r"model.dropout=.* was resolved, and what came of it is missing"):
+        of_checkpoint(path, yaml.safe_dump(resolved), yaml.safe_dump(composed))
 
-    from dltrain.config import earlier
 
-    keys = ["${data.num_outputs}", "${optim.betas[0]}", "a/${oc.env:HOME}/${oc.env:X,y}", "${now:%Y-%m-%d}"]
-    earlier.require_trusted(OmegaConf.create({"trust": [], "keys": keys}))
+def test_a_configuration_within_a_text_is_none(verb, stopped, monkeypatch):
+    """OmegaConf would read it once more, and resolve what only then can be seen."""
+    monkeypatch.setenv("SECRET", "0.5")
+    path = stopped / "checkpoints" / "best.pt"
+    content = checkpoint.load(path)
+    hidden = re.sub("dropout: .*", r'dropout: "\\u0024{oc.decode:\\u0024{oc.env:SECRET}}"', content["config"])
+    checkpoint.save(path, content | {"config": json.dumps(hidden)})
+    outcome = verb("evaluate", "run")
+    assert outcome.code == 2, outcome.stderr
+    assert "best.pt' holds no configuration of a run: it is no mapping" in outcome.stderr
+
+
+def test_references_to_other_keys_follow_an_override_and_the_environment_does_not_count(dltrain, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMIT", "32")
+    keys = ('dataset.limit="${oc.decode:${oc.env:LIMIT}}"', "scheduler=step", "scheduler.gamma=${optim.lr}")
+    begun = dltrain(*keys, "trainer.epochs=1", "optim.lr=0.02", "hydra.run.dir=run")
+    assert begun.code == 0, begun.stderr
+    monkeypatch.setenv("LIMIT", "a secret")
+    resumed = dltrain("resume", "run", "--force", "trainer.epochs=2", "optim.lr=0.05")
+    assert resumed.code == 0, resumed.stderr
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["dataset"]["limit"], config["scheduler"]["gamma"]) == (32, 0.05)
+    refused = dltrain("resume", "run", "trainer.epochs=3", "dataset.limit=16")  # the key itself can be overridden
+    assert refused.code == 2 and "dataset.limit was 32 and is now 16" in refused.stderr
 
 
 def test_every_class_that_dltrain_itself_offers_is_trusted():

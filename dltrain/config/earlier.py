@@ -1,7 +1,6 @@
 """The configuration of an earlier run: taken up with overrides, and trusted no further than it has to be."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain.config.literal import escaped, of_yaml, without_escaped
+from dltrain.config.literal import escaped, of_composed, of_resolved
 from dltrain.config.targets import VALUES
 from dltrain.config.translate import too_deep
 from dltrain.errors import CheckpointError, ConfigError, did_you_mean
@@ -33,14 +32,14 @@ def of_text(text: str) -> DictConfig:
     return cfg
 
 
-def of_checkpoint(text: str, path: Path, resolved: bool = False) -> DictConfig:
-    """The configuration in the checkpoint ``path``, as it was composed, or ``resolved``, with texts that are data.
+def of_checkpoint(path: Path, resolved: str, composed: str | None = None) -> DictConfig:
+    """The configuration in the checkpoint ``path``, its texts being data; of a run that is to go on, as ``composed``.
 
     Raises:
         CheckpointError: it is none.
     """
     try:
-        cfg = of_run(of_yaml(text, resolved), ())
+        cfg = of_run(of_resolved(resolved) if composed is None else of_composed(composed, resolved), ())
         lacking = [name for name in _GROUPS if not isinstance(cfg._get_node(name), DictConfig)]
     except (YAMLError, OmegaConfBaseException, ConfigError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' holds no configuration of a run: {' '.join(str(error).split())}") from error
@@ -50,7 +49,7 @@ def of_checkpoint(text: str, path: Path, resolved: bool = False) -> DictConfig:
 
 
 def of_run(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of an earlier run, with values of existing keys replaced by ``overrides``.
+    """The configuration of an earlier run with values of existing keys replaced by ``overrides``.
 
     Raises:
         ConfigError: an override that is none, or a key that the configuration does not have.
@@ -59,6 +58,7 @@ def of_run(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     from hydra.errors import HydraException
 
     cfg = OmegaConf.create(composed)
+    assert isinstance(cfg, DictConfig)
     cfg.trust = []  # nobody vouches for himself
     if isinstance(cfg.get("trainer"), DictConfig):  # keys that this dltrain has and the run's had not
         cfg.trainer = OmegaConf.merge(_yaml("trainer/default.yaml"), cfg.trainer)
@@ -149,34 +149,12 @@ def require_trusted(cfg: DictConfig) -> None:
     """
     content = OmegaConf.to_container(cfg, resolve=False)
     problems = [
-        f"{key}={text} is worked out by a resolver, which could name any class: give {key} a value of its own"
-        for key, text in ((key, without_escaped(text)) for key, text in _texts(content, ""))
-        if "${" in _REFERENCE.sub("", text)
-    ]
-    problems += [
         f"{key}={target} would run code of '{package}': if you trust it, add 'trust=[{package}]'"
         for key, target in _targets(content, "")
         if (package := str(target).partition(".")[0]) not in cfg.trust and not _is_trusted(str(target))
     ]
     if problems:
         raise ConfigError(problems)
-
-
-# What stands for another key or for text. Other resolvers make nodes, and so a _target_ that is written nowhere.
-_REFERENCE = re.compile(
-    r"\$\{(?:[\w.\[\]]+|(?:oc\.env|oc\.select|hydra|now|dltrain_unique):[^${}]*)\}"
-    r"|\$\{oc\.decode:\$\{oc\.env:\w+\}\}"  # without a default, so that what is decoded is this user's own
-)
-
-
-def _texts(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Key and value of every text at any depth."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        if isinstance(value, str):
-            yield f"{prefix}{key}", value
-        else:
-            yield from _texts(value, f"{prefix}{key}.")
 
 
 def _is_trusted(target: str) -> bool:

@@ -1,15 +1,21 @@
-"""Text that is data: class names and names of files stand in a configuration, but what they hold is never resolved."""
+"""Text that is data: class names and names of files stand in a configuration, but what they hold is never resolved.
+
+Neither is a run's own configuration once it is taken up again, but for references to its other keys: whoever wrote a
+checkpoint would look into the environment of whoever reads it.
+"""
 
 import re
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf._utils import get_yaml_loader
 
 from dltrain import yaml_text
 
 _OPENING = re.compile(r"(\\*)\$\{")
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
+_REFERENCE = re.compile(r"\$\{[^${}:]+\}")  # to another key: the name of a resolver has a colon behind it
+_NOTHING = object()
 
 
 def escaped(value: Any) -> Any:
@@ -21,19 +27,47 @@ def escaped(value: Any) -> Any:
     return [escaped(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def without_escaped(text: str) -> str:
-    """``text`` without what only looks as if it were to be resolved."""
-    return _ESCAPED.sub(" ", text)
-
-
-def of_yaml(text: str, resolved: bool = False) -> DictConfig:
-    """The configuration in a checkpoint; that of a run's config.yaml is ``resolved``: its texts are no more than texts.
+def of_resolved(text: str) -> DictConfig:
+    """The configuration in a run's config.yaml or checkpoint: it was resolved, so its texts are no more than texts.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or refused.
-        ValueError: it is another thing than keys and values.
+        ValueError: it is none.
     """
+    return DictConfig(escaped(_read(text)))
+
+
+def of_composed(composed: str, resolved: str) -> DictConfig:
+    """The configuration of a run as it was ``composed``, where nothing but references to other keys is worked out anew.
+
+    What any other interpolation came to is taken from the same configuration as it was ``resolved``.
+
+    Raises:
+        ValueError: that has no such key, or one of them is none.
+    """
+    return DictConfig(_settled(_read(composed), _read(resolved), ""))
+
+
+def _read(text: str) -> dict[Any, Any]:
     read = yaml_text.load(text, get_yaml_loader())  # as OmegaConf reads text, without a look at what is in it
-    if not isinstance(read, dict):
-        raise ValueError("it has no keys")
-    return OmegaConf.create(escaped(read) if resolved else read)
+    if not isinstance(read, dict):  # OmegaConf would read a text in there once more
+        raise ValueError("it is no mapping of keys to values")
+    return read
+
+
+def _settled(node: Any, known: Any, key: str) -> Any:
+    """``node`` with what ``known`` has at the same place for each text that a resolver would work out."""
+    if isinstance(node, dict | list):
+        there = dict(enumerate(known)) if isinstance(known, list) else known if isinstance(known, dict) else {}
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        settled = {name: _settled(item, there.get(name, _NOTHING), f"{key}.{name}") for name, item in items}
+        return settled if isinstance(node, dict) else list(settled.values())
+    if not isinstance(node, str) or not runs_resolver(node):
+        return node
+    if known is _NOTHING:
+        raise ValueError(f"{key.removeprefix('.')}={node} was resolved, and what came of it is missing")
+    return escaped(known)
+
+
+def runs_resolver(text: str) -> bool:
+    """Whether to resolve ``text`` would do more than look up other keys."""
+    return "${" in _REFERENCE.sub(" ", _ESCAPED.sub(" ", text))
