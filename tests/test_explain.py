@@ -51,6 +51,18 @@ def test_of_a_linear_network_the_attributions_are_weight_times_input(dltrain, ve
     assert [line["output"] for line in lines] == pytest.approx(values)
 
 
+def test_a_name_with_dollar_signs_is_no_formula_in_a_picture(dltrain, verb, tmp_path):
+    names = ["a_{$", "$b_{$"]
+    rows = [f"{number},{number * 7 % 11},{'$x_{$' if number % 2 else 'y'}" for number in range(40)]
+    (tmp_path / "$t_{$.csv").write_text("\n".join([",".join([*names, "kind"]), *rows]) + "\n")
+    words = ("dataset=table", "dataset.path='$t_{$.csv'", "dataset.target=kind", "trainer.epochs=1")
+    run = dltrain(*words, report=True)
+    assert run.code == 0 and (run.folder / "curves.png").exists(), run.stderr
+    explained = verb("explain", str(run.folder), "$t_{$.csv", "out=why")
+    assert explained.code == 0, explained.stderr
+    assert list(lines_of(tmp_path / "why")[0]["attributions"]) == names
+
+
 def test_attributions_add_up_to_what_they_explain_but_for_the_error(dltrain):
     loaded = load_run(dltrain(*SHORT, "trainer.epochs=4").result["run"])
     images, _ = digits().test.take(torch.arange(12))

@@ -17,7 +17,7 @@ from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.extras import require_extras
 from dltrain.files import written_whole
 from dltrain.machine import Lock
-from dltrain.report.figures import short
+from dltrain.report.figures import short, without_math
 from dltrain.run import path_of
 
 _METHODS = ("integrated_gradients", "input_x_gradient")
@@ -129,14 +129,15 @@ def _draw(loaded: Any, explained: Any, path: Path) -> None:
         output, baseline = short(explained.output), short(explained.baseline)
         title = f"{_short(explained.name)}: {what} {output}, {baseline} for the average input"
         unit = f"to {facts.target_name}"
+    title, unit, *names = map(without_math, (title, unit, *facts.feature_names))
     if facts.kind == "image":
         levels = loaded.fitted.preprocessing.get("levels", 255)
         image = np.rint(explained.raw * (255 / levels)).clip(0, 255).astype(np.uint8)
         draw_image(image, explained.attributions, unit, title, path)
     elif facts.kind == "table":
-        draw_bars(facts.feature_names, explained.attributions, unit, title, path)
+        draw_bars(names, explained.attributions, unit, title, path)
     else:
-        draw_series(facts.feature_names, explained.inputs, explained.attributions, unit, title, path)
+        draw_series(names, explained.inputs, explained.attributions, unit, title, path)
 
 
 def _short(name: tuple[Any, ...]) -> str:
