@@ -178,6 +178,28 @@ def test_a_mistake_is_one_message_and_exit_2(dltrain, arguments, fragment):
     assert fragment in outcome.stderr and "Traceback" not in outcome.stderr
 
 
+@pytest.mark.parametrize("content", [b"no database, but text" * 100, b"SQLite format 3\0" + b"\7" * 5000, None])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("study.db", (*SEARCH, LR)),
+        ("study.log", (*SEARCH, LR, "hydra.sweeper.storage=sweep/study.log")),
+        ("pruning.log", ("-m", *SHORT, "pruner=median", "seed=1,2")),
+    ],
+)
+def test_a_study_that_is_none_is_named(dltrain, tmp_path, name, arguments, content):
+    (tmp_path / "sweep").mkdir()
+    if content is None:
+        (tmp_path / "sweep" / name).mkdir()
+    else:
+        (tmp_path / "sweep" / name).write_bytes(content + b"\n{}\n" + content)
+    outcome = dltrain(*arguments, SWEEP)
+    assert outcome.code == 2 and "Traceback" not in outcome.stderr
+    (problem,) = outcome.result["problems"]
+    assert f"{name}" in problem and "holds no study that can be used" in problem
+    assert outcome.stderr.count("dltrain: ") == 1
+
+
 @pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", "{}/shared.log"], ids=["database", "journal"])
 def test_two_processes_share_a_study(tmp_path, storage):
     storage = storage.format(tmp_path)

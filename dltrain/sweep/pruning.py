@@ -104,12 +104,15 @@ class GridJudge(Judge):
     def __init__(self, ledger: Ledger, pruner: Any, metric: str):
         import optuna
 
+        from dltrain.sweep.storage import readable
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         direction: Any = "minimize" if lower_is_better(metric) else "maximize"
-        storage = _journal(ledger.folder / FILE)
-        study = optuna.create_study(
-            storage=storage, study_name="dltrain", pruner=pruner, direction=direction, load_if_exists=True
-        )
+        with readable(f"'{ledger.folder / FILE}'"):
+            storage = _journal(ledger.folder / FILE)
+            study = optuna.create_study(
+                storage=storage, study_name="dltrain", pruner=pruner, direction=direction, load_if_exists=True
+            )
         before = study.user_attrs.get("metric", metric)
         if before != metric:
             problem = f"the jobs of this sweep were compared by {before}, and cannot be by {metric}"
@@ -146,7 +149,7 @@ class GridJudge(Judge):
     def _open(self, job: Job) -> Any:
         """The trial of a job that has not ended, if there is one."""
         found = (one for one in self.study.get_trials(deepcopy=False) if not one.state.is_finished())
-        return next((one for one in found if key_of(one.user_attrs["overrides"]) == key_of(job.overrides)), None)
+        return next((one for one in found if one.user_attrs.get("overrides") == list(job.overrides)), None)
 
 
 def judge_of(ledger: Ledger, configs: Sequence[DictConfig]) -> Judge | None:

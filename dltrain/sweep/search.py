@@ -220,7 +220,7 @@ class Search(Sweeper):
         return samplers.TPESampler(seed=seed, n_startup_trials=self.n_startup_trials, constant_liar=True)
 
     def _study(self, optuna: Any, folder: Path, config: DictConfig, space: Mapping[str, Any]) -> Any:
-        from dltrain.sweep.storage import storage_of
+        from dltrain.sweep.storage import place_in, readable, storage_of
 
         metrics = self.metrics or [monitor(config)]
         for told in filter(None, map(about_test, metrics)):
@@ -234,13 +234,15 @@ class Search(Sweeper):
         if self.prunes:
             _require_prunable(metrics)
         try:
-            study = optuna.create_study(
-                storage=storage_of(self.storage, folder),
-                study_name=self.study_name,
-                directions=directions,
-                pruner=pruner,
-                load_if_exists=True,
-            )
+            with readable(place_in(self.storage, folder)):
+                study = optuna.create_study(
+                    storage=storage_of(self.storage, folder),
+                    study_name=self.study_name,
+                    directions=directions,
+                    pruner=pruner,
+                    load_if_exists=True,
+                )
+                trials = study.get_trials(deepcopy=False)
         except ImportError as error:
             raise UserError(f"{error}: {install_line('optuna')}") from error
         known = (study.metric_names or metrics, [direction.name.lower() for direction in study.directions])
@@ -249,7 +251,7 @@ class Search(Sweeper):
             raise UserError(
                 f"the study '{self.study_name}' {goals}: name another with hydra.sweeper.study_name or storage"
             )
-        for trial in study.get_trials(deepcopy=False):
+        for trial in trials:
             for key in trial.distributions.keys() & space.keys():
                 _require_alike(optuna, key, trial.distributions[key], space[key])
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):

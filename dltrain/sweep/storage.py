@@ -2,13 +2,15 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
-from dltrain.errors import UserError
+from dltrain.errors import DltrainError, UserError
 from dltrain.extras import install_line
 
 
@@ -19,8 +21,30 @@ def storage_of(named: str | None, folder: Path) -> Any:
     a journal on a file system that all of them see, NFS included.
 
     Raises:
-        UserError: the database's driver is not installed, or the database cannot be used.
+        UserError: the database's driver is not installed, or the database or file cannot be used.
     """
+    with readable(place_in(named, folder)):
+        return _storage_of(named, folder)
+
+
+def place_in(named: str | None, folder: Path) -> str:
+    """What :func:`storage_of` reads, in words."""
+    return f"'{folder / 'study.db'}'" if named is None else f"hydra.sweeper.storage={named}"
+
+
+@contextmanager
+def readable(place: str) -> Iterator[None]:
+    """Within, whatever keeps a study from being read is told of ``place``."""
+    try:
+        yield
+    except (DltrainError, ImportError):
+        raise
+    except Exception as error:  # SQLAlchemy's own, those of each driver, and what a file raises that is no journal
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{place} holds no study that can be used: {told}") from error
+
+
+def _storage_of(named: str | None, folder: Path) -> Any:
     if named is not None and "://" not in named:
         path = Path(os.path.expanduser(named)).absolute()
         if not path.parent.is_dir():
@@ -32,8 +56,6 @@ def storage_of(named: str | None, folder: Path) -> Any:
         if named is None:
             raise UserError(f"{error}: {install_line('optuna')}") from error
         raise UserError(f"hydra.sweeper.storage={named}: {error}; install the database's driver") from error
-    except Exception as error:  # SQLAlchemy's own, and those of each driver
-        raise UserError(f"hydra.sweeper.storage={named}: {str(error).splitlines()[0]}") from error
 
 
 def place_of(folder: Path) -> str:
