@@ -166,5 +166,5 @@ def result_table(test: Mapping[str, float], val: Mapping[str, float]) -> Table:
     for name in dict.fromkeys([*val, *test]):
         arrow = "↓" if lower_is_better(name) else "↑"
         cells = [figure(metrics[name]) if name in metrics else "" for metrics in (val, test) if metrics]
-        table.add_row(f"{name} {arrow}", *cells)
+        table.add_row(f"{escape(name)} {arrow}", *cells)
     return table

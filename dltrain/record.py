@@ -7,6 +7,8 @@ disk have cut it.
 import csv
 import json
 import logging
+import math
+import shlex
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +28,7 @@ _NOT_SHOWN = ("defaults", "hydra", "data")
 
 
 _NUMBER = int | float | None  # null where it was not finite
+_LARGEST = 1e100  # of a metric
 _METRICS = {str: _NUMBER}
 _GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
 _CONFIG = {
@@ -119,8 +122,10 @@ def _rows_of(path: Path) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     try:
         names = next(table, [])
-        rows += [{name: float(value) for name, value in zip(names, row, strict=True)} for row in table]
-    except (ValueError, csv.Error) as error:
+        for values in table:
+            rows.append({name: float(value) for name, value in zip(names, values, strict=True)})
+            int(rows[-1]["epoch"])  # an error where it is not finite
+    except (ValueError, OverflowError, csv.Error) as error:
         raise _not_as_written(path, "the metrics of a run", f"line {table.line_num}: {error}") from error
     return rows
 
@@ -135,13 +140,28 @@ def read_json(path: Path, structure: Structure, what: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_finite)
+        if "\\ud" in text.lower():  # half a character, unless it stands for a byte of a file's name
+            json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except (ValueError, RecursionError, OverflowError) as error:
         raise _not_as_written(path, what, f"it is no JSON ({error})") from error
     if fault := mismatch(content, structure):
         raise _not_as_written(path, what, fault)
     found: dict[str, Any] = content
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # write_json() has null for it
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    float(value)  # an OverflowError where it could not be shown
+    return value
 
 
 def _yaml(file: Any, structure: Structure, what: str) -> dict[str, Any]:
@@ -178,10 +198,26 @@ def _not_as_written(file: Any, what: str, fault: str) -> RecordError:
     return RecordError(f"'{file}' cannot be read: it is not {what}, or damaged: {fault}")
 
 
+def command_of(result: Mapping[str, Any]) -> str:
+    """The command of a run as it can be typed again; empty where a shell would make something else of it."""
+    command = str(result.get("command", ""))
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return ""
+    as_written = words[:1] == ["dltrain"] and shlex.join(words) == command
+    return command if as_written and command.isprintable() else ""
+
+
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a result by their full names: ``val/accuracy`` of the best epoch, ``test/accuracy``."""
     parts = {"val": result.get("best", {}).get("val", {}), "test": result.get("test") or {}}
-    return {f"{part}/{name}": value for part, metrics in parts.items() for name, value in metrics.items()}
+    return {f"{part}/{name}": _small(value) for part, metrics in parts.items() for name, value in metrics.items()}
+
+
+def _small(value: Any) -> Any:
+    """A metric that can be averaged and squared; nothing where it cannot, as of one that is not finite."""
+    return None if value is None or abs(value) > _LARGEST else value
 
 
 def changed_from_defaults(run: Path) -> dict[str, Any] | None:

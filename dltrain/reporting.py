@@ -23,6 +23,7 @@ from dltrain.predictions import original, probabilities
 from dltrain.record import (
     changed_from_defaults,
     choices_of,
+    command_of,
     flat,
     history_of,
     read_config,
@@ -99,6 +100,7 @@ def tell(folder: Path, network: Network | None = None, seconds: float | None = N
     """All that is known of the run in ``folder``; the test part is looked at for at most so many ``seconds``."""
     config = read_config(folder)
     result = {"run": str(folder), **read_result(folder)}
+    result["command"] = command_of(result)
     facts = config.get("data", {})
     matrix, pruned = result.get("confusion_matrix"), str(result.get("pruned", ""))
     names = [str(name) for name in facts.get("class_names") or range(len(matrix or ()))]

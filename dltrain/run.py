@@ -22,7 +22,7 @@ from dltrain.errors import RecordError, UserError
 from dltrain.extras import overwritten_files
 from dltrain.files import kind_of, remove_unfinished, write_text
 from dltrain.machine import Lock
-from dltrain.record import read_environment, read_or_warn, read_result
+from dltrain.record import command_of, read_environment, read_or_warn, read_result
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class RunFolder:
         earlier: dict[str, Any] = {}
         if resumed is not None:
             earlier = read_or_warn(read_environment, self.path)
-            self.command = read_or_warn(read_result, self.path).get("command", self.command)
+            self.command = command_of(read_or_warn(read_result, self.path)) or self.command
             self._begun -= resumed
         else:  # weights without a state, from which resume=auto cannot go on, are not to be taken for this run's
             for left in (self.path / "result.json", *self.checkpoints.glob("*.pt")):

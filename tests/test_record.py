@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dltrain import checkpoint, cli
-from dltrain.record import history_of, read_config, read_environment, read_result
+from dltrain.commands.result import show
+from dltrain.record import command_of, history_of, read_config, read_environment, read_result
 from dltrain.structure import mismatch
 
 
@@ -111,6 +112,10 @@ def test_a_file_that_is_missing_is_done_without(verb, run, name):
         ({"confusion_matrix": [[1, "2"]]}, "confusion_matrix[0][1] must be a whole number"),
         ({"confusion_matrix": [[1, 2]]}, "config.yaml: they differ in their classes"),
         ({"timings": {"train": "long"}}, "timings.train must be"),
+        ({"seconds": float("inf")}, "Infinity is no number"),
+        ({"test": {"loss": float("nan")}}, "NaN is no number"),
+        ({"seconds": 10**400}, "it is no JSON"),
+        ({"error": "\ud800"}, "it is no JSON"),
     ],
 )
 def test_an_entry_of_a_wrong_type_is_named(verb, run, entries, place):
@@ -118,6 +123,16 @@ def test_an_entry_of_a_wrong_type_is_named(verb, run, entries, place):
     outcome = verb("report", "run")
     require_named(outcome, "result.json")
     assert place in outcome.stderr
+
+
+@pytest.mark.parametrize("epoch", ["nan", "inf", "first"])
+def test_a_row_of_no_epoch_is_named(verb, run, epoch):
+    text = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(text.replace("\n2,", f"\n{epoch},"))
+    for arguments in (["report", "run"], ["compare", "run", "run", "out=page.html"]):
+        outcome = verb(*arguments)
+        require_named(outcome, "metrics.csv")
+        assert "line 3: " in outcome.stderr
 
 
 def test_the_last_row_of_a_table_may_still_be_written(run):
@@ -223,6 +238,9 @@ JOB = {"job": 0, "overrides": ["seed=1"], "folder": "0", "cause": "", "config": 
                 {"jobs": [3]},
                 {"jobs": [JOB | {"folder": "../../elsewhere"}]},
                 {"jobs": [JOB | {"folder": "/elsewhere"}]},
+                {"jobs": [JOB | {"folder": "0\0"}]},
+                {"jobs": [JOB | {"folder": "${oc.env:HOME}"}]},
+                {"jobs": [JOB | {"folder": "\udc80"}]},
                 {"jobs": [JOB | {"overrides": "seed=1"}]},
                 {"jobs": [JOB | {"job": "first"}]},
                 {"jobs": [JOB | {"config": [1]}]},
@@ -250,6 +268,107 @@ def test_a_job_whose_result_is_damaged_has_failed_and_says_so(verb, tmp_path):
     assert (
         "0/result.json' cannot be read: it is not the result of a run" in (tmp_path / "sweep" / "sweep.csv").read_text()
     )
+
+
+HOSTILE = [
+    "${oc.env:SECRET}",
+    "$(touch ran)",
+    "`touch ran`",
+    "'; touch ran; '",
+    "[/bold] [red]",
+    "\x1b[2J\x9b2J",
+    "a\nb",
+    "\udcff",
+]
+
+
+def test_hostile_texts_of_a_sweep_are_shown_as_texts(verb, tmp_path, monkeypatch, capsys):
+    """On a terminal, on the page, in the table and in the answer."""
+    monkeypatch.setenv("SECRET", "a secret")
+    jobs = []
+    for number, text in enumerate(HOSTILE):
+        (tmp_path / "sweep" / str(number)).mkdir(parents=True)
+        job = {"job": number, "overrides": [f"{text}={text}", f"x={text}"], "folder": str(number)}
+        jobs.append({**job, "cause": "" if number < 2 else text, "config": {"own": {text: text}, "without": [text]}})
+        best = {"epoch": 1, "monitor": "val/loss", "val": {"loss": 1e200 if number else 0.5, text: -1e200}}
+        result = {"status": "done", "best": best, "command": f"dltrain {text}; touch ran", "run": text}
+        (tmp_path / "sweep" / str(number) / "result.json").write_text(json.dumps(result))
+    content = LEDGER | {"command": "x; touch ran", "jobs": jobs, "swept": HOSTILE, "config": {"a": HOSTILE}}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(content))
+    outcome = verb("report", "sweep")
+    assert outcome.code == 0, outcome.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr("dltrain.commands.sweep.on_terminal", lambda: True)
+        shown = verb("report", "sweep")
+    assert shown.code == 0, shown.stderr
+    written = (tmp_path / "sweep" / "sweep.html").read_text() + (tmp_path / "sweep" / "sweep.csv").read_text()
+    for text in (outcome.stdout, shown.stdout, written):
+        assert "a secret" not in text
+    for text in (outcome.stdout, shown.stdout):
+        assert "\x1b" not in text and "\x9b" not in text
+    assert "[/bold] [red]" in shown.stdout
+
+
+def test_what_a_sweep_of_others_says_of_its_jobs_runs_nothing(dltrain, tmp_path):
+    """They are composed again, to see that nothing has changed since, where that names nothing to run."""
+    (tmp_path / "stranger.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    typed = ["dataset.limit=16", "trainer.epochs=1", "report=False"]
+    others = [
+        ["model._target_=stranger.Net"],
+        ["model={_target_:stranger.Net}"],
+        ['model.dropout="${oc.create:{_target_:stranger.Net}}"'],
+        [f"optim.lr={'[' * 2000}{']' * 2000}"],
+        ["seed=1", "hydra.sweep.dir=elsewhere", "hydra.callbacks.x._target_=stranger.Net"],
+    ]
+    jobs = [
+        JOB | {"job": number, "folder": str(number), "overrides": [*typed, *own]} for number, own in enumerate(others)
+    ]
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(LEDGER | {"jobs": jobs}))
+    outcome = dltrain("-m", "dataset.limit=16", "trainer.epochs=1", "seed=1", "hydra.sweep.dir=sweep")
+    assert "Traceback" not in outcome.stderr
+    assert outcome.result["done"] == 1, outcome.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"stranger.py", "sweep"}
+    told = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
+    assert [(job["job"], job["overrides"]) for job in told if "seed=1" in job["overrides"]] == [(4, [*typed, "seed=1"])]
+
+
+COMMANDS = {
+    "dltrain optim.lr=0.1": True,
+    "dltrain 'dataset.root=my photos' -m": True,
+    "dltrain x; touch ran": False,
+    "dltrain $(touch ran)": False,
+    "dltrain `touch ran`": False,
+    "dltrain x | sh": False,
+    "dltrain x\ntouch ran": False,
+    "dltrain 'x\ny'": False,
+    "dltrain '\x1b[2J'": False,
+    "dltrain 'x": False,
+    "rm -rf .": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_shown_if_a_shell_takes_it_as_it_reads(command):
+    assert command_of({"command": command}) == (command if COMMANDS[command] else "")
+
+
+def test_a_page_shows_no_command_that_is_none(verb, run):
+    for command in ("dltrain seed=2", "dltrain seed=2; touch ran"):
+        (run / "result.json").write_text(json.dumps(read_result(run) | {"command": command}))
+        assert verb("report", "run").code == 0
+        page = (run / "report.html").read_text()
+        assert "touch ran" not in page
+        assert ("To repeat it" in page) == (command == "dltrain seed=2")
+
+
+def test_a_result_of_others_is_shown_as_it_reads(monkeypatch, capsys):
+    monkeypatch.setattr("dltrain.commands.result.on_terminal", lambda: True)
+    text = "[/a] [red]\x1b[2J"
+    show({"status": text, "run": text, "best": {"epoch": 1, "monitor": text, "val": {text: 0.5}}, "seconds": None})
+    shown = capsys.readouterr().out
+    assert shown.count("[/a] [red]\\x1b[2J") == 4 and "\x1b" not in shown
 
 
 @pytest.mark.parametrize(

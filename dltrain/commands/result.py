@@ -96,6 +96,6 @@ def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
     if best:
         console.print(result_table(result.get("test", {}), best["val"]))
     epoch = f", best epoch {best['epoch']} by {best['monitor']}" if best else ""
-    console.print(f"{result['status']} in {result['seconds']:.1f} s{epoch}")
+    console.print(f"{result['status']} in {result.get('seconds') or 0:.1f} s{epoch}")
     console.print(result["run"], markup=False, soft_wrap=True)
     give()

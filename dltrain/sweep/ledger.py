@@ -124,9 +124,10 @@ class Ledger:
         common = found.get("config", {})
         for entry in found["jobs"]:
             folder = self.folder / entry["folder"]  # which may be a link to a larger disk
-            if not Path(os.path.normpath(folder)).is_relative_to(os.path.normpath(self.folder)):
-                raise RecordError(f"'{self.folder / _FILE}' has a job in '{folder}', which is not in the sweep")
-            job = Job(entry["job"], tuple(entry["overrides"]), folder, cause=entry["cause"])
+            is_name = entry["folder"].isprintable() and "${" not in entry["folder"]  # Hydra would resolve it
+            if not (is_name and Path(os.path.normpath(folder)).is_relative_to(os.path.normpath(self.folder))):
+                raise RecordError(f"'{self.folder / _FILE}' has a job in {str(folder)!r}, which is not in the sweep")
+            job = Job(entry["job"], naming(entry["overrides"]), folder, cause=entry["cause"])
             if differs := entry.get("config"):
                 job.config = {key: value for key, value in common.items() if key not in differs.get("without", ())}
                 job.config |= differs.get("own", {})
@@ -179,7 +180,8 @@ class Ledger:
             writer.writerow(
                 [job.number, job.status, *chosen, *values, job.result.get("seconds", ""), str(job.folder), job.told]
             )
-        write_text(self.folder / "sweep.csv", table.getvalue())
+        # A byte of a file's name that is no text is written as \udc.. there.
+        write_text(self.folder / "sweep.csv", table.getvalue().encode("utf-8", "backslashreplace").decode())
 
     def swept(self) -> list[str]:
         """The keys of which jobs have different values; of a single job, all of its keys."""

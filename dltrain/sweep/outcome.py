@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dltrain.metric_names import lower_is_better
+from dltrain.record import command_of
 from dltrain.report.figures import short
 from dltrain.sweep.ledger import Job, Ledger, grouped
 
@@ -180,4 +181,4 @@ def _knows(job: Job, metric: str) -> bool:
 
 
 def _command(job: Job) -> str:
-    return str(job.result.get("command", shlex.join(["dltrain", *job.overrides])))
+    return command_of(job.result) or shlex.join(["dltrain", *job.overrides])

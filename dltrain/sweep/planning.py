@@ -73,9 +73,9 @@ def plan_jobs(
             config.hydra.sweep.dir = str(ledger.folder)
             config.hydra.sweep.subdir = os.path.relpath(job.folder, ledger.folder)
         found[key_of(overrides)] = Planned(job.overrides, config, job)
-    others = [job for job in ledger if key_of(job.overrides) not in found]
+    others = [job for job in ledger if key_of(job.overrides) not in found and _is_plain(job)]
     for job in others[:_LOOKED_AT] if looks_back else ():  # their results will stand beside the new ones
-        with suppress(ConfigError):
+        with suppress(ConfigError, RecursionError):
             changed += _changes(job, _values(compose(job.overrides)))
     if changed:
         changed.append("the configuration has changed since this sweep began: name another hydra.sweep.dir=...")
@@ -86,6 +86,11 @@ def plan_jobs(
 
 def _is_within(inner: Path, outer: Path) -> bool:
     return os.path.relpath(inner, outer).partition(os.sep)[0] not in (os.curdir, os.pardir)
+
+
+def _is_plain(job: Job) -> bool:
+    """Whether to compose a job of the ledger runs nothing that it names itself: somebody else may have written it."""
+    return not any("${" in text or "_target_" in text for text in job.overrides)
 
 
 def _folder_of(config: DictConfig) -> Path:
