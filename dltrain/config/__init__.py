@@ -12,7 +12,8 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from dltrain.config.nodes import check_hydra, check_nodes
+from dltrain.config.hydra_section import check_hydra
+from dltrain.config.nodes import check_nodes
 from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
@@ -107,8 +108,8 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         known = {*HydraConf.__dataclass_fields__, "env"}  # "env" is made by the group hydra/env
         unknown = [str(key) for key in hydra if key not in known]
         found += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
-        plain = OmegaConf.to_container(hydra, resolve=False)
-        found += (*check_hydra(plain), *_oversized(plain, "hydra"))
+        plain = OmegaConf.to_container(cfg, resolve=False)
+        found += (*check_hydra(plain), *_oversized(OmegaConf.to_container(hydra, resolve=False), "hydra"))
     by_key: dict[str, Problem] = {}
     raw = OmegaConf.to_container(job, resolve=False)
     for problem in found:

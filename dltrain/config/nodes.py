@@ -23,11 +23,6 @@ _UNUSABLE = {
     "torch.optim.lbfgs.LBFGS": "computes the loss several times a step, where dltrain computes it once",
     "torch.optim.sparse_adam.SparseAdam": "takes sparse gradients alone, and those of a network here are dense",
 }
-_FOLDERS = {  # of Hydra's, with an example each
-    "hydra.run.dir": "my_run",
-    "hydra.sweep.dir": "my_sweep",
-    "hydra.sweep.subdir": "'${hydra.job.num}'",
-}
 _HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
@@ -167,27 +162,3 @@ def require_harmless(key: str, node: Mapping[str, Any]) -> None:
     found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", group, value)]
     if refused := [problem.sentence() for problem in found if problem.key.endswith("._target_")]:
         raise ConfigError(refused)
-
-
-def _names_loggers(value: Any) -> bool:
-    return isinstance(value, bool | str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
-
-
-def check_hydra(node: Any, key: str = "hydra") -> Iterator[Problem]:
-    """Classes that Hydra itself would make for its launcher, sweeper, callbacks and logging: none but its own."""
-    if isinstance(node, list):
-        node = dict(enumerate(node))
-    if not isinstance(node, dict):
-        return
-    for name, value in node.items():
-        full = f"{key}.{name}"
-        if full == "hydra.verbose" and not _names_loggers(value):
-            yield Problem(full, "must be true or false, or the name of a logger, or a list of such names", value)
-        if full in _FOLDERS and value in ("", "???"):  # a variable of the shell that is not set
-            yield Problem(full, f"{'names no folder' if value else 'is empty'}: write {full}={_FOLDERS[full]}", value)
-        if name in ("_target_", "class", "()") and isinstance(value, str):
-            roots = ("hydra", "hydra_plugins", "dltrain") if name == "_target_" else ("logging", "dltrain")
-            if value.partition(".")[0] not in roots or value.startswith("hydra.utils"):
-                yield Problem(full, f"is refused: a class here comes from {' or '.join(roots)}", value)
-        else:
-            yield from check_hydra(value, full)

@@ -57,7 +57,7 @@ def _wrong_choice(override: Override, repository: CachingConfigRepository) -> st
             hint = did_you_mean(str(one), options)
             listed = f"{' The' if hint else '; the'} options are {', '.join(options)}"
             return f"{name} has no option {one if isinstance(one, str) and one else shown(one)}{hint}{listed}"
-    if (override.is_add() and name in GROUPS) or override.is_force_add():
+    if (override.is_add() and (name in GROUPS or "/" in name)) or override.is_force_add():
         return f"a group is chosen without the plus sign: {name}={value}"
     return ""
 

@@ -125,6 +125,8 @@ def in_file(path: Path, error: BaseException, groups: Collection[str]) -> list[s
     if found := re.search(r"Could not override '([^'@]+)[^']*'\. No match", str(error)):
         near = did_you_mean(found[1], groups)
         return [f"{near_path(path)}{_line_of(found[1], path)}: there is no group {found[1]} to override{near}"]
+    if isinstance(error, KeyError):  # from the only variables that Hydra takes while it composes
+        return [f"{near_path(path)}: hydra.job.env_copy: there is no environment variable {error.args[0]}"]
     if texts := file_problems(path):
         return [text.replace(str(path), near_path(path), 1) for text in texts]
     return translated(error) if _chain(error, MarkedYAMLError) else [f"{near_path(path)}: {translated(error)[0]}"]
@@ -195,7 +197,10 @@ def unapplied(override: Override, error: BaseException, cfg: DictConfig) -> str:
         return f"{line}: {_not_deleted(override, cfg)}"
     if override.is_add() and "An item is already at" in str(error):
         return f"{line}: {name} is there already: write it without the plus sign"
-    return f"{line}: {translated(error)[0]}"
+    told = translated(error)[0]
+    if override.is_hydra_override() and re.search(r"to Dict\[|with ListConfig|is not Optional", told):
+        return f"{line}: this holds keys: {name}.KEY=VALUE"
+    return f"{line}: {told}"
 
 
 def _not_deleted(override: Override, cfg: DictConfig) -> str:

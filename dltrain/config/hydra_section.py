@@ -1,0 +1,273 @@
+"""What Hydra itself would make for its launcher, sweeper, callbacks and logging: a few classes known by their names."""
+
+import codecs
+import importlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dltrain.config.rules import Problem
+from dltrain.errors import did_you_mean
+
+_FOLDERS = {  # of Hydra's, with an example each
+    "hydra.run.dir": "my_run",
+    "hydra.sweep.dir": "my_sweep",
+    "hydra.sweep.subdir": "'${hydra.job.num}'",
+}
+_CALLBACKS = (
+    *(f"hydra.experimental.callbacks.{name}" for name in ("LogJobReturnCallback", "PickleJobInfoCallback")),
+    *("dltrain.config.rehearsal.Rehearsal", "dltrain.sweep.finish.Finish"),
+)
+_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # Hydra makes those alone that have registered there
+_FILES = tuple(f"logging.handlers.{name}FileHandler" for name in ("Rotating", "TimedRotating", "Watched"))
+_HANDLERS = (
+    *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", *_FILES),
+    *("dltrain.log.StderrHandler", "dltrain.log.QuietFileHandler"),
+)
+_LOGS = (".log", ".txt", ".jsonl")
+_RUN_FOLDER = re.compile(r"\$\{hydra[.:]runtime\.output_dir\}/(?:[^/${}]|\$\{hydra[.:]job\.name\})+")
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+_TEXTS = (
+    "hydra.",
+    "hydra:",
+    "oc.env:",
+    "now:",
+    "dltrain_unique:",
+)  # what Hydra and the environment have is no such text
+_KEY = r"[\w.\[\]]+"
+# Interpolations that give text, or the node of another key; any other resolver could make a class of what it is given.
+_PLAIN = re.compile(
+    rf"\$\{{(?:{_KEY}|(?:oc\.env|hydra|now|dltrain_unique):[^${{}}]*|oc\.decode:\$\{{oc\.env:[^${{}}]*\}})\}}"
+)
+_REFERENCE = re.compile(rf"\$\{{(?:(hydra):)?({_KEY})\}}")
+
+
+def check_hydra(cfg: Any) -> Iterator[Problem]:
+    """Problems of the key ``hydra`` of a composed configuration in plain types, in which nothing is resolved."""
+    hydra = cfg["hydra"]
+    yield from _check_job(hydra)
+    for name, check in (
+        ("callbacks", _check_callbacks),
+        ("launcher", _check_plugin),
+        ("sweeper", _check_plugin),
+        ("job_logging", _check_logging),
+        ("hydra_logging", _check_logging),
+    ):
+        key = f"hydra.{name}"
+        node = _followed(hydra.get(name), cfg, ())
+        problems = [*_check_texts(key, node), *check(key, node)]
+        yield from {problem.key: problem for problem in reversed(problems)}.values()  # the first of each key
+
+
+def _check_job(hydra: Mapping[str, Any]) -> Iterator[Problem]:
+    verbose = hydra.get("verbose", False)
+    if not _names_loggers(verbose):
+        text = "must be true or false, or the name of a logger, or a list of such names"
+        yield Problem("hydra.verbose", text, verbose)
+    for key, example in _FOLDERS.items():
+        _, outer, name = key.split(".")
+        value = hydra.get(outer, {}).get(name)
+        if value in ("", "???"):  # a variable of the shell that is not set
+            yield Problem(key, f"{'names no folder' if value else 'is empty'}: write {key}={example}", value)
+    names = hydra.get("job", {}).get("env_copy") or ()
+    if absent := [name for name in names if isinstance(name, str) and "${" not in name and name not in os.environ]:
+        text = f"there is no environment variable {', '.join(absent)}: set it, or leave it out"
+        yield Problem("hydra.job.env_copy", text, names)
+
+
+def _names_loggers(value: Any) -> bool:
+    return isinstance(value, bool | str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
+def _followed(value: Any, cfg: Mapping[str, Any], seen: Sequence[str]) -> Any:
+    """``value`` with what is written at the keys that it refers to in the place of the references, at any depth."""
+    if isinstance(value, dict):
+        return {key: _followed(item, cfg, seen) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_followed(item, cfg, seen) for item in value]
+    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or value in seen:
+        return value
+    node: Any = cfg
+    for part in re.split(r"[.\[\]]+", f"{'hydra.' if found[1] else ''}{found[2]}".rstrip("]")):
+        node = _followed(node, cfg, (*seen, value)) if isinstance(node, str) else node
+        index = int(part) if isinstance(node, list) and part.isdecimal() else part
+        try:
+            node = node[index]
+        except (LookupError, TypeError):  # a number as a key, or a key that is known to Hydra alone later
+            return value
+    return _followed(node, cfg, (*seen, value))
+
+
+def _check_texts(key: str, value: Any) -> Iterator[Problem]:
+    """Values that are worked out, at any depth."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from _check_texts(f"{key}.{name}", item)
+    if isinstance(value, str) and "${" in _PLAIN.sub("", value):
+        yield Problem(key, "is worked out by a resolver, which could make a class of it: write the value", value)
+
+
+def _check_callbacks(key: str, node: Any) -> Iterator[Problem]:
+    if node is not None and not isinstance(node, dict):
+        yield Problem(key, "must hold names, each with the _target_ of a callback", node)
+        return
+    for name, callback in (node or {}).items():
+        if not isinstance(callback, dict) or "_target_" not in callback:
+            yield Problem(f"{key}.{name}", f"must be a callback: {key}.{name}._target_={_CALLBACKS[0]}", callback)
+            continue
+        if callback["_target_"] not in _CALLBACKS:
+            yield _refused(f"{key}.{name}._target_", callback["_target_"], _CALLBACKS[:2])
+        yield from _inner_targets(f"{key}.{name}", callback)
+
+
+def _check_plugin(key: str, node: Any) -> Iterator[Problem]:
+    kind = key.rpartition(".")[2]
+    choose = f"choose an option, hydra/{kind}=...; dltrain list hydra/{kind} shows them"
+    if not isinstance(node, dict):
+        yield Problem(key, f"must hold keys: {choose}", node)
+        return
+    target = node.get("_target_", "???")
+    if not str(target).startswith(_PLUGINS) and target != "???":
+        yield Problem(f"{key}._target_", f"is refused: {choose}", target)
+    yield from _inner_targets(key, node)
+
+
+def _inner_targets(key: str, node: Any) -> Iterator[Problem]:
+    """Targets within a node, which Hydra would make too."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in items:
+        if isinstance(value, dict) and "_target_" in value:
+            yield Problem(f"{key}.{name}._target_", "is refused: nothing is made within this node", value["_target_"])
+        yield from _inner_targets(f"{key}.{name}", value)
+
+
+def _refused(key: str, value: Any, allowed: Sequence[str]) -> Problem:
+    near = did_you_mean(str(value), allowed)
+    return Problem(key, f"is refused: what may stand here is {', '.join(allowed)}{near}", value)
+
+
+def _check_logging(key: str, node: Any) -> Iterator[Problem]:
+    """What :func:`logging.config.dictConfig` would make, and whether it could."""
+    if not isinstance(node, dict):
+        name = key.rpartition(".")[2]
+        yield Problem(key, f"must hold keys: choose an option, hydra/{name}=dltrain", node)
+        return
+    if node.get("root", "") is None:  # then Hydra leaves logging as it is
+        return
+    if node.get("version") != 1:
+        yield Problem(f"{key}.version", "must be 1", node.get("version"))
+    if "root" not in node:
+        yield Problem(f"{key}.root", f"is missing: add {key}.root.level=INFO, or {key}.root=null for none")
+    groups = {name: node.get(name) or {} for name in ("formatters", "filters", "handlers", "loggers")}
+    for name, group in groups.items():
+        if not isinstance(group, dict) or not all(isinstance(each, dict) for each in group.values()):
+            yield Problem(f"{key}.{name}", "must hold names, each with keys", group)
+            return
+    if not isinstance(node.get("root", {}), dict):
+        yield Problem(f"{key}.root", "must hold keys", node["root"])
+        return
+    yield from _check_external(key, node)
+    for name, each in groups["formatters"].items():
+        yield from _check_formatter(f"{key}.formatters.{name}", each)
+    for name, each in groups["filters"].items():
+        if each.get("()", "logging.Filter") != "logging.Filter":
+            yield _refused(f"{key}.filters.{name}.()", each["()"], ("logging.Filter",))
+    for name, each in groups["handlers"].items():
+        yield from _check_handler(f"{key}.handlers.{name}", each)
+    users = [(f"handlers.{name}", each) for name, each in groups["handlers"].items()]
+    users += [("root", node.get("root", {})), *((f"loggers.{name}", each) for name, each in groups["loggers"].items())]
+    for name, each in users:
+        yield from _check_level(f"{key}.{name}", each)
+        yield from _check_names(f"{key}.{name}", each, groups)
+
+
+def _check_external(key: str, value: Any) -> Iterator[Problem]:
+    """``ext://`` imports what it names, ``cfg://`` takes it from elsewhere, and ``.`` sets attributes."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        if name == ".":
+            yield Problem(f"{key}.{name}", "is refused: give the class its arguments", item)
+        yield from _check_external(f"{key}.{name}", item)
+    if isinstance(value, str) and value not in _STREAMS and _may_import(value):
+        yield Problem(key, f"is refused: what may stand here is {' or '.join(_STREAMS)}", value)
+
+
+def _may_import(text: str) -> bool:
+    """Whether a text is, or could be once it is resolved, one with ``ext://`` in front."""
+    start, opening, rest = text.partition("${")
+    begins = opening and re.fullmatch(r"\w*:?/?/?", start) and not rest.startswith(_TEXTS)
+    return bool(begins or re.match(r"\w+://", text))
+
+
+def _check_level(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    level, names = node.get("level"), logging.getLevelNamesMapping()
+    is_text = isinstance(level, str) and level not in names and "${" not in level
+    if is_text or isinstance(level, bool | float | list | dict):
+        yield Problem(f"{key}.level", f"must be one of {', '.join(names)}{did_you_mean(str(level), names)}", level)
+
+
+def _check_names(key: str, node: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[Problem]:
+    """Handlers, filters and formatters that are named must be there."""
+    formatter = node.get("formatter")
+    if formatter and formatter not in groups["formatters"]:
+        near = did_you_mean(str(formatter), groups["formatters"])
+        yield Problem(f"{key}.formatter", f"there is no formatter of this name{near}", formatter)
+    for kind in ("handlers", "filters"):
+        named = node.get(kind) or []
+        if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+            yield Problem(f"{key}.{kind}", f"must be a list of names of {kind}", named)
+        elif absent := [each for each in named if each not in groups[kind]]:
+            near = did_you_mean(absent[0], groups[kind])
+            yield Problem(f"{key}.{kind}", f"there is no {kind.removesuffix('s')} {absent[0]}{near}", named)
+
+
+def _check_formatter(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in ("()", "class"):
+        if node.get(name, "logging.Formatter") != "logging.Formatter":
+            yield _refused(f"{key}.{name}", node[name], ("logging.Formatter",))
+            return
+    given = {"fmt" if name == "format" else name: value for name, value in node.items() if name not in ("()", "class")}
+    if "${" in str(given):  # not known yet
+        return
+    try:
+        logging.Formatter(**given)
+    except (TypeError, ValueError, AttributeError) as error:
+        yield Problem(key, f"logging.Formatter cannot be made of this: {error}", dict(node))
+
+
+def _check_handler(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    kind = "()" if "()" in node else "class"
+    if node.get(kind) not in _HANDLERS:
+        yield _refused(f"{key}.{kind}", node.get(kind), _HANDLERS)
+        return
+    if "filename" in node and (problem := _unfit(node["filename"])):
+        yield Problem(f"{key}.filename", problem, node["filename"])
+        return
+    module, _, name = node[kind].rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    given = {
+        each: value for each, value in node.items() if each not in ("()", "class", "level", "formatter", "filters", ".")
+    }
+    if "${" in str({each: value for each, value in given.items() if each != "filename"}):  # not known yet
+        return
+    given |= {"delay": True} if issubclass(made, logging.FileHandler) else {}  # so that no file is opened
+    given |= {"stream": None} if isinstance(given.get("stream"), str) else {}
+    try:
+        codecs.lookup(given.get("encoding") or "utf-8")
+        made(**given).close()
+    except (TypeError, ValueError, LookupError, AttributeError, OSError) as error:
+        yield Problem(key, f"{node[kind]} cannot be made of this: {error}", dict(node))
+
+
+def _unfit(filename: Any) -> str:
+    """Why a log may not be written to a file, if it may not: it must be in the run folder, or be a log by its name."""
+    if isinstance(filename, str) and _RUN_FOLDER.fullmatch(filename):
+        return ""
+    if not isinstance(filename, str) or not filename.endswith(_LOGS):
+        return f"is refused: a log lies in the run folder, ${{hydra.runtime.output_dir}}/NAME, or ends in {_LOGS[0]}"
+    folder = Path(filename).parent
+    return "" if "${" in str(folder) or folder.is_dir() else f"there is no folder {folder}"
