@@ -452,9 +452,18 @@ def test_weights_are_fetched_when_a_run_begins_and_never_again(dltrain, verb, tm
     assert config["model"]["weights"] == "IMAGENET1K_V1"
 
 
-def test_networks_made_without_fetching_load_weights_afterwards(served):
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"weights": "IMAGENET1K_V1"},
+        {"_target_": "torch.nn.Sequential", "_args_": [{"weights": "IMAGENET1K_V1"}]},
+        {"_target_": "torchvision.models.segmentation.fcn_resnet50"},
+    ],
+    ids=str,
+)
+def test_networks_made_without_fetching_load_weights_afterwards(served, node):
     served.fail()
-    with unfetched({"weights": "IMAGENET1K_V1"}):
+    with unfetched(node):
         model = torchvision.models.resnet18(weights="IMAGENET1K_V1")
     assert model.load_state_dict(served.state).missing_keys == []
     assert torch.equal(model.state_dict()["conv1.weight"], served.state["conv1.weight"])
