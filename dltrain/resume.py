@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain import checkpoint, yaml_text
-from dltrain.config.earlier import as_text, of_checkpoint
+from dltrain.config.earlier import of_checkpoint
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.record import read_or_warn, read_result
@@ -53,13 +54,13 @@ class Resumable:
         return self.path.resolve().parent.parent
 
     @cached_property
-    def composed(self) -> str:
-        """Its configuration as YAML, before the data filled in their facts, for :func:`~.earlier.of_text`.
+    def composed(self) -> DictConfig:
+        """Its configuration before the data filled in their facts.
 
         Raises:
             CheckpointError: it is none.
         """
-        return as_text(of_checkpoint(self.path, self.state["config"], self.state["composed"]))
+        return of_checkpoint(self.path, self.state["config"], self.state["composed"])
 
     @property
     def threads(self) -> int | str:
@@ -146,7 +147,7 @@ def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: boo
         raise CheckpointError(f"the state in '{resumable.path}' does not fit this run: {error}") from error
     _take_up_options(trainer, fresh, changed)
     if trainer.schedule and _changes_schedule(changed):
-        _place(trainer, resumable.composed, changed)
+        _place(trainer, OmegaConf.to_yaml(resumable.composed), changed)
     trainer.due.saved(trainer.epoch, trainer.step)
 
 

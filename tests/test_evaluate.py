@@ -138,9 +138,13 @@ def test_class_names_are_never_resolved(dltrain, verb, tmp_path, monkeypatch, ki
             assert verb("resume", path, "trainer.epochs=2").code == 0
 
 
+def given(**keywords):
+    return keywords
+
+
 def test_a_class_of_the_users_gets_the_names_as_they_are(monkeypatch):
     monkeypatch.setenv("SECRET", "a secret")
-    model = {"_target_": "builtins.dict", "names": "${data.class_names}", "first": "${data.class_names[0]}"}
+    model = {"_target_": "test_evaluate.given", "names": "${data.class_names}", "first": "${data.class_names[0]}"}
     cfg = OmegaConf.create({"data": {"class_names": escaped(NAMES)}, "model": model})
     assert make(cfg, "model") == {"names": NAMES, "first": NAMES[0]}
 

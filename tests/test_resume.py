@@ -25,10 +25,11 @@ from torture import differences, torture
 
 from dltrain import checkpoint
 from dltrain.checkpoint import Checkpoints
+from dltrain.config import earlier, nodes
 from dltrain.config.earlier import as_text, locate_files, of_checkpoint, of_text
 from dltrain.data import loader
 from dltrain.data.shard_writing import write_shards
-from dltrain.errors import CheckpointError
+from dltrain.errors import CheckpointError, ConfigError
 from dltrain.progress import View
 from dltrain.trainer import Trainer
 
@@ -852,7 +853,7 @@ def test_mlflow_goes_on_with_its_run_and_has_each_epoch_once(dltrain, interrupte
 
     policy = ("trainer.checkpoint.every_n_epochs=2", "logger=[csv,mlflow]")
     run = interrupted(*CONFIGS["cnn"], *policy, at=behind_step(15), by=killed)
-    assert dltrain("resume", "run").code == 0
+    assert dltrain("resume", "run", "trust=[mlflow]").code == 0
     client = MlflowClient("sqlite:///mlflow.db")
     (logged,) = client.search_runs([client.get_experiment_by_name("dltrain").experiment_id])
     assert logged.info.status == "FINISHED"
@@ -868,7 +869,7 @@ def test_wandb_goes_on_with_its_run_and_has_the_same_values_for_an_epoch_that_co
 
     policy = ("trainer.checkpoint.every_n_epochs=2", "logger=[csv,wandb]")
     run = interrupted(*CONFIGS["cnn"], *policy, at=behind_step(15), by=killed)
-    assert dltrain("resume", "run").code == 0
+    assert dltrain("resume", "run", "trust=[wandb]").code == 0
     ids, logged = set(), {}
     files = sorted((run / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     for path in files:
@@ -1105,6 +1106,42 @@ def test_what_can_merely_be_reached_through_a_trusted_package_is_refused(dltrain
     assert "would run code of" in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    ("target", "package"),
+    [
+        *(("dltrain.data.cache.clear", "dltrain"), ("dltrain.loggers.mlflow.MLflowLogger", "mlflow")),
+        *((f"torch.nn.{name}", "torch") for name in ("DataParallel", "functional.relu", "init.zeros_")),
+        *((f"torchvision.{name}", "torchvision") for name in ("datasets.FakeData", "io.write_file")),
+    ],
+)
+def test_what_writes_deletes_or_connects_is_refused_at_any_depth(dltrain, stopped, tmp_path, target, package):
+    foreign(stopped, tmp_path, model__x={"y": [{"_target_": target}]})
+    outcome = dltrain("resume", "run")
+    assert outcome.code == 2
+    assert f"would run code of '{package}'" in outcome.stderr
+
+
+def test_loggers_that_write_elsewhere_are_refused_unless_this_user_names_them(dltrain, stopped, tmp_path):
+    uri = {"_target_": "dltrain.loggers.mlflow.MLflowLogger", "tracking_uri": "sqlite:///stolen.db"}
+    foreign(stopped, tmp_path, logger={"mlflow": uri})
+    refused = dltrain("resume", "run")
+    assert refused.code == 2 and "'trust=[mlflow]', or choose loggers, logger=csv" in refused.stderr
+    assert not (tmp_path / "stolen.db").exists()
+    assert dltrain("resume", "run", "logger=[csv,tensorboard]").code == 0
+
+
+def test_whose_a_configuration_is_stays_known_until_its_objects_are_made():
+    cfg = OmegaConf.create({"trust": [], "model": {"_target_": "torch.nn.Flatten"}, "logger": {"csv": {}}})
+    cfg.logger._set_flag("foreign", False)
+    earlier.require_trusted(cfg)
+    cfg.model._target_ = "torch.nn.DataParallel"
+    for each in (cfg, earlier.of_text(earlier.as_text(cfg))):
+        with pytest.raises(ConfigError, match="would run code of 'torch'"):
+            nodes.settled(each, "model")
+    cfg.logger.csv._target_ = "dltrain.loggers.mlflow.MLflowLogger"
+    nodes.settled(cfg, "logger.csv")
+
+
 def test_classes_are_looked_for_at_any_depth(dltrain, stopped, tmp_path):
     foreign(stopped, tmp_path, dataset__limit=[{"x": {"_target_": "stranger.CNN"}}])
     outcome = dltrain("resume", "run")
@@ -1142,8 +1179,8 @@ def test_no_resolver_of_a_checkpoint_is_run(stopped, stranger, tmp_path, monkeyp
     for value in (0.5, text, {"a": [text]}):
         resolved["model"]["dropout"] = value
         cfg = of_checkpoint(path, yaml.safe_dump(resolved), yaml.safe_dump(composed))
-        again = of_text(as_text(cfg))  # as the checkpoints of the run that goes on have it
-        for one in (cfg, again, of_checkpoint(path, yaml.safe_dump(resolved), as_text(cfg))):
+        again = of_text(as_text(cfg))  # as the other processes of the run that goes on have it
+        for one in (cfg, again, of_checkpoint(path, yaml.safe_dump(resolved), OmegaConf.to_yaml(cfg))):
             assert OmegaConf.to_container(one.model, resolve=True)["dropout"] == value
         evaluated = of_checkpoint(path, yaml.safe_dump(resolved)).model
         assert OmegaConf.to_container(evaluated, resolve=True) == resolved["model"]
@@ -1178,7 +1215,7 @@ def test_references_to_other_keys_follow_an_override_and_the_environment_does_no
     assert refused.code == 2 and "dataset.limit was 32 and is now 16" in refused.stderr
 
 
-def test_every_class_that_dltrain_itself_offers_is_trusted():
+def test_every_class_that_dltrain_itself_offers_is_trusted_but_for_loggers_that_write_elsewhere():
     from conftest import CONF
     from omegaconf import OmegaConf
 
@@ -1186,7 +1223,8 @@ def test_every_class_that_dltrain_itself_offers_is_trusted():
 
     for path in CONF.rglob("*.yaml"):
         if "hydra" not in path.parts:
-            cfg = OmegaConf.create({"trust": [], "node": OmegaConf.load(path)})
+            trust = [path.stem] if path.stem in ("mlflow", "wandb") else []
+            cfg = OmegaConf.create({"trust": trust, "node": OmegaConf.load(path)})
             earlier.require_trusted(cfg)
 
 

@@ -9,6 +9,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from dltrain.build.make import make
+from dltrain.config.nodes import settled
 from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
@@ -33,6 +34,7 @@ def read_data(cfg: DictConfig, fitted: Fitted | None = None) -> Data:
     node = cfg.dataset
     if "batch_size" not in node:
         raise ConfigError(["dataset.batch_size is missing: add batch_size: 32 to the YAML file of the data set"])
+    settled(cfg, "dataset")  # before it is asked for what it takes
     parts = {key: node[key] for key in _PART_KEYS if key in node}
     withheld = [key for key in parts if not _takes(node._target_, key)]
     without = (*_LOADER_KEYS, *withheld)

@@ -15,10 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dltrain.config.arguments import takes_tensor
-from dltrain.config.literal import escaped
-from dltrain.config.nodes import require_harmless
+from dltrain.config.nodes import settled
 from dltrain.config.source import READ
-from dltrain.config.targets import PLACES, find, is_scheduler, signature_of
+from dltrain.config.targets import PLACES, find, is_scheduler, signature_of, trust_at
 from dltrain.errors import ConfigError, DltrainError
 
 _TOO_LARGE = re.compile(r"Storage size calculation overflowed|can't allocate memory|out of memory", re.IGNORECASE)
@@ -44,14 +43,8 @@ def make(
         DltrainError: as the target itself raised it.
         ConfigError: there is no such target, or one of torch's or dltrain's own refuses the keys.
     """
-    node = OmegaConf.select(cfg, key)
-    outer = node._get_parent()
-    node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
-    node._set_parent(outer)  # so that interpolations still find the rest
-    resolved: Any = OmegaConf.to_container(node, resolve=True)
-    require_harmless(key, resolved)
-    node = OmegaConf.create(escaped(escaped(resolved)))  # as Hydra resolves it, and then what came out of that
-    for place, values in _tensors(resolved):
+    node = settled(cfg, key, without)
+    for place, values in list(_tensors(OmegaConf.to_container(node))):
         tensor = {"_target_": "torch.tensor", "data": values, "dtype": _FLOAT, "device": str(device or "cpu")}
         OmegaConf.update(node, place, tensor, merge=False, force_add=True)
     try:
@@ -103,9 +96,10 @@ def scheduler(cfg: DictConfig, key: str, optimizer: Optimizer, without: Sequence
     inner = {
         name: _inner_schedulers(cfg, f"{key}.{name}", optimizer)
         for name, value in node.items()
-        if name not in without and any(map(_is_scheduler, value if isinstance(value, ListConfig) else [value]))
+        if name not in without
+        and any(_is_scheduler(cfg, item) for item in (value if isinstance(value, ListConfig) else [value]))
     }
-    signature = find(node._target_, PLACES["scheduler"]).signature
+    signature = find(node._target_, PLACES["scheduler"], trust_at(cfg, key)).signature
     by_name = signature is not None and "optimizer" in signature.parameters
     args, keywords = ((), {**inner, "optimizer": optimizer}) if by_name else ((optimizer,), inner)
     with warnings.catch_warnings():
@@ -114,15 +108,15 @@ def scheduler(cfg: DictConfig, key: str, optimizer: Optimizer, without: Sequence
         return make(cfg, key, *args, without=(*without, *inner), keywords=keywords)
 
 
-def _is_scheduler(value: Any) -> bool:
-    return isinstance(value, DictConfig) and is_scheduler(value.get("_target_"))
+def _is_scheduler(cfg: DictConfig, value: Any) -> bool:
+    return isinstance(value, DictConfig) and is_scheduler(value.get("_target_"), trust_at(cfg, "scheduler"))
 
 
 def _inner_schedulers(cfg: DictConfig, key: str, optimizer: Optimizer) -> Any:
     value = OmegaConf.select(cfg, key)
     if isinstance(value, ListConfig):
         return [_inner_schedulers(cfg, f"{key}[{number}]", optimizer) for number in range(len(value))]
-    return scheduler(cfg, key, optimizer) if _is_scheduler(value) else value
+    return scheduler(cfg, key, optimizer) if _is_scheduler(cfg, value) else value
 
 
 def _tensors(node: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:

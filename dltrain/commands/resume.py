@@ -8,7 +8,7 @@ from typing import Any
 
 from dltrain import config
 from dltrain.commands.arguments import run_of
-from dltrain.config.earlier import locate_files, of_run, of_text, require_trusted
+from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
 from dltrain.log import log_to
 from dltrain.record import read_config, read_environment, read_result
@@ -40,7 +40,7 @@ def resume(arguments: Sequence[str]) -> None:
         log_to(folder.path / "train.log")
         found = find_resumable(str(checkpoint or path), path)
         assert found is not None  # it raises where a run that is named has no checkpoint
-        cfg = _configuration(of_text(found.composed), overrides, folder.path)
+        cfg = _configuration(found.composed, overrides, folder.path)
         require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
         if cfg.trust:  # as when the run began: classes of the working directory need not be installed
             sys.path.insert(0, os.getcwd())

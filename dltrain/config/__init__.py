@@ -6,6 +6,7 @@ Nodes with a ``_target_`` are open: their keys are the arguments of that class o
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hydra.conf import HydraConf
@@ -17,6 +18,7 @@ from dltrain.config.nodes import check_nodes
 from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
+from dltrain.config.targets import trust_at
 from dltrain.errors import ConfigError, did_you_mean
 
 _FLAG = Of(bool, "true or false")
@@ -101,7 +103,7 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         *unresolved,
         *_unknown(values, "", list(_all_keys(values, ""))),
         *_values(values),
-        *check_nodes(values),
+        *check_nodes(values, partial(trust_at, cfg)),
         *(check_files(values["dataset"]) if reads_data and isinstance(values.get("dataset"), dict) else ()),
     ]
     if hydra is not None:

@@ -16,7 +16,7 @@ from dltrain.config.command import loader_of
 from dltrain.config.hydra_state import hydra_state_kept
 from dltrain.config.limits import LIMITS
 from dltrain.config.rules import Choice, Either, Of, Rule
-from dltrain.config.targets import PLACES, find
+from dltrain.config.targets import PLACES, find, trust_at
 from dltrain.errors import UserError
 
 _FLAG = ("false", "true")
@@ -49,7 +49,7 @@ def _of_argument(group: str, name: str, overrides: Sequence[str], folder: Path |
         with hydra_state_kept():
             setup_globals()
             cfg = loader_of(folder).load_configuration("config", list(overrides), RunMode.RUN)
-        target = find(OmegaConf.select(cfg, f"{group}._target_"), PLACES[group])
+        target = find(OmegaConf.select(cfg, f"{group}._target_"), PLACES[group], trust_at(cfg, group))
     except (HydraException, OmegaConfBaseException, UserError):  # the line is not finished yet
         return
     parameter = target.signature.parameters.get(name) if target.signature else None

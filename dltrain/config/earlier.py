@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain.config.literal import escaped, of_composed, of_resolved
-from dltrain.config.targets import VALUES
+from dltrain.config.targets import needs_trust, trust_at
 from dltrain.config.translate import too_deep
 from dltrain.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -22,13 +22,16 @@ _TABLES = ("dltrain.data.table.table", "dltrain.data.series.series")
 
 def as_text(cfg: DictConfig) -> str:
     """A composed configuration as YAML, for another process of the same run."""
-    return OmegaConf.to_yaml(cfg)
+    return OmegaConf.to_yaml({"foreign": bool(cfg._get_flag("foreign")), "config": OmegaConf.to_container(cfg)})
 
 
 def of_text(text: str) -> DictConfig:
     """What :func:`as_text` was made of; checked and trusted as it was there."""
-    cfg = OmegaConf.create(text)
+    read = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(read, dict)
+    cfg = OmegaConf.create(read["config"])
     assert isinstance(cfg, DictConfig)
+    cfg._set_flag("foreign", read["foreign"])
     return cfg
 
 
@@ -84,6 +87,7 @@ def of_run(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
             problems.append(f"{key} is no key of this run{hint}")
         elif key == "logger":
             cfg.logger = _loggers(override.value())
+            cfg.logger._set_flag("foreign", False)  # this user has named them
         elif isinstance(known[name], DictConfig) and not isinstance(override.value(), dict):
             problems.append(f"{text}: a group cannot be chosen anew for a run that has begun; override its keys")
         else:
@@ -133,44 +137,23 @@ def _loggers(chosen: Any) -> DictConfig:
     return merged
 
 
-# Where a _target_ of a stranger's configuration may be defined. All of torch would be too much: torch.hub, torch.load
-# and what torch itself imports run whatever they are given.
-_TRUSTED = (
-    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms", "optuna.pruners"),
-    *(f"dltrain.{leaf}" for leaf in ("data", "losses", "loggers", "models", "schedulers")),
-)
-
-
 def require_trusted(cfg: DictConfig) -> None:
     """Refuse a configuration that came with a checkpoint and names classes of packages that nobody has vouched for.
 
     Raises:
-        ConfigError: each ``_target_`` that is not defined in torch, torchvision, dltrain or the packages of ``trust``.
+        ConfigError: each ``_target_`` that is neither one of the common classes and functions of torch, torchvision,
+            optuna and dltrain nor of the packages of ``trust``.
     """
+    cfg._set_flag("foreign", True)  # for whoever makes what it names
     content = OmegaConf.to_container(cfg, resolve=False)
     problems = [
         f"{key}={target} would run code of '{package}': if you trust it, add 'trust=[{package}]'"
+        + (", or choose loggers, logger=csv" if key.startswith("logger.") else "")
         for key, target in _targets(content, "")
-        if (package := str(target).partition(".")[0]) not in cfg.trust and not _is_trusted(str(target))
+        if (trust := trust_at(cfg, key)).foreign and (package := needs_trust(target, trust))
     ]
     if problems:
         raise ConfigError(problems)
-
-
-def _is_trusted(target: str) -> bool:
-    """Whether ``target`` is defined in one of the packages, and not merely reachable through it."""
-    from pydoc import locate
-
-    def within(name: str) -> bool:
-        return any(name.startswith(f"{package}.") for package in _TRUSTED)
-
-    if target in VALUES:
-        return True
-    if not within(target) or "$" in target:  # an interpolation could become anything
-        return False
-    found = locate(target)
-    # A name that does not exist is told better by whoever builds it.
-    return found is None or within(f"{getattr(found, '__module__', '')}.")
 
 
 def _targets(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,14 +1,17 @@
 """The open part of the configuration: every node with a ``_target_``, on plain dicts."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.arguments import check_arguments
 from dltrain.config.limits import check_limits
+from dltrain.config.literal import escaped
 from dltrain.config.relations import check_relations
 from dltrain.config.rules import LATER, Problem, shown
 from dltrain.config.source import READ
-from dltrain.config.targets import PLACES, Target, find, is_scheduler
+from dltrain.config.targets import PLACES, WITHIN, Target, Trust, find, is_scheduler, trust_at
 from dltrain.errors import ConfigError
 
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "pruner")
@@ -26,11 +29,14 @@ _UNUSABLE = {
 _HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
-def check_nodes(cfg: Mapping[str, Any]) -> Iterator[Problem]:
-    """Every problem of the open nodes of ``cfg``: plain types, with ``LATER`` for what only the data know."""
+def check_nodes(cfg: Mapping[str, Any], trust: Callable[[str], Trust]) -> Iterator[Problem]:
+    """Every problem of the open nodes of ``cfg``: plain types, with ``LATER`` for what only the data know.
+
+    ``trust`` says of a key whose code its node may name.
+    """
     for group in GROUPS:
         if group in cfg:
-            yield from _check_node(group, group, cfg[group])
+            yield from _check_node(group, group, cfg[group], trust(group))
         else:
             yield Problem(group, f"is missing: choose an option, {group}=...; dltrain list {group} shows them")
     loggers = cfg.get("logger")
@@ -40,7 +46,7 @@ def check_nodes(cfg: Mapping[str, Any]) -> Iterator[Problem]:
         )
     elif loggers:
         for name, node in loggers.items():
-            yield from _check_node(f"logger.{name}", "logger", node)
+            yield from _check_node(f"logger.{name}", "logger", node, trust("logger"))
     yield from _safely_related(cfg)
 
 
@@ -50,7 +56,7 @@ def _safely_related(cfg: Mapping[str, Any]) -> Iterator[Problem]:
         yield from check_relations(cfg)
 
 
-def _check_node(key: str, group: str, node: Any) -> Iterator[Problem]:
+def _check_node(key: str, group: str, node: Any, trust: Trust) -> Iterator[Problem]:
     place = PLACES[group]
     if not isinstance(node, dict):
         yield Problem(
@@ -70,7 +76,7 @@ def _check_node(key: str, group: str, node: Any) -> Iterator[Problem]:
     for name in ("_partial_", *(("_args_",) if group in _FILLED else ())):  # dltrain hands over arguments of its own
         if node.get(name):
             yield Problem(f"{key}.{name}", "is not for this place: write each argument with its name", node[name])
-    yield from _check_target(key, group, node)
+    yield from _check_target(key, group, node, trust)
 
 
 def _keys(value: Any) -> Collection[str]:
@@ -87,20 +93,33 @@ def _check_empty(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
             )
 
 
-def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
-    if unnamed := [one for one in node if not isinstance(one, str)]:
-        text = "the name of an argument is text: put it in quotes, if it is one"
-        yield from (Problem(f"{key}.{shown(one)}", text, node[one]) for one in unnamed)
-        return
+def _check_target(
+    key: str, group: str, node: Mapping[str, Any], trust: Trust, inner: bool = False
+) -> Iterator[Problem]:
+    """A node with a target, and those within it; ``inner`` if it is within one and no scheduler of a scheduler."""
     name = node["_target_"]
     try:
-        target = find(name, PLACES[group])
+        target = find(name, WITHIN[group] if inner else PLACES[group], trust)
     except ConfigError as error:
         yield from (Problem(f"{key}._target_", text, name) for text in error.problems)
         return
     if problem := _unusable(target, inner=key != group):
         yield Problem(f"{key}._target_", problem, name)
         return
+    unnamed = [one for one in node if not isinstance(one, str)]
+    text = "the name of an argument is text: put it in quotes, if it is one"
+    yield from (Problem(f"{key}.{shown(one)}", text, node[one]) for one in unnamed)
+    is_called = not node.get("_partial_") and not unnamed
+    found = list(_check_keys(key, "" if inner else group, node, target)) if is_called else []
+    limits = list(check_limits(key, group, node)) if not inner and _is_known(target) else []
+    ranged = {problem.key for problem in limits}  # a range tells more than a type
+    yield from (*limits, *(one for one in found if one.key not in ranged))
+    for one, value in node.items():
+        yield from _check_nested(f"{key}.{one}", group, value, trust)
+
+
+def _check_keys(key: str, group: str, node: Mapping[str, Any], target: Target) -> Iterator[Problem]:
+    """Whether the keys of a node are arguments of its target; ``group`` is empty for a node within another."""
     arguments = {one: value for one, value in node.items() if one not in _HYDRA}
     taken = target.signature.parameters if target.signature else {}
     followed = (one for one in _FOLLOWED.get(group, ()) if one not in taken)
@@ -109,17 +128,12 @@ def _check_target(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Pro
     filled = _FILLED.get(group, tuple(f"_args_[{number}]" for number in range(len(node.get("_args_") or ()))))
     if group == "scheduler" and "optimizer" in list(taken)[1:]:  # ChainedScheduler: handed over by name
         passed, filled = {**passed, "optimizer": LATER}, ()
-    found = [] if node.get("_partial_") else check_arguments(key, _typed(group, passed, target), target, filled, own)
-    limits = list(check_limits(key, group, node)) if group and _is_known(target) else []
-    ranged = {problem.key for problem in limits}  # a range tells more than a type
-    yield from (*limits, *(one for one in found if one.key not in ranged))
-    for one, value in node.items():
-        yield from _check_nested(f"{key}.{one}", group, value)
+    yield from check_arguments(key, _typed(group, passed, target), target, filled, own)
 
 
 def _unusable(target: Target, inner: bool) -> str:
     """Why dltrain cannot use what fits the place otherwise; an empty string where it can."""
-    if target.ancestors[:1] == (PLACES["scheduler"].base,):
+    if target.ancestors[:1] == PLACES["scheduler"].bases:
         return "is what schedulers inherit from: name one of those"
     for name in target.ancestors:
         if name in _UNUSABLE:
@@ -130,7 +144,7 @@ def _unusable(target: Target, inner: bool) -> str:
 
 
 def _is_known(target: Target) -> bool:
-    return target.home.partition(".")[0] in READ
+    return target.package in READ
 
 
 def _typed(group: str, passed: dict[str, Any], target: Target) -> dict[str, Any]:
@@ -139,26 +153,33 @@ def _typed(group: str, passed: dict[str, Any], target: Target) -> dict[str, Any]
     return {name: LATER if name == "mode" and is_plateau else value for name, value in passed.items()}
 
 
-def _check_nested(key: str, group: str, value: Any) -> Iterator[Problem]:
+def _check_nested(key: str, group: str, value: Any, trust: Trust) -> Iterator[Problem]:
     """A value of a node of the group: what it names, at any depth; schedulers may be made of others."""
     if isinstance(value, dict) and value.get("_target_") is not None:
-        is_inner = group == "scheduler" and is_scheduler(value["_target_"])
-        yield from _check_target(key, group if is_inner else "", value)
+        inner = group != "scheduler" or not is_scheduler(value["_target_"], trust)
+        yield from _check_target(key, group, value, trust, inner)
     elif isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
-            yield from _check_nested(f"{key}.{name}", group, item)
+            yield from _check_nested(f"{key}.{name}", group, item, trust)
 
 
-def require_harmless(key: str, node: Mapping[str, Any]) -> None:
-    """Refuse a resolved node that would make what may not stand within it.
+def settled(cfg: DictConfig, key: str, without: Collection[str] = ()) -> DictConfig:
+    """The node ``key`` but for the keys ``without``, ready to be made: nothing in it is resolved any more.
 
-    The check before was made without the facts of the data; a resolver can make another node of them.
+    Its targets are checked once more, on what they are now: the check before was made without the facts of the data.
 
     Raises:
-        ConfigError: each such ``_target_``.
+        ConfigError: each ``_target_`` that may not stand where it stands.
     """
-    group = key.partition(".")[0]
-    found = [problem for name, value in node.items() for problem in _check_nested(f"{key}.{name}", group, value)]
-    if refused := [problem.sentence() for problem in found if problem.key.endswith("._target_")]:
+    node = OmegaConf.select(cfg, key)
+    outer = node._get_parent()
+    node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
+    node._set_parent(outer)  # so that interpolations still find the rest
+    resolved: Any = OmegaConf.to_container(node, resolve=True)
+    problems = _check_target(key, key.partition(".")[0], resolved, trust_at(cfg, key))
+    if refused := [problem.sentence() for problem in problems if problem.key.endswith("._target_")]:
         raise ConfigError(refused)
+    made = OmegaConf.create(escaped(escaped(resolved)))  # as Hydra resolves it, and then what came out of that
+    assert isinstance(made, DictConfig)
+    return made

@@ -202,6 +202,13 @@ def method(found: Definition, name: str) -> Definition | None:
     return None
 
 
+def registers_model(found: Definition) -> bool:
+    """Whether this is one of torchvision's functions that it lists as those which make a network."""
+    calls = [one.func for one in getattr(found.node, "decorator_list", ()) if isinstance(one, ast.Call)]
+    home = found.module.name.startswith("torchvision.models.")
+    return home and any(isinstance(call, ast.Name) and call.id == "register_model" for call in calls)
+
+
 def signature(found: Definition) -> inspect.Signature | None:
     """Parameters of a function, or of a class's ``__init__`` without ``self``; ``None`` when the files do not say."""
     if isinstance(found.node, ast.FunctionDef):

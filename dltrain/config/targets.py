@@ -1,20 +1,26 @@
 """What a ``_target_`` names, and whether it may stand where it stands. Torch is not imported for torch's own classes.
 
-A target of torch, torchvision or dltrain is read from its file (:mod:`~.source`), any other one is imported.
-What could do harm is refused by its name, before anything is imported or called, and by where it was defined.
+A target of torch, torchvision, optuna or dltrain is read from its file (:mod:`~.source`), any other one is imported.
+What could do harm is refused by its name, before anything is imported or called, and by where it was defined. The same
+:func:`find` looks at a configuration before its run begins, and at each node once more just before it is made.
 """
 
 import inspect
 import os
+import re
 import sys
 import traceback
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import import_module
+from functools import cache
+from importlib import import_module, metadata
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 
 from dltrain.config import source
 from dltrain.errors import ConfigError, did_you_mean
@@ -42,72 +48,135 @@ _PUBLIC = {
 }
 
 _EXTRAS = {"optuna": "optuna"}  # which of dltrain's extras brings a package
+_INSTALLED = frozenset(("site-packages", "dist-packages"))
+
+# Where classes of the four kinds lie that a configuration of somebody else's may name, besides what conf/ names.
+_COMMON = (
+    *("torch.nn.modules", "torch.optim", "torchvision.models", "torchvision.ops", "optuna.pruners"),
+    *("dltrain.models", "dltrain.losses", "dltrain.schedulers"),
+)
+_TRANSFORMS = "torchvision.transforms"
+_ONLINE = {f"dltrain.loggers.{name}": name for name in ("mlflow", "wandb")}  # they write elsewhere, or to a server
+# Functions of torchvision's that make parts of networks, and those that read or change one image.
+_PARTS = tuple(f"torchvision.models.{name}" for name in ("detection.backbone_utils", "feature_extraction"))
+_READERS = ("torchvision.io.image.read_image", "torchvision.io.image.decode_image")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose code a configuration may name: packages that the user vouches for; ``foreign`` if it is somebody else's."""
+
+    packages: tuple[str, ...] = ()
+    foreign: bool = False
+
+
+def trust_at(cfg: DictConfig, key: str) -> Trust:
+    """What the user has said of the configuration that the node ``key`` is from."""
+    packages = OmegaConf.select(cfg, "trust", throw_on_resolution_failure=False)
+    node = cfg._get_node(key.partition(".")[0])
+    foreign = bool((node if isinstance(node, Node) else cfg)._get_flag("foreign"))
+    return Trust(tuple(map(str, packages)) if isinstance(packages, ListConfig) else (), foreign)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A class or function: its parameters, and for a class the full names of what it inherits from, itself first."""
+    """A class or function: its parameters, and for a class the full names of what it inherits from, itself first.
+
+    ``name`` is what was written, ``full`` where it is defined; ``builds``: torchvision has registered it as one
+    that makes a network.
+    """
 
     name: str
-    home: str
+    full: str
     signature: inspect.Signature | None
     ancestors: tuple[str, ...] = ()
     methods: frozenset[str] = frozenset()
+    builds: bool = False
 
     @property
     def is_class(self) -> bool:
         return bool(self.ancestors)
 
+    @property
+    def package(self) -> str:
+        return self.full.partition(".")[0]
+
 
 @dataclass(frozen=True)
 class Place:
-    """A node of the configuration: what its target is, and which of torch's and dltrain's names are meant for it."""
+    """A node of the configuration, and what its target may be.
+
+    A class inherits from one of ``bases`` or has ``methods``; others of the user's pass where ``open`` is true. Of the
+    packages that are read, classes in ``homes`` pass too, and those functions alone that dltrain's own files name in
+    ``groups``, build a network (with ``model`` among these), or lie in ``makers``.
+    """
 
     what: str
-    homes: tuple[str, ...]
     example: str
-    base: str = ""
+    bases: tuple[str, ...] = ()
     methods: frozenset[str] = frozenset()
+    homes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    makers: tuple[str, ...] = ()
+    open: bool = False
     functions: bool = True
 
 
+_DATA_SETS = ("torchvision.datasets", "torch.utils.data.dataset")
+_NETWORKS = (*_PARTS, "torchvision.models._api.get_model")
 PLACES = {
     "dataset": Place(
         "a function or class that makes a data set",
-        ("dltrain.data", "torchvision.datasets"),
         "dltrain.data.bundled.digits",
+        homes=_DATA_SETS,
+        groups=("dataset",),
+        open=True,
     ),
-    "model": Place(
-        "a torch.nn.Module", ("torch.nn", "torchvision.models", "dltrain.models"), "dltrain.models.CNN", _MODULE
-    ),
-    "loss": Place("a loss", ("torch.nn", "dltrain.losses"), "torch.nn.CrossEntropyLoss", _MODULE),
-    "optim": Place("an optimizer", ("torch.optim",), "torch.optim.SGD", _OPTIMIZER, functions=False),
+    "model": Place("a torch.nn.Module", "dltrain.models.CNN", (_MODULE,), groups=("model",), makers=_NETWORKS),
+    "loss": Place("a loss", "torch.nn.CrossEntropyLoss", (_MODULE,), groups=("loss",)),
+    "optim": Place("an optimizer", "torch.optim.SGD", (_OPTIMIZER,), functions=False),
     "scheduler": Place(
-        "a learning-rate scheduler",
-        ("torch.optim", "dltrain.schedulers"),
-        "torch.optim.lr_scheduler.StepLR",
-        _SCHEDULER,
+        "a learning-rate scheduler", "torch.optim.lr_scheduler.StepLR", (_SCHEDULER,), groups=("scheduler",)
     ),
-    "pruner": Place("a pruner", ("optuna.pruners",), "optuna.pruners.MedianPruner", _PRUNER, functions=False),
+    "pruner": Place("a pruner", "optuna.pruners.MedianPruner", (_PRUNER,), functions=False),
     "logger": Place(
         "a logger",
-        ("dltrain.loggers",),
         "dltrain.loggers.csv.CSVLogger",
         methods=frozenset({"log", "close"}),
+        homes=("dltrain.loggers",),
         functions=False,
     ),
-    "": Place(  # a node within one of those
-        "a class or function",
-        (
-            *("torch.nn", "torch.optim", "torch.utils.data", "torchvision", "dltrain.models", "dltrain.losses"),
-            "optuna.pruners",
-        ),
-        "torch.nn.Linear",
+}
+# Nodes within one of those: whatever the user's own code makes of its arguments, and of torch's what fits.
+_INNER = Place(
+    "a module, or a function that makes one",
+    "torch.nn.Linear",
+    (_MODULE,),
+    homes=("torchvision.models",),
+    groups=("model", "loss"),
+    makers=_NETWORKS,
+    open=True,
+)
+WITHIN = {
+    "model": _INNER,
+    "loss": _INNER,
+    "dataset": Place(
+        "a transform or a data set",
+        "torchvision.transforms.v2.Resize",
+        (_MODULE,),
+        homes=(_TRANSFORMS, *_DATA_SETS),
+        groups=("dataset",),
+        makers=(f"{_TRANSFORMS}.functional", f"{_TRANSFORMS}.v2.functional", "torchvision.datasets.folder", *_READERS),
+        open=True,
     ),
+    "optim": Place("an optimizer or a value", "torch.tensor", (_OPTIMIZER,), open=True),
+    "scheduler": Place("a scheduler or a value", "torch.tensor", (_SCHEDULER,), groups=("scheduler",), open=True),
+    "pruner": Place("a pruner", "optuna.pruners.MedianPruner", (_PRUNER,), open=True),
+    "logger": Place("a value", "torch.tensor", open=True),
 }
 
 
-def find(name: Any, place: Place) -> Target:
+def find(name: Any, place: Place, trust: Trust) -> Target:
     """The class or function that ``name`` stands for, if it may stand in ``place``.
 
     Raises:
@@ -117,17 +186,63 @@ def find(name: Any, place: Place) -> Target:
         raise _refusal(f"must be the full name of a class or function, for example {place.example}")
     top = name.partition(".")[0]
     _require_harmless(top, name, place)
-    if name in VALUES and not place.base:
-        return Target(name, "torch", None)
-    target = _read(name, place) if top in source.READ else _imported(name, place)
+    if trust.foreign and (package := needs_trust(name, trust)):
+        raise _refusal(f"would run code of '{package}': if you trust it, add 'trust=[{package}]'")
+    if name in VALUES and place in WITHIN.values():
+        return Target(name, name, None)
+    target = _read(name, place) if top in source.READ else _imported(name, place, trust)
     _require_fitting(target, place)
     return target
 
 
-def is_scheduler(name: Any) -> bool:
+def needs_trust(name: Any, trust: Trust) -> str:
+    """The package that the user has to vouch for where a configuration of somebody else's names ``name``, if any."""
+    text = str(name)
+    top, home = text.partition(".")[0], text.rpartition(".")[0]
+    package = _ONLINE.get(home, top)
+    return "" if package in trust.packages or _is_common(text) else package
+
+
+def _is_common(name: str) -> bool:
+    """Whether ``name`` is a network, loss, optimizer or the like that neither writes nor connects nor runs code."""
+    top = name.partition(".")[0]
+    if name in VALUES or top not in source.READ or "$" in name:
+        return name in VALUES
+    found = source.find(name)
+    if found is None:  # a name that does not exist is told better by whoever builds it
+        home = source.find(name.rpartition(".")[0])
+        return _lies_in(name, ("torch.nn", *_COMMON)) and isinstance(home, source.Module)
+    if not isinstance(found, source.Definition) or found.is_value or _lies_in(found.name, _ONLINE):
+        return False
+    if not found.is_class:
+        return source.registers_model(found) or _is_shipped(name, found.name, PLACES)
+    ancestors = {one.name for one in source.bases(found)}
+    if _lies_in(found.name, _COMMON):
+        return not ancestors.isdisjoint(_PUBLIC)
+    return _lies_in(found.name, (_TRANSFORMS,)) or _is_shipped(name, found.name, PLACES)
+
+
+@cache
+def _written(group: str) -> frozenset[str]:
+    """The targets that dltrain's own files of a group name."""
+    paths = [path for path in (files("dltrain.conf") / group).iterdir() if path.name.endswith(".yaml")]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return frozenset(name for text in texts for name in re.findall(r"^\s*_target_: ([\w.]+)", text, re.M))
+
+
+def _is_shipped(name: str, full: str, groups: Iterable[str]) -> bool:
+    """Whether dltrain's own files name what is written as ``name`` and defined as ``full``, by whatever name."""
+    written = [each for group in groups for each in _written(group)]
+    if name in written:
+        return True
+    found = (source.find(each) for each in written if each.partition(".")[0] == full.partition(".")[0])
+    return any(isinstance(each, source.Definition) and each.name == full for each in found)
+
+
+def is_scheduler(name: Any, trust: Trust) -> bool:
     """Whether ``name`` is a class of learning-rate schedulers, or a function that makes one of its ``optimizer``."""
     try:
-        target = find(name, PLACES["scheduler"])
+        target = find(name, PLACES["scheduler"], trust)
     except ConfigError:  # told by whoever looks it up for its own place
         return False
     return target.is_class or (target.signature is not None and "optimizer" in target.signature.parameters)
@@ -150,7 +265,8 @@ def _read(name: str, place: Place) -> Target:
     lineage = list(source.bases(found)) if found.is_class else []
     methods = frozenset(one for one in place.methods if source.method(found, one))
     ancestors = tuple(one.name for one in lineage)
-    return Target(name, found.module.name, source.signature(found), ancestors, methods)
+    builds = source.registers_model(found)
+    return Target(name, found.name, source.signature(found), ancestors, methods, builds)
 
 
 def _unfound(name: str, found: source.Definition | source.Module | None, place: Place) -> str:
@@ -171,20 +287,59 @@ def _unfound(name: str, found: source.Definition | source.Module | None, place: 
     return f"there is no package {parts[0]} on this machine{install}"
 
 
-def _imported(name: str, place: Place) -> Target:
+def _imported(name: str, place: Place, trust: Trust) -> Target:
+    top = name.partition(".")[0]
+    if not place.bases:  # nothing that an import could tell
+        _require_vouched(top, name, trust)
     value = _import(name)
     if not inspect.isclass(value) and not inspect.isroutine(value):
         raise _refusal(f"is {_with_article(type(value).__name__)}, not {place.what}")
-    home = getattr(value, "__module__", None) or ""
+    home = getattr(value, "__module__", None) or "builtins"
     # Where it was defined, not where it was named: `from os import system` in a file of the user's hides nothing.
-    _require_harmless(home.partition(".")[0] or "builtins", f"{home}.{value.__qualname__}", place)
-    if home.partition(".")[0] in source.READ:
-        return _read(f"{home}.{value.__qualname__}", place)
+    full, package = f"{home}.{value.__qualname__}", home.partition(".")[0]
+    _require_harmless(package, full, place)
+    if package in source.READ:
+        return _read(full, place)
     ancestors = (
         tuple(f"{base.__module__}.{base.__qualname__}" for base in value.__mro__) if inspect.isclass(value) else ()
     )
+    if set(place.bases).isdisjoint(ancestors):
+        for named in dict.fromkeys((top, package)):
+            _require_vouched(named, name, trust)
     methods = frozenset(one for one in place.methods if _takes_one(value, one))
-    return Target(name, home, signature_of(value), ancestors, methods)
+    return Target(name, full, signature_of(value), ancestors, methods)
+
+
+def _require_vouched(package: str, name: str, trust: Trust) -> None:
+    """Refuse what is of a package that is neither the user's own code nor made for torch, without importing it."""
+    if package in trust.packages or not _is_installed(package) or _requires_torch(package):
+        return
+    why = f"{name} is of the installed package {package}, which does not say that it works with torch"
+    raise _refusal(f"is refused: {why}; if you trust it, add trust=[{package}]")
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package lies where pip puts packages, unlike files of the user's and what is installed as editable."""
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module that was made by hand
+        return True
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return any(not _INSTALLED.isdisjoint(Path(place).parts) for place in places if place)
+
+
+@cache
+def _requires_torch(package: str) -> bool:
+    """Whether the distribution of a package requires torch, always or for an extra that is named after it."""
+    try:
+        names: Iterable[str] = (metadata.distribution(package).metadata["Name"],)
+    except metadata.PackageNotFoundError:  # scikit-learn is imported as sklearn
+        names = metadata.packages_distributions().get(package, ())
+    needs = [text for name in names for text in metadata.requires(name) or ()]
+    return any(
+        re.match(r"torch(vision)?(?![\w.-])", text) and ("extra ==" not in text or text.count("torch") > 1)
+        for text in needs
+    )
 
 
 def _takes_one(value: Any, name: str) -> bool:
@@ -297,20 +452,32 @@ def signature_of(value: Any) -> inspect.Signature | None:
 
 
 def _require_fitting(target: Target, place: Place) -> None:
-    """Raise unless a class is of the place's kind; a function is trusted if it lies where such functions are."""
-    top = target.home.partition(".")[0]
-    here = _lies_in(target.home, place.homes) or _lies_in(target.name, place.homes)
-    if target.is_class and (place.base or place.methods):
-        fits = place.base in target.ancestors if place.base else target.methods == place.methods
-    elif target.is_class:
-        fits = here or top not in source.READ
-    else:
-        fits = (here and top != "torch" if top in source.READ else True) and place.functions
-    if not fits:
-        kind = "class" if target.is_class else "function"
-        needs = f" with the methods {' and '.join(sorted(place.methods))}, of one argument" if place.methods else ""
-        needs += f": it must inherit from {_PUBLIC[place.base]}" if target.is_class and place.base else ""
-        raise _refusal(f"is a {kind}, but not {place.what}{needs}; one is, for example, {place.example}")
+    """Raise unless a class is of the place's kind, and a function one of those that make such things."""
+    if _fits(target, place):
+        return
+    kind = "class" if target.is_class else "function"
+    needs = f" with the methods {' and '.join(sorted(place.methods))}, of one argument" if place.methods else ""
+    if target.is_class and place.bases and not place.open:
+        needs += f": it must inherit from {_PUBLIC[place.bases[0]]}"
+    raise _refusal(f"is a {kind}, but not {place.what}{needs}; one is, for example, {place.example}")
+
+
+def _fits(target: Target, place: Place) -> bool:
+    is_read = target.package in source.READ
+    if not target.is_class:
+        return place.functions and (not is_read or _makes(target, place))
+    if place.methods:
+        return target.methods == place.methods and (not is_read or _lies_in(target.full, place.homes))
+    if not set(place.bases).isdisjoint(target.ancestors):
+        return True
+    return _lies_in(target.full, place.homes) if is_read else place.open
+
+
+def _makes(target: Target, place: Place) -> bool:
+    """Whether a function of torch's or dltrain's is known to make what stands in the place."""
+    if (target.builds and "model" in place.groups) or _lies_in(target.full, place.makers):
+        return True
+    return _is_shipped(target.name, target.full, place.groups)
 
 
 def _lies_in(name: str, homes: Iterable[str]) -> bool:

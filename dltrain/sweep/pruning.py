@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain.config.nodes import settled
 from dltrain.errors import ConfigError
 from dltrain.metric_names import lower_is_better
 from dltrain.record import flat
@@ -28,7 +29,7 @@ def make_pruner(config: DictConfig) -> Any:
     if config.pruner._target_ is None:
         return None
     try:
-        return instantiate(config.pruner, _convert_="all")
+        return instantiate(settled(config, "pruner"), _convert_="all")
     except InstantiationException as error:
         raise ConfigError([f"pruner: {error.__cause__ or error}"]) from error
 
