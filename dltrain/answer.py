@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from dltrain import distributed
-from dltrain.errors import SIGNALLED, ConfigError, DltrainError
+from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, exit_code_of
 from dltrain.streams import printable
 
 _kept: list[TextIO] = []  # stdout as it was before what lies within
@@ -85,6 +85,43 @@ def print_json(content: Mapping[str, Any]) -> None:
     give()
 
 
+def report(error: BaseException) -> int:
+    """Say on stderr what has ended a command: one message for what the user can mend, a traceback for a bug.
+
+    Returns the exit code.
+    """
+    error = explained(error)
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        text = "interrupted"
+    elif isinstance(error, DltrainError):
+        text = str(error)
+    elif isinstance(error, SystemExit):  # of a class of the user's, or of a plugin, which has said why
+        return exit_code_of(error)
+    else:
+        traceback.print_exception(error)
+        distributed.leave_error(f"a bug: {_text_of(error)}")
+        return 1
+    if not is_told(error):
+        print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
+        distributed.leave_error(text)  # once it is said: the launcher says what has not been
+    return exit_code_of(error)
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether another process has said on stderr what has ended this one, or a plugin of Hydra's has."""
+    return isinstance(error, SystemExit) or bool(getattr(error, "is_told", False))
+
+
+def explained(error: BaseException) -> BaseException:
+    """``error``, or what it says of the configuration in dltrain's words."""
+    if "hydra" in sys.modules:
+        from dltrain.config.translate import is_composition_error, translated
+
+        if is_composition_error(error):
+            return ConfigError(translated(error))
+    return error
+
+
 def say_how_it_ended(code: int, error: BaseException | None) -> None:
     """Answer for a command that ``error`` has ended with exit code ``code``, unless there is an answer.
 
@@ -92,7 +129,7 @@ def say_how_it_ended(code: int, error: BaseException | None) -> None:
     """
     is_last_word = code > SIGNALLED or not distributed.may_start_again()
     if is_last_word and stdout() and not (_given.is_set() or on_terminal()):
-        print_json(ending(code, error))
+        print_json(ending(code, explained(error) if error else None))
 
 
 def ending(code: int, error: BaseException | None) -> dict[str, Any]:

@@ -6,30 +6,17 @@ import re
 import shlex
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
-from pathlib import Path
-from secrets import token_hex
-from typing import Any
+from contextlib import redirect_stdout
 
 from dltrain import __version__, answer, distributed, signals
 from dltrain.answer import stdout_kept
 from dltrain.completion import asks_for_completion, complete
-from dltrain.errors import (
-    SIGNALLED,
-    ConfigError,
-    DltrainError,
-    Interrupted,
-    UserError,
-    did_you_mean,
-    exit_code_of,
-    quoted,
-)
+from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of, quoted
 from dltrain.help import asks_for_help, help_text
 from dltrain.machine import die_with_parent, shorten_spin
 from dltrain.process import leave, process_kept
-from dltrain.streams import on_any_streams, printable
+from dltrain.streams import on_any_streams
 from dltrain.verbs import VERBS
 
 _SHARED = (None, "resume", "evaluate", "predict")  # verbs that several processes do together; training has none
@@ -69,7 +56,7 @@ def _run(arguments: list[str]) -> int:
     answer.begin()
     code, cause = _tried(arguments)
     if code:
-        answer.say_how_it_ended(code, _explained(cause) if cause else None)
+        answer.say_how_it_ended(code, cause)
     return code
 
 
@@ -77,16 +64,14 @@ def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
     """The exit code, and what has ended the command with it, which is said on stderr."""
     try:
         with signals.handled():
-            _dispatch(arguments)
+            code = _dispatch(arguments)
             sys.stdout.flush()
-    except SystemExit as leave:  # a flag of Hydra's, or a job that has reported its error
-        return leave.code if isinstance(leave.code, int) else int(leave.code is not None), leave.__context__
     except BrokenPipeError as error:  # `dltrain list | head`: nobody reads on, and the flush at exit must not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, error
     except BaseException as error:
-        return report_error(error), error
-    return 0, None
+        return answer.report(error), None if answer.is_told(error) else error
+    return code, None
 
 
 def _release_others(arguments: Sequence[str]) -> None:
@@ -131,7 +116,8 @@ def _verb(arguments: Sequence[str]) -> str | None:
     return arguments[0] if arguments and arguments[0] in VERBS else None
 
 
-def _dispatch(arguments: list[str]) -> None:
+def _dispatch(arguments: list[str]) -> int:
+    """Do what ``arguments`` ask for; returns 1 where jobs of a sweep are not done, each of which has been told."""
     if arguments[:1] == ["--version"]:
         print(f"dltrain {__version__}")
     elif asks_for_help(arguments):
@@ -141,7 +127,8 @@ def _dispatch(arguments: list[str]) -> None:
         complete(arguments, _completed_by_hydra)
     else:
         _require_working_directory()
-        _execute(arguments)
+        return _execute(arguments)
+    return 0
 
 
 def _require_working_directory() -> None:
@@ -152,8 +139,8 @@ def _require_working_directory() -> None:
         raise UserError("the working directory was deleted; go to one that is there: cd FOLDER") from error
 
 
-def _execute(arguments: list[str]) -> None:
-    """Run the verb that comes first, or train."""
+def _execute(arguments: list[str]) -> int:
+    """Run the verb that comes first, or train; as :func:`_dispatch`."""
     if arguments and arguments[0] in VERBS:
         VERBS[arguments[0]](arguments[1:])
     elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
@@ -161,19 +148,70 @@ def _execute(arguments: list[str]) -> None:
         verbs = f"Verbs: {', '.join(VERBS)}; training takes none, dltrain key=value ... (dltrain --help)"
         raise UserError(f"there is no verb '{arguments[0]}'{hint} {verbs}")
     else:
-        _hydra([*arguments, *_after_restart()])
+        return _train([*arguments, *_after_restart()])
+    return 0
+
+
+def _train(arguments: Sequence[str]) -> int:
+    """``dltrain [overrides]``: a run, a sweep, or what flags of Hydra's ask to see; as :func:`_dispatch`."""
+    from dltrain.config.compose import Composer, show
+    from dltrain.config.flags import parse_flags
+    from dltrain.config.session import context_of, hydra_session
+
+    with hydra_session():
+        flags = parse_flags(arguments)
+        if flags.shows:
+            show(flags)
+            return 0
+        composer = Composer(flags)
+        with stdout_kept():  # the check imports classes of the user's
+            cfg = composer()
+        if flags.sweeps:
+            if distributed.is_worker():
+                raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
+            from dltrain.sweep.start import run_sweep
+
+            return int(not run_sweep(composer, cfg, flags.words, shlex.join(["dltrain", *arguments])))
+        from dltrain.job import run_alone
+
+        run_alone(context_of(cfg, composer.loader), cfg, arguments)
+    return 0
+
+
+def check(arguments: Sequence[str]) -> None:
+    """``dltrain check``: composes as for a run or a sweep, of which each job must be in order, and looks at it."""
+    from dltrain.config.compose import Composer, show
+    from dltrain.config.flags import parse_flags
+    from dltrain.config.session import hydra_session, output_folder, without_hydra
+
+    with hydra_session():
+        flags = parse_flags(arguments)
+        if flags.shows:
+            show(flags)
+            return
+        composer = Composer(flags)
+        with stdout_kept():
+            cfg = composer(each_job=True)
+        if flags.sweeps:
+            from dltrain.commands.jobs import list_jobs
+
+            list_jobs(composer.jobs())
+        else:
+            from dltrain.commands.check import check as check_run
+
+            check_run(without_hydra(cfg), output_folder(cfg))
 
 
 def _completed_by_hydra(arguments: Sequence[str]) -> str:
     """What Hydra has to offer for the line; where it is wrong as far as it goes this is nothing, without a message."""
-    found = io.StringIO()
+    offered = io.StringIO()
     try:
-        with redirect_stdout(found):
-            _hydra(arguments)
+        with redirect_stdout(offered):
+            _train(arguments)
     except Exception as error:
-        if not isinstance(_explained(error), UserError):
+        if not isinstance(answer.explained(error), UserError):
             raise
-    return found.getvalue()
+    return offered.getvalue()
 
 
 def _after_restart() -> list[str]:
@@ -184,145 +222,3 @@ def _after_restart() -> list[str]:
 
     folder = earlier_folder()
     return [f"hydra.run.dir={quoted(folder)}", "resume=auto"] if folder else []
-
-
-def check(arguments: Sequence[str]) -> None:
-    """``dltrain check``: Hydra composes as for a run, and calls what only looks at the result in its place."""
-    _hydra(arguments, ["+hydra.callbacks.dltrain_check._target_=dltrain.config.rehearsal.Rehearsal"], each_job=True)
-
-
-def report_error(error: BaseException) -> int:
-    """Print one message for what the user can mend, a traceback for a bug; returns the exit code."""
-    error = _explained(error)
-    if isinstance(error, KeyboardInterrupt | Interrupted):
-        return _say("interrupted", exit_code_of(error))
-    if isinstance(error, DltrainError):
-        return _say(str(error), exit_code_of(error))
-    traceback.print_exception(error)
-    distributed.leave_error(f"a bug: {''.join(traceback.format_exception_only(error)).strip()}")
-    return 1
-
-
-def _explained(error: BaseException) -> BaseException:
-    """``error``, or what it says of the configuration in dltrain's words."""
-    if "hydra" in sys.modules:
-        from dltrain.config.translate import is_composition_error, translated
-
-        if is_composition_error(error):
-            return ConfigError(translated(error))
-    return error
-
-
-def _say(text: str, code: int) -> int:
-    print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
-    distributed.leave_error(text)  # once it is said: the launcher says what has not been
-    return code
-
-
-def _hydra(arguments: Sequence[str], extra: Sequence[str] = (), each_job: bool = False) -> None:
-    """Check the configuration, then hand ``arguments`` to Hydra, which composes it and calls :func:`_job` with it.
-
-    ``each_job``: of a sweep must be in order, and not only some.
-    """
-    from dltrain.config.hydra_state import hydra_state_kept
-
-    # Hydra would print errors its own way and exit with 1; this makes it hand them on.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Classes of the working directory can be named as a _target_ without installing them.
-    sys.path.insert(0, os.getcwd())
-    with hydra_state_kept():
-        _call_hydra(arguments, extra, each_job)
-
-
-def _call_hydra(arguments: Sequence[str], extra: Sequence[str], each_job: bool) -> None:
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    from dltrain.config.command import check_command
-    from dltrain.config.command_line import for_hydra
-    from dltrain.config.flags import parse_flags
-    from dltrain.config.plugins import prefer_ours
-
-    if odd := [word for word in arguments if re.search("[\ud800-\udfff]", word)]:
-        raise UserError(f"{odd[0]!a} is no UTF-8 text, which a configuration must be: rename what it names")
-    # Two runs never share a folder, however close they start. Cached: one value for a whole sweep.
-    OmegaConf.register_new_resolver("dltrain_unique", lambda: token_hex(4), use_cache=True, replace=True)
-    prefer_ours()
-    given = for_hydra(arguments)
-    flags = parse_flags(given)
-    shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
-    if not shows:
-        with stdout_kept():  # it imports classes of the user's
-            check_command(given, each_job)
-    if flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides:
-        if distributed.is_worker():
-            raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
-        from dltrain.sweep.launcher import register
-
-        register(shlex.join(["dltrain", *arguments]))
-        extra = [*extra, "+hydra.callbacks.dltrain_sweep._target_=dltrain.sweep.finish.Finish"]
-    sys.argv = ["dltrain", *given, *extra]
-
-    def job(cfg: Any, pruning: Any = None) -> float:  # our launcher hands over what may end a job of its sweep
-        return _job(cfg, arguments, pruning)
-
-    try:
-        hydra.main(version_base=None, config_path="pkg://dltrain.conf", config_name="config")(job)()
-    except SystemExit as leave:
-        if flags.cfg and leave.code == 1:
-            raise UserError(f"--package={flags.package}: dltrain --cfg {flags.cfg} shows what there is") from leave
-        raise
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # a job reports its own errors, so this comes from composing or from making its folder
-        if shows:
-            check_command(given)
-        if isinstance(error, OSError) and not isinstance(error, HydraException):
-            raise UserError(f"the run folder cannot be made: {error}; name another with hydra.run.dir=...") from error
-        raise
-
-
-def _job(cfg: Any, arguments: Sequence[str], pruning: Any) -> float:
-    import logging
-
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from dltrain import config
-    from dltrain.config.command_line import split, without_sweep
-    from dltrain.distributed import launch
-    from dltrain.run import discarded_unless_begun
-
-    job = HydraConfig.get()
-    single = job.mode == RunMode.RUN
-    alone = arguments if single else [*without_sweep(split(arguments)[0]), *job.overrides.task]
-    path = Path(job.runtime.output_dir)
-    command = launch.command_of(alone)
-    if job.job.chdir:  # Hydra has gone to the run folder, where no relative path of the user's leads anywhere
-        os.chdir(job.runtime.cwd)
-        if not distributed.is_worker():  # whoever has started it has said so
-            logging.getLogger(__name__).warning(
-                "hydra.job.chdir=true has no effect: relative paths mean the directory where the command was typed, %s",
-                job.runtime.cwd,
-            )
-    try:
-        with ExitStack() as stack:
-            stop = stack.enter_context(signals.handled())
-            stack.enter_context(discarded_unless_begun(path, command))
-            stack.enter_context(stdout_kept())
-            if not single:
-                stack.enter_context(answer.unheard())
-                # A single run was checked before its folder was made; here keys of a sweep come together.
-                config.check(cfg)
-            if cfg.trainer.devices != 1 and not distributed.is_worker():
-                goes_on = ["resume=auto"] if not single and cfg.resume == "auto" else []  # set by our launcher
-                return launch.run_together([*alone, *goes_on], cfg, path)
-            from dltrain.commands.train import train  # imports torch: time enough for a signal
-
-            return train(cfg, path, command, stop, pruning)
-    except SystemExit:  # other processes have run it, and said how it ended
-        raise
-    except BaseException as error:
-        # Hydra catches exceptions, adds lines of its own and goes on with the sweep; SystemExit passes.
-        sys.exit(report_error(error))

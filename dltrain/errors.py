@@ -22,9 +22,10 @@ from pathlib import Path
 
 
 class DltrainError(Exception):
-    """Base of what is shown to the user as one message."""
+    """Base of what is shown to the user as one message; ``is_told``: another process has shown it."""
 
     exit_code = 1
+    is_told = False
 
 
 class UserError(DltrainError):
@@ -68,6 +69,8 @@ SIGNALLED = 128  # exit codes above are a signal's, as a shell has them
 class Interrupted(BaseException):
     """The signal ``number`` asked the process to stop; the exit code is :data:`SIGNALLED` and the number."""
 
+    is_told = False
+
     def __init__(self, number: int):
         super().__init__(f"signal {number}")
         self.number = number
@@ -76,6 +79,8 @@ class Interrupted(BaseException):
 
 def exit_code_of(error: BaseException) -> int:
     """How a process ends that ``error`` has ended: 1 where it is a bug."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return SIGNALLED + signal.SIGINT
     return error.exit_code if isinstance(error, DltrainError | Interrupted) else 1

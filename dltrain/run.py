@@ -28,11 +28,12 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars", "pillow")
 
-_WRITTEN_BEFORE = {".hydra", "train.log", "multirun.yaml"}  # in the folder of a run or sweep that has not begun
+_WRITTEN_BEFORE = {".hydra", "train.log"}  # in the folder of a run that has not begun
+_OF_SWEEP = ("sweep.json", "multirun.yaml")
 
 
 class RunFolder:
-    """The folder of one run; Hydra has made it, with ``.hydra/`` and ``train.log`` in it.
+    """The folder of one run, in which Hydra writes ``.hydra/`` and ``train.log`` before the run begins.
 
     ``run_id`` is what its files have in common that no other run has, once it has begun.
     """
@@ -46,6 +47,8 @@ class RunFolder:
         self.result: dict[str, Any] = {}
         self._lock: Lock | None = None
         self._is_new = False
+        self._before: dict[Path, bytes] = {}  # of an older run here, what Hydra writes before this one begins
+        self._logged = 0  # bytes of train.log, to which it is added
 
     @property
     def checkpoints(self) -> Path:
@@ -62,6 +65,8 @@ class RunFolder:
             lock.take()
             # Where there are no locks, somebody else may have made the folder.
             self._is_new = lock.is_held and {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
+            self._before = {path: path.read_bytes() for path in self._of_hydra()}
+            self._logged = self._log.stat().st_size if self._log.exists() else 0
         except BlockingIOError as error:
             raise UserError(
                 f"another process runs in '{self.path}'; wait for it, or name another folder with hydra.run.dir=...,"
@@ -71,13 +76,30 @@ class RunFolder:
             raise UserError(f"'{self.path}' cannot be used: {error}") from error
         self._lock = lock
 
-    def require_no_run(self) -> None:
-        """Raise :class:`UserError` where an older run has left checkpoints, which a new one would replace."""
-        if any(self.checkpoints.glob("*.pt")):
+    @property
+    def _log(self) -> Path:
+        return self.path / "train.log"
+
+    def _of_hydra(self) -> list[Path]:
+        places = [self.path / "multirun.yaml", *(self.path / ".hydra").glob("*")]
+        return [path for path in places if path.is_file()]
+
+    def require_free(self, resume: str) -> None:
+        """Raise :class:`UserError` where a sweep lives, or an older run with which ``resume`` does not go on."""
+        if any((self.path / name).exists() for name in _OF_SWEEP):
+            raise UserError(f"'{self.path}' is the folder of a sweep: name another with hydra.run.dir=...")
+        named = path_of(resume).resolve()  # a run folder, or a checkpoint in one
+        goes_on = resume == "auto" or (resume != "off" and self.path.resolve() in (named, named.parent.parent))
+        if not goes_on and any(self.checkpoints.glob("*.pt")):
             raise UserError(
                 f"'{self.path}' holds the checkpoints of an older run; resume=auto goes on with it, and a new run needs"
                 " another folder, hydra.run.dir=..., or this one without its checkpoints/"
             )
+
+    def require_no_run(self) -> None:
+        """Raise :class:`UserError` where a run lives, for a sweep."""
+        if any((self.path / name).exists() for name in ("result.json", "checkpoints")):
+            raise UserError(f"'{self.path}' is the folder of a run: name another with hydra.sweep.dir=...")
 
     def release(self) -> None:
         """Let other processes run here."""
@@ -158,19 +180,77 @@ class RunFolder:
             self.release()
 
     def _remove_new(self) -> None:
-        names = {path.name for path in self.path.iterdir()}
         if self._is_new and self.path != Path.cwd():
             shutil.rmtree(self.path)
-        elif names & {"result.json", "checkpoints"}:  # an older run lives in this folder
-            return
         else:
-            shutil.rmtree(self.path / ".hydra", ignore_errors=True)
-            (self.path / "train.log").unlink(missing_ok=True)
-        for folder in (self.path, *list(self.path.parents)[:2]):
-            if folder.exists() and (folder == Path.cwd() or any(folder.iterdir())):
-                break
-            if folder.exists():
-                folder.rmdir()
+            for path in self._of_hydra():
+                if path not in self._before:
+                    path.unlink()
+            for path, content in self._before.items():
+                if not path.is_file() or path.read_bytes() != content:
+                    path.write_bytes(content)
+            with contextlib.suppress(OSError):  # an older run's has files
+                (self.path / ".hydra").rmdir()
+            if self._log.exists() and self._logged:
+                os.truncate(self._log, self._logged)
+            else:
+                self._log.unlink(missing_ok=True)
+        remove_empty(self.path)
+
+
+def remove_empty(path: Path) -> None:
+    """Remove the folder ``path`` and the two above it, as far as they hold nothing."""
+    for folder in (path, *list(path.parents)[:2]):
+        if folder.exists() and (folder == Path.cwd() or any(folder.iterdir())):
+            break
+        if folder.exists():
+            folder.rmdir()
+
+
+@contextmanager
+def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
+    """The run folder ``path``, for this process alone; it is as it was if its run does not get as far as to begin.
+
+    Raises:
+        UserError: it cannot be made, or another process runs there.
+    """
+    with _locked(path, command) as folder:
+        try:
+            yield folder
+        finally:
+            if not folder.result:
+                folder.discard()
+
+
+@contextmanager
+def own_sweep_folder(path: Path) -> Iterator[None]:
+    """The folder ``path`` of a sweep, for this process alone.
+
+    Raises:
+        UserError: it cannot be made, another process runs there, or it is that of a run.
+    """
+    with _locked(path, "", "hydra.sweep.dir") as folder:
+        folder.require_no_run()
+        try:
+            yield
+        except UserError:
+            if not any(inner.is_dir() for inner in path.iterdir()):  # no job has run
+                folder.discard()
+            raise
+
+
+@contextmanager
+def _locked(path: Path, command: str, key: str = "hydra.run.dir") -> Iterator[RunFolder]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the run folder cannot be made: {error}; name another with {key}=...") from error
+    folder = RunFolder(path, command)
+    folder.lock()
+    try:
+        yield folder
+    finally:
+        folder.release()
 
 
 def is_in_use(path: Path) -> bool | None:

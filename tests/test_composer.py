@@ -3,19 +3,17 @@
 from pathlib import Path
 
 import pytest
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_automatic_config_search_path
+from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import setup_globals
-from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from dltrain.config import sweeps
-from dltrain.config.command import check_command
+from dltrain.config.compose import Composer
+from dltrain.config.flags import parse_flags
+from dltrain.config.hydra_internals import ConfigLoaderImpl
+from dltrain.config.session import hydra_session
 from dltrain.errors import ConfigError
 from dltrain.sweep.combinations import Combinations
-from dltrain.sweep.composer import Composer, SweepLoader
 from dltrain.sweep.ledger import Job, key_of
 
 
@@ -23,21 +21,23 @@ def _words(case):
     return " ".join(map(str, case)) if isinstance(case, list) else str(case)
 
 
+def composer_of(*arguments):
+    return Composer(parse_flags(arguments))
+
+
 def composed_jobs(*arguments):
     """The jobs of ``dltrain -m`` with these arguments: their overrides, and their configurations or what is wrong."""
-    setup_globals()
-    OmegaConf.register_new_resolver("dltrain_unique", lambda: "test", use_cache=True, replace=True)
-    loader = SweepLoader(create_automatic_config_search_path(None, None, "pkg://dltrain.conf"))
-    master = loader.load_configuration("config", list(arguments), RunMode.MULTIRUN)
-    assert OmegaConf.to_container(master.hydra.overrides.task, resolve=False) == list(arguments)
-    compose = Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
-    (jobs,) = Combinations.split_arguments(OverridesParser.create().parse_overrides(list(arguments)), None)
     found = []
-    for job in jobs:
-        try:
-            found.append((job, compose(job)))
-        except ConfigError as error:
-            found.append((job, str(error)))
+    with hydra_session():
+        composer = composer_of("-m", *arguments)
+        whole = composer._sweep = composer._as_a_whole()  # of which no job has been checked
+        assert OmegaConf.to_container(whole.hydra.overrides.task, resolve=False) == list(arguments)
+        (jobs,) = Combinations().batches(OverridesParser.create().parse_overrides(list(arguments)))
+        for job in jobs:
+            try:
+                found.append((job, composer.job(job)))
+            except ConfigError as error:
+                found.append((job, str(error)))
     return found
 
 
@@ -70,12 +70,12 @@ def without_hydra(config):
     ids=" ".join,
 )
 def test_a_job_is_composed_as_a_single_run_is(typed):
-    loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, "pkg://dltrain.conf"))
     jobs = composed_jobs(*typed, "seed=1,2")
     assert len(jobs) == 2
     for seed, (_, config) in enumerate(jobs, 1):
         assert not isinstance(config, str), config
-        alone = loader.load_configuration("config", [*typed, f"seed={seed}"], RunMode.RUN)
+        with initialize_config_module("dltrain.conf", version_base=None):
+            alone = compose("config", [*typed, f"seed={seed}"])
         assert without_hydra(config) == without_hydra(alone)
 
 
@@ -139,7 +139,42 @@ def test_a_key_may_be_one_of_the_options_that_are_swept(typed, key, value):
 
 def test_a_key_that_no_option_has_is_refused_before_the_sweep():
     for sweeper in ([], ["hydra/sweeper=optuna"]):
-        with pytest.raises(ConfigError, match="has no argument hiden_size"):
-            check_command(["-m", "model=lstm,gru", "model.hiden_size=8", *sweeper])
-        with pytest.raises(ConfigError, match=r"write it with a plus sign, \+loss\.weight=\[1,8\]"):
-            check_command(["-m", "seed=1,2", "loss.weight=[1,8]", *sweeper])
+        with hydra_session(), pytest.raises(ConfigError, match="has no argument hiden_size"):
+            composer_of("-m", "model=lstm,gru", "model.hiden_size=8", *sweeper)()
+        with hydra_session(), pytest.raises(ConfigError, match=r"write it with a plus sign, \+loss\.weight=\[1,8\]"):
+            composer_of("-m", "seed=1,2", "loss.weight=[1,8]", *sweeper)()
+
+
+@pytest.fixture
+def composed(monkeypatch):
+    """How often Hydra has composed a configuration, as the overrides of each time."""
+    times = []
+    compose_files = ConfigLoaderImpl._load_configuration_impl
+
+    def counted(self, config_name, overrides, *others, **further):
+        times.append(overrides)
+        return compose_files(self, config_name, overrides, *others, **further)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counted)
+    return times
+
+
+@pytest.mark.parametrize("verb", [[], ["check"]], ids=" ".join)
+def test_a_run_is_composed_once(dltrain, composed, verb):
+    outcome = dltrain(*verb, "model=mlp", "optim=adam", "optim.lr=0.01", "trainer.epochs=1", "dataset.limit=16")
+    assert outcome.code == 0, outcome.stderr
+    assert len(composed) == 1
+
+
+def test_a_sweep_is_composed_as_a_whole_and_once_for_each_choice_of_options(composed):
+    with hydra_session():
+        composer = composer_of("-m", "model=mlp,cnn", "optim.lr=0.1,0.2,0.3", "seed=1,2")
+        composer(each_job=True)
+        jobs = [composer.job(job) for job in composer.jobs()]
+    assert len({(job.model._target_, job.optim.lr, job.seed) for job in jobs}) == 12
+    assert len(composed) == 3
+
+
+def test_a_wrong_override_costs_no_second_composition(dltrain, composed):
+    assert dltrain("optim.lr=-1", "trainer.epochs=0").code == 2
+    assert len(composed) == 1

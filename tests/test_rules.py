@@ -50,6 +50,12 @@ def test_hydra_and_omegaconf_stay_at_the_edge(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & {"hydra", "omegaconf"}
 
 
+@pytest.mark.parametrize("path", [*MODULES, *Path(__file__).parent.glob("*.py")], ids=lambda path: path.name)
+def test_what_hydra_does_not_declare_public_is_imported_in_one_file(path):
+    names = {name for name in imports_of(path) if f"{name}.".startswith("hydra._internal.")}
+    assert not names or path == ROOT / "config" / "hydra_internals.py"
+
+
 def loaded_after(code: str, cwd: Path) -> set[str]:
     """Top-level modules that are loaded once ``code`` has run in its own process."""
     script = f"import sys\n{code}\nprint('loaded', *{{name.split('.')[0] for name in sys.modules}})"

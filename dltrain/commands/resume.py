@@ -12,7 +12,7 @@ from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
 from dltrain.log import log_to
 from dltrain.record import read_config, read_environment, read_result
-from dltrain.run import find_run, started_elsewhere
+from dltrain.run import find_run, own_folder, started_elsewhere
 
 
 def resume(arguments: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def resume(arguments: Sequence[str]) -> None:
     if launched("resume", arguments, [*own, *overrides], path):
         return
     from dltrain import signals
-    from dltrain.commands.train import go_on, own_folder
+    from dltrain.commands.train import go_on
     from dltrain.resume import find_resumable
 
     command = command_of(["resume", *arguments])

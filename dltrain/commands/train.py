@@ -4,8 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,33 +29,12 @@ from dltrain.startup import defer_compiler
 log = logging.getLogger(__name__)
 
 
-def train(cfg: Any, path: Path, command: str, stop: signals.StopRequest, pruning: Pruning | None = None) -> float:
-    """Run the configuration ``cfg`` in the folder ``path``, or go on where ``cfg.resume`` says; returns the best value
-    of the monitored metric. ``pruning`` may end a job of a sweep before its last epoch.
-
-    Whatever is wrong before the first epoch leaves no folder behind.
+def train(cfg: Any, folder: RunFolder, stop: signals.StopRequest, pruning: Pruning | None = None) -> float:
+    """Run the configuration ``cfg`` in ``folder``, or go on where ``cfg.resume`` says; returns the best value of the
+    monitored metric. ``pruning`` may end a job of a sweep before its last epoch.
     """
     write_out(cfg)
-    with own_folder(path, command) as folder:
-        resumable = find_resumable(cfg.resume, path)
-        if cfg.resume != "auto" and not (resumable and resumable.run == path.resolve()):
-            folder.require_no_run()
-        return go_on(cfg, folder, resumable, stop, pruning=pruning)
-
-
-@contextmanager
-def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
-    """The run folder ``path``, for this process alone; it goes again if its run does not get as far as to begin."""
-    folder = RunFolder(path, command)
-    folder.lock()
-    try:
-        yield folder
-    except BaseException:
-        if not folder.result:
-            folder.discard()
-        raise
-    finally:
-        folder.release()
+    return go_on(cfg, folder, find_resumable(cfg.resume, folder.path), stop, pruning=pruning)
 
 
 def go_on(
@@ -174,8 +152,6 @@ def _already_done(parts: Parts, folder: RunFolder, resumable: Resumable) -> floa
         trainer.epochs,
         ", stopped early" if trainer.epoch < trainer.epochs else "",
     )
-    if resumable.run != folder.path.resolve():
-        folder.discard()
     show(resumable.result() | {"run": str(resumable.run)})  # the folder may have been moved or copied
     return trainer.best.value
 

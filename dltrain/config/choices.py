@@ -5,17 +5,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import CLOSED, SHARED
-from dltrain.config.command import loader_of
-from dltrain.config.hydra_state import hydra_state_kept
 from dltrain.config.limits import LIMITS
+from dltrain.config.loader import Loader
 from dltrain.config.rules import Choice, Either, Of, Rule
+from dltrain.config.session import hydra_session
 from dltrain.config.targets import PLACES, find, trust_at
 from dltrain.errors import UserError
 
@@ -46,9 +45,8 @@ def _of_argument(group: str, name: str, overrides: Sequence[str], folder: Path |
     if group not in PLACES:
         return
     try:
-        with hydra_state_kept():
-            setup_globals()
-            cfg = loader_of(folder).load_configuration("config", list(overrides), RunMode.RUN)
+        with hydra_session():
+            cfg = Loader.of(folder).load_configuration("config", list(overrides), RunMode.RUN)
         target = find(OmegaConf.select(cfg, f"{group}._target_"), PLACES[group], trust_at(cfg, group))
     except (HydraException, OmegaConfBaseException, UserError):  # the line is not finished yet
         return

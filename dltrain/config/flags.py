@@ -1,12 +1,46 @@
-"""Hydra's flags on the command line."""
+"""The command line of a training, a sweep or a check, taken apart once: Hydra's flags, and overrides."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
-
+from dltrain.config.hydra_internals import get_args_parser
 from dltrain.errors import UserError
+
+_SWEEP = ("-m", "--multirun")
+
+
+class Flags(argparse.Namespace):
+    """What :func:`parse_flags` has found.
+
+    ``words`` are the flags of one run with their values, as they were typed; ``overrides`` are all other words.
+    """
+
+    words: list[str]
+    overrides: list[str]
+    multirun: bool
+    run: bool
+    config_dir: str | None
+    config_name: str | None
+    config_path: str | None
+    cfg: str | None
+    info: str | None
+    package: str | None
+    resolve: bool
+    help: bool
+    hydra_help: bool
+    shell_completion: bool
+    experimental_rerun: str | None
+
+    @property
+    def shows(self) -> bool:
+        """Whether Hydra is to show something, and nothing is to run."""
+        return bool(self.help or self.hydra_help or self.cfg or self.info or self.shell_completion)
+
+    @property
+    def sweeps(self) -> bool:
+        return bool(self.multirun or "hydra.mode=MULTIRUN" in self.overrides)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,23 +55,39 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own flags, and the overrides.
+def parser_for_help() -> argparse.ArgumentParser:
+    """:func:`parser`, with ``dltrain`` as the command whatever the file is called that has started this process."""
+    found = parser()
+    for action in found._actions:
+        if action.dest == "shell_completion":
+            action.help = re.sub(r"[^\s(][^(\n]* -sc ", "dltrain -sc ", str(action.help))
+    return found
+
+
+def parse_flags(arguments: Sequence[str]) -> Flags:
+    """Flags and overrides, in the order given, wherever they stand.
 
     Raises:
         UserError: a flag that there is not, or flags that exclude each other.
     """
-    flags, unknown = parser().parse_known_args(list(arguments))
+    if odd := [word for word in arguments if re.search("[\ud800-\udfff]", word)]:
+        raise UserError(f"{odd[0]!a} is no UTF-8 text, which a configuration must be: rename what it names")
+    flags, unknown = parser().parse_known_intermixed_args(list(arguments), Flags())
     for word in unknown:
         if word.startswith("-"):
             name = word.lstrip("-").partition("=")[0].replace("-", "_")
             raise UserError(f"there is no flag {word}; a key is written without dashes, {name}=... (dltrain --help)")
         raise UserError(f"'{word}' stands behind a flag: write flags such as -m first, then all keys")
     _require_one_mode(flags)
+    flags.words = [word for word in arguments if word not in _SWEEP]
+    for override in flags.overrides:
+        flags.words.remove(override)
     return flags
 
 
-def _require_one_mode(flags: argparse.Namespace) -> None:
+def _require_one_mode(flags: Flags) -> None:
+    if flags.config_path is not None:
+        raise UserError("--config-path would hide dltrain's own files: --config-dir adds a folder of yours to them")
     if flags.resolve and not flags.cfg and not flags.help:
         raise UserError("--resolve goes with --cfg: dltrain --cfg job --resolve")
     if flags.experimental_rerun:

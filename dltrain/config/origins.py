@@ -5,11 +5,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 
-from dltrain.config.command_line import COMPLETE, complete_file
+from dltrain.config.complete import COMPLETE, complete_file
+from dltrain.config.hydra_internals import CachingConfigRepository
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import hidden_header, key_lines
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from dltrain.config.hydra_internals import CachingConfigRepository
 from dltrain.config.rules import shown
 from dltrain.errors import did_you_mean
 

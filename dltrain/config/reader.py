@@ -2,13 +2,13 @@
 
 import os
 
-from hydra._internal.core_plugins import file_config_source
 from hydra.plugins.config_source import ConfigResult
 
+from dltrain.config import hydra_internals
 from dltrain.yaml_text import require_plain
 
 
-class FileConfigSource(file_config_source.FileConfigSource):
+class FileConfigSource(hydra_internals.FileConfigSource):
     """Takes the place of Hydra's, by whose name it goes."""
 
     def load_config(self, config_path: str) -> ConfigResult:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from dltrain.config.command_line import COMPLETE
+from dltrain.config.complete import COMPLETE
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import file_problems, hidden_header
 from dltrain.errors import did_you_mean

@@ -53,21 +53,18 @@ def settle_signal(error: Interrupted, left: Left) -> NoReturn:
     """End this process, the launcher, which was asked to by a signal.
 
     Raises:
-        SystemExit: rank 0 has said so already.
-        Interrupted: it has not.
+        Interrupted: ``error``, which rank 0 may have told already.
     """
     left.finish("interrupted")
-    if not left.has_spoken:
-        raise error
-    sys.exit(error.exit_code)
+    error.is_told = left.has_spoken
+    raise error
 
 
 def settle_failure(codes: Mapping[int, int], left: Left) -> None:
     """Say what nobody has said of a run whose ranks ended with ``codes``, the first to fail first; negative: a signal.
 
     Raises:
-        SystemExit: rank 0 has said why it failed.
-        TrainingError: it could not. A run that was done before nevertheless is.
+        TrainingError: why, which rank 0 may have told already. A run that was done before nevertheless is.
     """
     rank, code = next(iter(codes.items()))
     sudden = _sudden(codes)
@@ -77,11 +74,9 @@ def settle_failure(codes: Mapping[int, int], left: Left) -> None:
     if sudden and left.result.get("status") == "done":
         print(f"warning: {sudden}, when the run was done", file=sys.stderr)
         return
-    exit_code = 1 if sudden else code
-    if left.has_spoken and not any(map(_is_foreign, codes.values())):
-        sys.exit(exit_code)
     error = TrainingError(f"{cause}{_how_to_go_on(left.path)}")
-    error.exit_code = exit_code
+    error.exit_code = 1 if sudden else code
+    error.is_told = left.has_spoken and not any(map(_is_foreign, codes.values()))
     raise error
 
 

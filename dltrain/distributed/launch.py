@@ -35,8 +35,8 @@ def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
     Returns the best value of the monitored metric.
 
     Raises:
-        SystemExit: with the exit code of a process that has failed, or was asked to stop; rank 0 has said why.
-        TrainingError: rank 0 could not say why.
+        TrainingError: a process has failed, with its exit code; rank 0 may have told why.
+        Interrupted: the run was asked to stop; rank 0 may have told so.
     """
     command, places = shlex.join(["dltrain", *arguments]), [f"hydra.run.dir={quoted(path)}"]
     launch([*arguments, *places], cfg.trainer.devices, cfg.device, command, path)

@@ -15,9 +15,10 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 
 from dltrain.errors import UserError
+from dltrain.job import SweepTask
 from dltrain.machine import available_memory, core_count, die_with_parent
 from dltrain.monitor import Pruning
 from dltrain.signals import HANDLED
@@ -65,7 +66,7 @@ class Forked:
         UserError: this system has no fork.
     """
 
-    def __init__(self, context: HydraContext, task: TaskFunction, at_once: int, judge: Judge | None, draws: bool):
+    def __init__(self, context: HydraContext, task: SweepTask, at_once: int, judge: Judge | None, draws: bool):
         if not hasattr(os, "fork"):
             raise UserError("this system cannot fork processes: use hydra/launcher=basic")
         self.context = context
@@ -121,10 +122,9 @@ class Forked:
                 signal.signal(number, signal.SIG_DFL)
         # A job must not go on alone: started again, the sweep would find its folder taken.
         die_with_parent(signal.SIGKILL, self.pid)
-        task: TaskFunction = self.task
+        pruning = None
         if self.judge and asked:
             pruning = Pruning(partial(_ask, asked), self.judge.name, self.judge.metric)
-            task = partial(task, pruning=pruning)  # type: ignore[call-arg]  # a job of ours takes it
         # Also for processes that the job starts. train.log has what the others say.
         _silence(1)
         if not self.shows:
@@ -134,7 +134,7 @@ class Forked:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
                 take_share(slot, self.at_once)
-            answer = perform(self.context, task, planned.config)
+            answer = perform(self.context, self.task, planned.config, pruning)
         pipe.send(answer)
         pipe.close()
         os._exit(answer.code)  # what the parent has opened is the parent's to close

@@ -5,26 +5,24 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hydra._internal import hydra as hydra_main
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from dltrain.config.compose import Composer
 from dltrain.config.rules import shown
 from dltrain.errors import ConfigError, Interrupted, UserError, to_type
 from dltrain.extras import require_extras
-from dltrain.run import RunFolder
 from dltrain.sweep.combinations import Combinations
-from dltrain.sweep.composer import Composer, SweepLoader
 from dltrain.sweep.forked import Forked, jobs_at_once
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.planning import plan_jobs
@@ -47,12 +45,12 @@ class Jobs(Launcher):
     ``engine``: ``fork`` (processes here), ``local`` or ``slurm`` (submitit) or ``ray``, with its own ``options``.
     """
 
+    composer: Composer
     command = ""
     judge: Judge | None = None  # of a search, which has a study of its own
     objectives: Sequence[tuple[str, str]] = ()  # of a search: its metrics, and whether to minimize or maximize each
     ledger: Ledger | None = None  # once jobs have been launched
     has_stopped = False  # at a job that failed, as sweep.on_failure=stop asks for
-    _folder: RunFolder | None = None  # of the sweep, while it is this process's own
 
     def __init__(self, n_jobs: int | str = 1, engine: str = "fork", **options: Any):
         self.n_jobs = n_jobs
@@ -75,30 +73,13 @@ class Jobs(Launcher):
         if self.engine == "slurm" and shutil.which("srun") is None:
             raise UserError("hydra/launcher=submitit_slurm: there is no SLURM here, srun is not on the PATH")
         self.context = hydra_context
-        self.task = task_function
+        self.task: Any = task_function  # a SweepTask
         self.config = config
-        self.compose = Composer(hydra_context, config)
 
     @property
     def width(self) -> int:
         """How many jobs run at once."""
         return jobs_at_once(self.n_jobs, sys.maxsize)
-
-    @contextmanager
-    def locked(self) -> Iterator[Path]:
-        """Within, the folder of the sweep is this process's own; may be nested."""
-        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
-        if self._folder:
-            yield folder
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = RunFolder(folder, "")
-        self._folder.lock()
-        try:
-            yield folder
-        finally:
-            self._folder.release()
-            self._folder = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is missing or has failed, and say of every job what came of it.
@@ -108,19 +89,14 @@ class Jobs(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         given = [tuple(map(str, one)) for one in job_overrides]
-        with self.locked() as folder:
-            begins = self.ledger is None  # a search launches its jobs a few at a time
-            if self.ledger is None:
-                log.info("sweep in %s", folder)
-                self.ledger = Ledger(folder, self.command)
-                self.ledger.objectives = list(self.objectives)
-            try:
-                found = plan_jobs(self.compose, self.ledger, given, looks_back=begins)
-            except ConfigError:
-                if begins and self._folder:  # nothing has run: what was made for the sweep goes again
-                    self._folder.discard()
-                raise
-            self._run(self.ledger, list(found.values()), len({key_of(one) for one in given}))
+        begins = self.ledger is None  # a search launches its jobs a few at a time
+        if self.ledger is None:
+            folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+            log.info("sweep in %s", folder)
+            self.ledger = Ledger(folder, self.command)
+            self.ledger.objectives = list(self.objectives)
+        found = plan_jobs(self.composer.job, self.ledger, given, looks_back=begins)
+        self._run(self.ledger, list(found.values()), len({key_of(one) for one in given}))
         answers = []
         for overrides in given:
             job, own = self.ledger.find(overrides), found.get(key_of(overrides))
@@ -164,10 +140,10 @@ class Jobs(Launcher):
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
 
 
-def register(command: str) -> None:
+def register(composer: Composer, command: str) -> None:
     """Make our plugins known to Hydra, which takes them from the package ``hydra_plugins`` only.
 
-    ``command`` is what was typed.
+    ``composer`` is that of the sweep to come, ``command`` what was typed.
     """
     try:
         package = importlib.import_module("hydra_plugins")  # there if another plugin is installed
@@ -179,8 +155,7 @@ def register(command: str) -> None:
         vars(module)[plugin.__name__] = plugin
         plugin.__module__ = module.__name__
         Plugins.instance().register(plugin)
-    Jobs.command = command
-    hydra_main.ConfigLoaderImpl = SweepLoader  # type: ignore[attr-defined]  # the class that Hydra composes with
+    Jobs.composer, Jobs.command = composer, command
 
 
 def _answer(job: Job, value: float | None) -> JobReturn:

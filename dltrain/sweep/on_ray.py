@@ -8,10 +8,11 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from dltrain.errors import ConfigError, UserError
+from dltrain.job import SweepTask
 from dltrain.machine import die_with
 from dltrain.sweep.pool import Answer, Planned, perform
 
@@ -58,7 +59,7 @@ class OnRay:
 
     shows = False
 
-    def __init__(self, stack: ExitStack, context: HydraContext, task: TaskFunction, options: Mapping[str, Any]):
+    def __init__(self, stack: ExitStack, context: HydraContext, task: SweepTask, options: Mapping[str, Any]):
         import ray
 
         stack.enter_context(redirect_stdout(sys.stderr))  # where a thread of Ray's would write
@@ -87,7 +88,7 @@ class OnRay:
 
 
 def _perform(
-    context: HydraContext, task: TaskFunction, config: DictConfig, directory: str, sweep: tuple[int, str]
+    context: HydraContext, task: SweepTask, config: DictConfig, directory: str, sweep: tuple[int, str]
 ) -> Answer:
     """One job on a worker, in the directory of the command: its paths and modules are found there.
 

@@ -2,19 +2,18 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dltrain.config.rules import shown
+from dltrain.config.session import output_folder
 from dltrain.errors import ConfigError
 from dltrain.record import flat
 from dltrain.run import finite
-from dltrain.sweep.composer import Composer
 from dltrain.sweep.ledger import STEERING, Job, Key, Ledger, key_of, naming
 from dltrain.sweep.pool import Planned
 
@@ -24,7 +23,10 @@ _LOOKED_AT = 20  # jobs of before that are looked at for changed files, where ne
 
 
 def plan_jobs(
-    compose: Composer, ledger: Ledger, job_overrides: Sequence[tuple[str, ...]], looks_back: bool
+    compose: Callable[[Sequence[str]], DictConfig],
+    ledger: Ledger,
+    job_overrides: Sequence[tuple[str, ...]],
+    looks_back: bool,
 ) -> dict[Key, Planned]:
     """Every job that can run, with its configuration; the others have failed already, which is told.
 
@@ -56,7 +58,7 @@ def plan_jobs(
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         values = _values(config)
-        job = known or ledger.plan(number, overrides, _folder_of(config))
+        job = known or ledger.plan(number, overrides, output_folder(config))
         changed += _changes(job, values)
         if not _is_within(job.folder, ledger.folder):
             shared.append(
@@ -91,17 +93,6 @@ def _is_within(inner: Path, outer: Path) -> bool:
 def _is_plain(job: Job) -> bool:
     """Whether to compose a job of the ledger runs nothing that it names itself: somebody else may have written it."""
     return not any("${" in text or "_target_" in text for text in job.overrides)
-
-
-def _folder_of(config: DictConfig) -> Path:
-    """Where a job will run, as Hydra itself will find it."""
-    hydra: Any = HydraConfig.instance()
-    before = hydra.cfg
-    hydra.cfg = config  # its own method would copy it
-    try:
-        return Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
-    finally:
-        hydra.cfg = before
 
 
 def _require_one_way(job_overrides: Sequence[Sequence[str]]) -> None:

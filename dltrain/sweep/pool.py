@@ -10,12 +10,14 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hydra.core.utils import run_job
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from dltrain import signals
+from dltrain.answer import is_told, report
+from dltrain.job import SweepTask
 from dltrain.machine import shorten_spin
+from dltrain.monitor import Pruning
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.pruning import Judge
@@ -44,23 +46,16 @@ class Answer:
     is_lost: bool = False  # it was killed, or never came to answer: ``cause`` says what is known
 
 
-def perform(context: HydraContext, task: TaskFunction, config: DictConfig) -> Answer:
+def perform(context: HydraContext, task: SweepTask, config: DictConfig, pruning: Pruning | None = None) -> Answer:
     """Run one job in this process, which is its own: its result goes into its folder, and not to stdout."""
     shorten_spin()  # a machine of a cluster need not have the environment of the command
     answer = Answer()
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
-            done = run_job(
-                hydra_context=context,
-                task_function=task,
-                config=config,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-            answer.value = done.return_value
-        except SystemExit as leave:
-            answer.code = leave.code if isinstance(leave.code, int) else 1
-            if error := leave.__context__:  # none where other processes have trained: result.json says why
+            answer.value = task.run(context, config, pruning)
+        except BaseException as error:
+            answer.code = report(error)
+            if not is_told(error):  # else result.json says why
                 answer.cause = " ".join(str(error).split()) or type(error).__name__
     return answer
 

@@ -5,7 +5,6 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -81,10 +80,10 @@ class Search(Sweeper):
             raise UserError(f"hydra/sweeper=optuna needs Optuna: {install_line('optuna')}") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         space, template = self._space(arguments)
-        with getattr(self.launcher, "locked", self._folder)() as folder:  # or two searches would tell the same trials
-            study = self._study(optuna, folder, self._as_a_whole(template), space)
-            OmegaConf.save(self.config, folder / "multirun.yaml")
-            self._search(optuna, study, folder, space, template)
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        study = self._study(optuna, folder, self._as_a_whole(template), space)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        self._search(optuna, study, folder, space, template)
 
     def _as_a_whole(self, template: Sequence[tuple[str, str]]) -> DictConfig:
         """The configuration of all jobs, as far as they have one."""
@@ -92,13 +91,6 @@ class Search(Sweeper):
         overrides = [*self.config.hydra.overrides.hydra, *fixed]
         name = self.config.hydra.job.config_name
         return self.context.config_loader.load_configuration(name, overrides, RunMode.MULTIRUN)
-
-    @contextmanager
-    def _folder(self) -> Iterator[Path]:
-        """The sweep's folder, where the launcher is not ours."""
-        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
 
     def _search(
         self, optuna: Any, study: Any, folder: Path, space: Mapping[str, Any], template: Sequence[tuple[str, str]]

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from dltrain.errors import ConfigError, Interrupted, UserError
+from dltrain.job import SweepTask
 from dltrain.machine import die_with
 from dltrain.sweep.forked import take_share
 from dltrain.sweep.pool import Answer, Planned, perform
@@ -37,7 +38,7 @@ class Task:
     is a process of submitit's, does not.
     """
 
-    def __init__(self, context: HydraContext, task: TaskFunction, config: DictConfig, share: tuple[int, int] | None):
+    def __init__(self, context: HydraContext, task: SweepTask, config: DictConfig, share: tuple[int, int] | None):
         self.sweep = os.getpid()
         self.context = context
         self.task = task
@@ -128,9 +129,7 @@ class Submitted:
 
     shows = False
 
-    def __init__(
-        self, cluster: str, context: HydraContext, task: TaskFunction, at_once: int, options: Mapping[str, Any]
-    ):
+    def __init__(self, cluster: str, context: HydraContext, task: SweepTask, at_once: int, options: Mapping[str, Any]):
         self.context = context
         self.task = task
         self.share_of = at_once if cluster == "local" else None

@@ -1,4 +1,4 @@
-"""Hydra's command line taken apart, and put together so that a run's own ``config.yaml`` can be run again."""
+"""A run's own ``config.yaml``, which can be run again: ``--config-dir RUN --config-name config``."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,70 +9,44 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain.config.flags import parser
+from dltrain.config.flags import Flags
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import file_problems
 from dltrain.errors import ConfigError, UserError
 
 COMPLETE = "dltrain_complete"  # the name under which Hydra is given a file that a run left
-_SWEEP = ("-m", "--multirun")
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags with their values, and overrides; each in the order given, wherever they stand."""
-    overrides = parser().parse_known_intermixed_args(list(arguments))[0].overrides
-    flags = list(arguments)
-    for override in overrides:
-        flags.remove(override)
-    return flags, overrides
-
-
-def without_sweep(flags: Sequence[str]) -> list[str]:
-    """The flags of one job of a sweep, run alone."""
-    return [flag for flag in flags if flag not in _SWEEP]
-
-
-def for_hydra(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` as Hydra takes them: flags first, then overrides.
+def config_name(flags: Flags) -> str:
+    """The primary file that ``flags`` name, dltrain's own by default, as Hydra is to be told.
 
     ``--config-dir RUN --config-name config`` names the file that a run left, resolved and complete, and without a list
     of options to choose others from. Hydra is given it with one, in its store: see :func:`_with_options`.
 
     Raises:
-        UserError: a flag is wrong, or a file of the user's own has the name of dltrain's.
+        UserError: a file of the user's own has the name of dltrain's.
         ConfigError: the file that is named cannot be read.
     """
-    flags, overrides = split(arguments)
-    if parser().parse_known_args(flags)[0].config_path is not None:
-        raise UserError("--config-path would hide dltrain's own files: --config-dir adds a folder of yours to them")
-    file = _named_file(flags)
-    if file is None:
-        return [*flags, *overrides]
+    name = flags.config_name or "config"
+    file = Path(flags.config_dir or "", name.removesuffix(".yaml") + ".yaml")
+    if flags.config_dir is None or flags.config_name is None or not os.path.isfile(file):
+        return name
     if problems := file_problems(file):
         raise ConfigError(text.replace(str(file), near_path(file), 1) for text in problems)
     content = OmegaConf.load(file)
     assert isinstance(content, DictConfig)  # else there was a problem
     if "defaults" not in content:
-        ConfigStore.instance().store(COMPLETE, _with_options(content, overrides), provider=str(file))
-        return [*flags, "--config-name", COMPLETE, *overrides]
+        ConfigStore.instance().store(COMPLETE, _with_options(content, flags.overrides), provider=str(file))
+        return COMPLETE
     if file.name == "config.yaml":
         raise UserError(f"'{file}' has the name of dltrain's own file, which hides it: give it another name")
-    return [*flags, *overrides]
+    return name
 
 
 def complete_file() -> Path | None:
     """The file that was stored as :data:`COMPLETE`, if any was."""
     stored = ConfigStore.instance().repo.get(f"{COMPLETE}.yaml")
     return Path(stored.provider) if stored else None
-
-
-def _named_file(flags: Sequence[str]) -> Path | None:
-    """The file that ``--config-dir`` and ``--config-name`` name together, where there is one."""
-    named = parser().parse_known_args(list(flags))[0]
-    if named.config_dir is None or named.config_name is None:
-        return None
-    file = Path(named.config_dir, named.config_name.removesuffix(".yaml") + ".yaml")
-    return file if os.path.isfile(file) else None
 
 
 def _with_options(content: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -1,0 +1,50 @@
+"""A sweep from its start to its end: its folder, its sweeper, and what won. Imports no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain.answer import on_terminal, print_json
+from dltrain.config.compose import Composer
+from dltrain.config.session import context_of
+from dltrain.job import SweepTask
+from dltrain.run import own_sweep_folder
+from dltrain.sweep.launcher import register
+from dltrain.sweep.ledger import is_sweep
+
+
+def run_sweep(composer: Composer, cfg: DictConfig, words: Sequence[str], command: str) -> bool:
+    """Run the jobs of the sweep ``cfg`` and say what won; returns whether all of them are done.
+
+    ``words`` are the flags of one job, ``command`` is what was typed.
+
+    Raises:
+        UserError: the folder cannot be the sweep's, or what else its sweeper and its launcher say.
+    """
+    register(composer, command)
+    context = context_of(cfg, composer.loader)
+    name, folder = cfg.hydra.job.config_name, Path(str(cfg.hydra.sweep.dir)).absolute()
+    context.callbacks.on_multirun_start(config=cfg, config_name=name)
+    with own_sweep_folder(folder):
+        sweeper = Plugins.instance().instantiate_sweeper(
+            config=cfg, hydra_context=context, task_function=SweepTask(tuple(words))
+        )
+        typed: Any = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
+        sweeper.sweep(typed)
+        is_done = _finish(cfg, folder)
+    context.callbacks.on_multirun_end(config=cfg, config_name=name)
+    return is_done
+
+
+def _finish(cfg: DictConfig, folder: Path) -> bool:
+    from dltrain.commands.sweep import finish_sweep
+
+    # Another launcher than ours keeps no ledger, and a search that finds its trials done starts none.
+    if str(cfg.hydra.launcher._target_).startswith("hydra_plugins.dltrain.") or is_sweep(folder):
+        return finish_sweep(folder)
+    if not on_terminal():
+        print_json({"status": "done", "sweep": str(folder)})
+    return True
