@@ -17,10 +17,7 @@ _FOLDERS = {  # of Hydra's, with an example each
     "hydra.sweep.dir": "my_sweep",
     "hydra.sweep.subdir": "'${hydra.job.num}'",
 }
-_CALLBACKS = (
-    *(f"hydra.experimental.callbacks.{name}" for name in ("LogJobReturnCallback", "PickleJobInfoCallback")),
-    *("dltrain.config.rehearsal.Rehearsal", "dltrain.sweep.finish.Finish"),
-)
+_CALLBACKS = tuple(f"hydra.experimental.callbacks.{name}" for name in ("LogJobReturnCallback", "PickleJobInfoCallback"))
 _PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # Hydra makes those alone that have registered there
 _FILES = tuple(f"logging.handlers.{name}FileHandler" for name in ("Rotating", "TimedRotating", "Watched"))
 _HANDLERS = (
@@ -120,7 +117,7 @@ def _check_callbacks(key: str, node: Any) -> Iterator[Problem]:
             yield Problem(f"{key}.{name}", f"must be a callback: {key}.{name}._target_={_CALLBACKS[0]}", callback)
             continue
         if callback["_target_"] not in _CALLBACKS:
-            yield _refused(f"{key}.{name}._target_", callback["_target_"], _CALLBACKS[:2])
+            yield _refused(f"{key}.{name}._target_", callback["_target_"], _CALLBACKS)
         yield from _inner_targets(f"{key}.{name}", callback)
 
 
