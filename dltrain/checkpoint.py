@@ -47,7 +47,15 @@ _FACTS = {
 }
 _HEADER: dict[str, Structure] = {"config!": str, "run_id": str}
 NETWORK: Structure = {**_HEADER, "facts!": _FACTS, "preprocessing!": dict, "model!": dict, "epoch!": int}
-STATE: Structure = {**_HEADER, "trainer!": dict, "best!": dict | None, "composed!": str}
+_TRAINER: Structure = {
+    **dict.fromkeys(("epoch!", "step!", "batch!", "accumulate!"), int),
+    **dict.fromkeys(("lr!", "seconds!"), int | float),
+    "history!": [{str: int | float}],
+    "events!": [{"event!": str}],
+    **dict.fromkeys(("total!", "model!", "optimizer!", "best!", "random!"), dict),
+}
+STATE: Structure = {**_HEADER, "trainer!": _TRAINER, "best!": dict | None, "composed!": str}
+_SHARDED: Structure = {"shards": {"folder!": str, "files!": {str: str}}}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
@@ -97,6 +105,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(
             f"'{path}' has format {content['format']}, of {age} dltrain; this one reads format {FORMAT}"
         )
+    require(path, content, _SHARDED, "a checkpoint of dltrain's")
+    names = [content["shards"]["folder"], *content["shards"]["files"]] if "shards" in content else []
+    if led_away := [name for name in names if "/" in name or "\\" in name or name == ".."]:
+        raise CheckpointError(f"'{path}' names shards that do not lie beside it: {led_away[0]}")
     return content
 
 

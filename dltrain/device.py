@@ -161,6 +161,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
+    if not 0 <= position <= len(keys):  # NumPy would read what lies beside them in memory
+        raise ValueError("the state of NumPy's generator is none")
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"].cpu())
     for index, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):

@@ -18,11 +18,13 @@ from dltrain.config.literal import escaped
 from dltrain.data.base import Data, Facts, Fitted
 from dltrain.data.folders import part_folders
 from dltrain.data.loader import Loader
+from dltrain.data.stored import require_consistent
 from dltrain.data.transforms import transform_of
 from dltrain.device import Precision, pick_device, pick_precision
 from dltrain.distributed.world import World
-from dltrain.errors import CheckpointError, DataError, UserError, did_you_mean
+from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.run import find_run, require_one_run, started_elsewhere
+from dltrain.shapes import require_fitting
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -138,16 +140,24 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     try:
         preprocessing = {**content["preprocessing"], **_written_otherwise(own, cfg)}
         fitted = Fitted(Facts(**content["facts"]), preprocessing)
+        if not cfg.trust:  # a data set of the user's own may have stored whatever it wants
+            require_consistent(fitted.facts, preprocessing)
         transform = transform_of(fitted.facts.kind, fitted.preprocessing)
-    except (TypeError, LookupError, ValueError, RuntimeError) as error:
+    except (TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' holds other facts or preprocessing than of a data set: {error}") from error
     device = pick_device(cfg.device)
     with unfetched(cfg.model):
         model: nn.Module = make(cfg, "model")
     try:
         model.load_state_dict(content["model"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # a name that is no text, a value that is no tensor
         raise CheckpointError(f"the weights in '{path}' do not fit its configuration: {error}") from error
+    model = model.to(device).eval()
+    if not cfg.trust:
+        try:
+            require_fitting(model, fitted.facts, device)
+        except MismatchError as error:
+            raise CheckpointError(f"'{path}' holds facts and a network that do not fit: {error}") from error
     return Loaded(
         folder=folder.resolve(),
         checkpoint=path.resolve(),
@@ -155,7 +165,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         cfg=cfg,
         own=own,
         fitted=fitted,
-        model=model.to(device).eval(),
+        model=model,
         loss=make(cfg, "loss", device=device).to(device),
         transform=transform.to(device),
         precision=pick_precision(cfg.trainer.precision, device),

@@ -41,6 +41,18 @@ def require_shapes(
     return sum(counts) // len(inputs)
 
 
+def require_fitting(model: nn.Module, facts: Facts, device: torch.device) -> None:
+    """Raise :class:`MismatchError` where a ``model`` in evaluation mode, without code of the user's, does not fit."""
+    name = type(model).__name__
+    inputs = torch.zeros(1, *facts.input_shape, device=device)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            outputs = model(inputs)
+    except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        raise MismatchError(f"model {name} does not take inputs of shape {tuple(inputs.shape)}: {error}") from error
+    _require_outputs(outputs, inputs, facts, name)
+
+
 @contextmanager
 def _multiply_adds(model: nn.Module) -> Iterator[list[int]]:
     """The multiply-adds of each call of a layer with weights, while ``model`` runs.
