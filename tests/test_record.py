@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+import re
 import shutil
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from dltrain import checkpoint, cli
 from dltrain.commands.result import show
+from dltrain.data.base import Facts
+from dltrain.data.stored import require_consistent
 from dltrain.record import command_of, history_of, read_config, read_environment, read_result
 from dltrain.structure import mismatch
 
@@ -184,6 +187,20 @@ CONTENTS = [
     (lambda content: content.update(model={"weight": torch.ones(2)}), "do not fit"),
     (lambda content: content.update(preprocessing={"mean": "low", "std": 1}), "preprocessing"),
     (lambda content: content.update(preprocessing={"mean": [0.5]}), "preprocessing"),
+    (lambda content: content.update(preprocessing={"levels": 0}), "preprocessing.levels must be from 1 to 255"),
+    (lambda content: content["preprocessing"].update(white=10**400), "preprocessing"),
+    (lambda content: content["preprocessing"].update(std=[-1.0]), "preprocessing.std must be finite"),
+    (lambda content: content["preprocessing"].update(background="red"), "preprocessing.background must be a colour"),
+    (lambda content: content["facts"].update(task="guess"), "facts.task must be one of classification, regression"),
+    (lambda content: content["facts"].update(kind="sound"), "facts.kind must be one of image, table, series"),
+    (lambda content: content["facts"].update(input_shape=[1, -8, 8]), "facts.input_shape must be 3 numbers"),
+    (lambda content: content["facts"].update(class_names=["a"]), "facts.class_names must be as many"),
+    (lambda content: content["facts"].update(class_names=["\ud800"] * 10), "surrogates not allowed"),
+    (lambda content: content["facts"].update(target_std=0.0), "facts.target_std must be finite"),
+    (lambda content: content["facts"].update(class_names=[], num_outputs=3), "facts and a network that do not fit"),
+    (lambda content: content.update(model={3: torch.ones(2)}), "do not fit"),
+    (lambda content: content.update(shards=3), "shards must be a mapping"),
+    (lambda content: content.update(shards={"folder": "../best-1", "files": {}}), "shards that do not lie beside it"),
 ]
 
 
@@ -200,6 +217,61 @@ def test_a_checkpoint_with_a_right_checksum_and_wrong_contents_is_named(verb, ru
         assert fragment in outcome.stderr
 
 
+STATES = [
+    # a change of the trainer's state in last.pt, and what the message must say
+    (lambda state: state.update(epoch="2"), "trainer.epoch must be a whole number"),
+    (lambda state: state.update(seconds="long"), "trainer.seconds must be"),
+    (lambda state: state.update(history=[{"epoch": "first"}] * 2), "trainer.history[0].epoch must be"),
+    (lambda state: state.update(events=[3]), "trainer.events[0] must be a mapping"),
+    (lambda state: state.update(history=[]), "its history is not that of its epochs and steps"),
+    (lambda state: state.update(step=-1), "its history is not that of its epochs and steps"),
+    (lambda state: state["optimizer"]["param_groups"][0].update(lr="fast"), "the optimizer's lr is 'fast'"),
+    (lambda state: state["optimizer"]["state"][0].update(momentum_buffer=None), "momentum_buffer is of several kinds"),
+    (lambda state: state["optimizer"]["state"][0].update(momentum_buffer=torch.ones(2, 3)), "has the shape (2, 3)"),
+    (lambda state: state["random"]["numpy"].__setitem__(2, 10**6), "the state of NumPy's generator is none"),
+]
+
+
+@pytest.mark.parametrize(("change", "fragment"), STATES, ids=[fragment for _, fragment in STATES])
+def test_a_state_with_a_right_checksum_and_wrong_contents_is_named(verb, run, change, fragment):
+    path = run / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    del content["format"]
+    change(content["trainer"])
+    checkpoint.save(path, content)
+    outcome = verb("resume", "run/checkpoints/last.pt", "trainer.epochs=3")
+    require_named(outcome, "last.pt")
+    assert fragment in outcome.stderr
+
+
+DIALECT = {"separator": ",", "header": True}
+TABLE = {"numeric": {"x": {"mean": 0.5, "std": 2.0, "missing": 0.0}}, "categorical": {"c": ["a"]}, "others": []}
+SERIES = {"columns": ["y", "x"], "mean": [1.0, 2.0], "std": [1.0, 2.0], "time": None, "time_layout": "", "step": None}
+STORED = [
+    ("table", TABLE, ""),
+    ("table", {**TABLE, "numeric": {"x": {"mean": 0.5}}}, "preprocessing: numeric.x.std is missing"),
+    ("table", {**TABLE, "categorical": {"c": ["a", "b"]}}, "preprocessing has other columns than facts.input_shape"),
+    ("table", {**TABLE, "separator": "ab"}, "dataset.separator must be one ASCII character"),
+    ("series", SERIES, ""),
+    ("series", {**SERIES, "step": {"unit": "months", "count": 1, "on": "last"}}, ""),
+    ("series", {**SERIES, "step": {"unit": "months", "count": 0, "on": 1}}, "preprocessing.step is no step of times"),
+    ("series", {**SERIES, "step": {"unit": "weekdays", "count": 1, "on": "0000000"}}, "is no step of times"),
+    ("series", {**SERIES, "columns": ["y", "y"]}, "preprocessing.columns must be those of facts.input_shape"),
+    ("series", {**SERIES, "std": [1.0]}, "must be 2 numbers each"),
+    ("series", {**SERIES, "time_layout": "%Y"}, "preprocessing.time_layout is no notation of times"),
+]
+
+
+@pytest.mark.parametrize(("kind", "stored", "told"), STORED)
+def test_what_a_run_has_stored_of_its_data_fits_its_facts(kind, stored, told):
+    facts = Facts("made", "regression", kind, (3,) if kind == "table" else (5, 2), 1)
+    if not told:
+        require_consistent(facts, {**DIALECT, **stored})
+        return
+    with pytest.raises(ValueError, match=re.escape(told)):
+        require_consistent(facts, {**DIALECT, **stored})
+
+
 @pytest.mark.parametrize("theirs", [{"state_dict": {"weight": torch.ones(2)}}, torch.ones(2), {"format": "theirs"}])
 def test_a_checkpoint_of_another_program_is_named(verb, run, theirs):
     for name in ("best.pt", "last.pt", "last-1.pt"):
@@ -211,6 +283,12 @@ def test_a_checkpoint_of_another_program_is_named(verb, run, theirs):
     ):
         require_named(verb(*arguments), ".pt")
     assert verb("resume", "run").code == 2
+
+
+def test_a_result_without_the_time_of_training_is_shown(verb, run):
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"timings": {"train": None}}))
+    assert verb("report", "run").code == 0
 
 
 @pytest.mark.parametrize("name", ["result.json", "environment.json"])

@@ -199,7 +199,7 @@ def _timings(story: Story) -> list[tuple[str, Any]]:
     told = story.result.get("timings", {})  # a profile, which is none, is in profile/
     timings = {name: seconds for name, seconds in told.items() if not isinstance(seconds, dict)}
     timings["whole run"] = story.result.get("seconds")
-    if len(story.history) and "train" in timings:
+    if len(story.history) and timings.get("train") is not None:
         timings["an epoch"] = timings["train"] / len(story.history)
     return [(f"time: {name}", _duration(seconds)) for name, seconds in timings.items() if seconds is not None]
 
