@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NoReturn
@@ -14,11 +15,15 @@ from typing import NoReturn
 
 @contextmanager
 def process_kept() -> Iterator[None]:
-    """Within, arguments, import path, environment, log handlers and signal handlers may change."""
+    """Within, arguments, import path, environment, filters of warnings, log and signal handlers may change."""
     argv, path, environment = sys.argv, list(sys.path), dict(os.environ)
     with ExitStack() as stack:
         stack.enter_context(_logging_kept())
         stack.enter_context(_signals_kept())
+        stack.enter_context(warnings.catch_warnings())
+        # Pillow warns of odd tags and of large images, in files that are read all the same or else told as broken.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", "Validating sparse tensor invariants")  # torch's, of a checkpoint
         try:
             yield
         finally:

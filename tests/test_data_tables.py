@@ -504,6 +504,17 @@ def test_a_file_that_is_no_table_is_named(dltrain, tmp_path, name, content, frag
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_parquet_file_that_polars_panics_over_is_named(dltrain, tmp_path):
+    path = tmp_path / "t.parquet"
+    frame = pl.DataFrame({"x": ["red", "blue"] * 20, "y": [0, 1] * 20})
+    frame.write_parquet(path, compression="uncompressed", statistics=False)
+    content = bytearray(path.read_bytes())
+    content[53] ^= 0x55
+    path.write_bytes(content)
+    outcome = dltrain("dataset=table", "dataset.path=t.parquet", "dataset.target=y")
+    assert_one_message(outcome, ["t.parquet", "cannot be read"])
+
+
 @pytest.mark.parametrize("path", ["no.csv", "."])
 def test_a_path_that_is_no_file_is_named(dltrain, tmp_path, path):
     outcome = dltrain("dataset=table", f"dataset.path={path}", "dataset.target=y")

@@ -309,6 +309,13 @@ def test_a_broken_image_among_many_is_named_the_others_are_predicted_and_it_is_e
     assert len(names) == 23 and "photos/train/dark/03.png" not in names
 
 
+def test_pillow_warns_nobody_of_what_is_read_all_the_same(verb, photos, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 50)  # it warns of more, and refuses twice as many
+    outcome = verb("predict", photos, "photos/train/dark/03.png", "out=p.csv")
+    assert outcome.code == 0 and "Warning" not in outcome.stderr
+    assert outcome.result["rows"] == 1
+
+
 def test_broken_rows_among_many_are_named_and_the_others_are_predicted(dltrain, verb, tmp_path):
     write_table(tmp_path / "t.csv")
     run = dltrain("dataset=table", "dataset.path=t.csv", "dataset.target=kind", "trainer.epochs=1").result["run"]

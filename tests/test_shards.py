@@ -401,6 +401,13 @@ def test_a_label_is_the_name_of_a_class_or_its_number(tmp_path, labels, listed, 
     assert targets.tolist() == [places[grey] for grey in inputs[:, 0, 0, 0].tolist()]
 
 
+def test_a_list_of_classes_that_is_no_text_is_named(tmp_path):
+    write_tar(tmp_path / "train" / "0.tar", *greys(["0", "1"]))
+    (tmp_path / "classes.txt").write_bytes("löwe\nkatze\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt' cannot be read as UTF-8 text"):
+        read(tmp_path, val_fraction=0)
+
+
 def test_a_label_can_be_a_key_of_a_json_member(tmp_path):
     labels = [
         json.dumps({"label": 1, "kind": "b"}),

@@ -15,6 +15,14 @@ from dltrain.data.notation import looks_like_data
 from dltrain.errors import ConfigError, DataError, did_you_mean, to_type
 from dltrain.files import kind_of
 
+# What polars raises for a file that is damaged; of some it panics, which is no Exception.
+UNREADABLE = (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+
+def unreadable(file: Path, error: BaseException) -> DataError:
+    """What to raise for one of :data:`UNREADABLE`."""
+    return DataError(f"'{file}' cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
+
 
 def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[pl.DataFrame, Dialect]:
     """A CSV file with every column as text, or a Parquet file with its own types; missing values are null.
@@ -32,8 +40,8 @@ def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[p
         raise DataError(f"{what}; dataset.path must name a CSV or Parquet file")
     try:
         frame, dialect = _read_parquet(file, dialect) if is_parquet(file) else _read_csv(file, dialect, target)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from error
+    except UNREADABLE as error:
+        raise unreadable(file, error) from error
     if frame.height == 0:
         raise DataError(f"'{path}' has a header but no rows")
     return frame, dialect

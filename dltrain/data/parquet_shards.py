@@ -213,7 +213,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as parquet:
             yield parquet
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # UnicodeError: of the name of a column
         raise DataError(f"'{path}' is no whole Parquet file: {str(error).splitlines()[0]}") from error
 
 

@@ -12,7 +12,15 @@ from dltrain.data.csv_file import open_csv
 from dltrain.data.dialect import Dialect, as_numbers, selected
 from dltrain.data.encoder import TableEncoder
 from dltrain.data.folders import text_of
-from dltrain.data.frames import is_parquet, names_of, parquet_values, require_columns, require_plain
+from dltrain.data.frames import (
+    UNREADABLE,
+    is_parquet,
+    names_of,
+    parquet_values,
+    require_columns,
+    require_plain,
+    unreadable,
+)
 from dltrain.data.inputs import Batch, Report
 from dltrain.data.notation import with_notation
 from dltrain.data.steps import Step
@@ -116,8 +124,8 @@ def _frames(
             part = selected(block, columns)
             for offset in range(0, block.height, size):
                 yield numbers[offset : offset + size], part[offset : offset + size]
-    except (OSError, UnicodeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from error
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
 
 
 def _parquet_blocks(path: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[tuple[list[int], pl.DataFrame]]:

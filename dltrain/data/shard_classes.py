@@ -26,7 +26,11 @@ def classes_of(
     if named is not None:
         names = list(map(str, named))
     elif listed.is_file():
-        names = list(filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())))
+        try:
+            text = listed.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise DataError(f"'{listed}' cannot be read as UTF-8 text: {error}") from error
+        names = list(filter(None, map(str.strip, text.splitlines())))
     elif layout.class_names or known:
         names = list(layout.class_names or known)
     else:
