@@ -185,7 +185,7 @@ def image_of(draw: random.Random, content: bytes) -> bytes:
     size = draw.choice([image.size, image.size, (1, 1), (3000, 1), (1, 3000), (300, 200)])
     with_mode = (image.convert(mode) if mode != "I;16" else image.convert("I").convert("I;16")).resize(size)
     kind = draw.choice(
-        ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PDF", "EPS", "PCX", "SGI", "IM", "DDS"]
+        ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PDF", "EPS", "PCX", "SGI", "DDS"]
     )
     written = io.BytesIO()
     try:
