@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
-from dltrain.console import Console, escape
+from dltrain.console import Console, in_one_line
 from dltrain.log import EPOCHS, can_redraw
 from dltrain.metric_names import lower_is_better
 from dltrain.metrics import MeanLoss
@@ -64,7 +64,7 @@ class LiveView(View):
     def __init__(self, epochs: int, samples: int, batches: int, headline: str):
         super().__init__(epochs, samples)
         self.batches = batches
-        self.headline = escape(headline)
+        self.headline = in_one_line(headline)
         self.progress = Progress(
             TextColumn("{task.description:>5}"),
             BarColumn(bar_width=None),
@@ -166,5 +166,5 @@ def result_table(test: Mapping[str, float], val: Mapping[str, float]) -> Table:
     for name in dict.fromkeys([*val, *test]):
         arrow = "↓" if lower_is_better(name) else "↑"
         cells = [figure(metrics[name]) if name in metrics else "" for metrics in (val, test) if metrics]
-        table.add_row(f"{escape(name)} {arrow}", *cells)
+        table.add_row(f"{in_one_line(name)} {arrow}", *cells)
     return table

@@ -11,7 +11,7 @@ import pytest
 from made import on_terminal, write_table
 from rich.table import Table
 
-from dltrain.console import Console, escape
+from dltrain.console import Console, in_one_line
 from dltrain.log import log_to
 from dltrain.process import process_kept
 from dltrain.streams import printable
@@ -67,7 +67,7 @@ def test_no_table_or_line_shows_a_name_that_drives_the_terminal():
     console = Console(file=shown, width=200)
     table = Table(title="t\x1b[2J")
     table.add_column("c\x1b]0;x\x07")
-    table.add_row(escape("[/red]\x1b[31m\nrow"))
+    table.add_row(in_one_line("[/red]\x1b[31m\nrow"))
     console.print(table)
     console.print("\x9b1m", markup=False)
     text = shown.getvalue()

@@ -85,15 +85,15 @@ def _facts(parts: Parts) -> dict[str, Any]:
 
 
 def _report(found: dict[str, Any], rates: list[float]) -> None:
-    from dltrain.console import Console, escape
+    from dltrain.console import Console, in_one_line
 
-    console = Console(file=stdout(), highlight=False)
-    console.print(found["data"], markup=False)
+    console = Console(file=stdout())
+    console.print(found["data"])
     shapes = " → ".join(_shape(found[name]) for name in ("input_shape", "output_shape"))
     console.print(f"one batch {shapes} on {_device(found)} in {found['precision']}\n")
     console.print(_layers(found))
     for name in found["without_gradient"]:
-        console.print(f"[yellow]no gradient reaches {escape(name)}: the loss does not depend on it[/]")
+        console.print(f"no gradient reaches {in_one_line(name)}: the loss does not depend on it", style="yellow")
     console.print(f"\n{_memory(found['memory'])}")
     console.print(_time(found))
     console.print(_monitors(found), soft_wrap=True)
@@ -101,7 +101,7 @@ def _report(found: dict[str, Any], rates: list[float]) -> None:
     if found["devices"] != 1:
         console.print(f"devices   {found['devices']}: time and memory are those of one process that does it all")
     if overwritten := found["overwritten_files"]:
-        console.print(f"[yellow]{_overwritten(overwritten)}[/]", soft_wrap=True)
+        console.print(_overwritten(overwritten), style="yellow", soft_wrap=True)
     console.print(f"\n{_rates_title(found, rates)}")
     if len(set(rates)) > 1:
         console.print("\n".join(plot(rates)))

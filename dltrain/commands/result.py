@@ -91,11 +91,11 @@ def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
     from dltrain.console import Console
     from dltrain.progress import result_table
 
-    console = Console(file=stdout(), highlight=False)
+    console = Console(file=stdout())
     best = result.get("best", {})
     if best:
         console.print(result_table(result.get("test", {}), best["val"]))
     epoch = f", best epoch {best['epoch']} by {best['monitor']}" if best else ""
     console.print(f"{result['status']} in {result.get('seconds') or 0:.1f} s{epoch}")
-    console.print(result["run"], markup=False, soft_wrap=True)
+    console.print(result["run"], soft_wrap=True)
     give()

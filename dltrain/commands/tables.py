@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from dltrain.answer import stdout
-from dltrain.console import Console, escape
+from dltrain.console import Console, in_one_line, styled
 from dltrain.errors import to_type
 from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import figure
@@ -19,7 +19,7 @@ _WIDEST_ROW = 8  # columns
 
 def show_evaluation(answer: Mapping[str, Any]) -> None:
     """Metrics, classes or steps, and the confusion matrix."""
-    console = Console(file=stdout(), highlight=False)
+    console = Console(file=stdout())
     figures = Table(header_style="bold")
     figures.add_column("metric")
     figures.add_column(answer["split"], justify="right")
@@ -32,7 +32,7 @@ def show_evaluation(answer: Mapping[str, Any]) -> None:
     if "steps" in answer:
         console.print(_steps(answer["steps"], answer["target"]))
     console.print(
-        f"{answer['samples']:,} samples, {escape(answer['checkpoint'])} (epoch {answer['epoch']})", soft_wrap=True
+        f"{answer['samples']:,} samples, {in_one_line(answer['checkpoint'])} (epoch {answer['epoch']})", soft_wrap=True
     )
 
 
@@ -43,7 +43,7 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         figures = (figure(row[name]) for name in ("precision", "recall", "f1", "support"))
-        table.add_row(escape(row["name"]), *figures)
+        table.add_row(in_one_line(row["name"]), *figures)
     return table
 
 
@@ -54,13 +54,13 @@ def _confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
     table = Table(header_style="bold", title="rows: true class, columns: predicted class", title_style="dim")
     table.add_column("")
     for name in names:
-        table.add_column(escape(name), justify="right")
+        table.add_column(in_one_line(name), justify="right")
     for row, counts in enumerate(matrix):
         cells = [
-            f"[green]{count}[/]" if row == column and count else f"[red]{count}[/]" if count else "[dim]·[/]"
+            styled(str(count) if count else "·", ("green" if row == column else "red") if count else "dim")
             for column, count in enumerate(counts)
         ]
-        table.add_row(f"[bold]{escape(names[row])}[/]", *cells)
+        table.add_row(styled(names[row], "bold"), *cells)
     return table
 
 
@@ -75,12 +75,12 @@ def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
     for heading in ("true class", "predicted class", "samples"):
         table.add_column(heading)
     for count, true, predicted in sorted(found, reverse=True)[:_CONFUSIONS]:
-        table.add_row(escape(true), escape(predicted), figure(count))
+        table.add_row(in_one_line(true), in_one_line(predicted), figure(count))
     return table
 
 
 def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
-    table = Table(header_style="bold", title=f"errors in units of {escape(target)}", title_style="dim")
+    table = Table(header_style="bold", title=f"errors in units of {in_one_line(target)}", title_style="dim")
     for heading in ("step ahead", "mae", "rmse"):
         table.add_column(heading, justify="right")
     for step, row in enumerate(rows, 1):
@@ -90,23 +90,23 @@ def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
 
 def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], count: int, out: Path | None) -> None:
     """The first rows, without the probabilities where these would not fit."""
-    console = Console(file=stdout(), highlight=False)
+    console = Console(file=stdout())
     names = [name for name in columns if len(columns) <= _WIDEST_ROW or not name.startswith("p_")]
     table = Table(header_style="bold")
     for name in names:
-        table.add_column(escape(name), overflow="fold", justify="left" if name in ("input", "class") else "right")
+        table.add_column(in_one_line(name), overflow="fold", justify="left" if name in ("input", "class") else "right")
     for row in rows:
         cells = dict(zip(columns, row, strict=True))
         table.add_row(*(_cell(cells[name]) for name in names))
     console.print(table)
-    where = f" in {escape(str(out))}" if out else ""
+    where = f" in {in_one_line(str(out))}" if out else ""
     shown = f", {len(rows)} of them shown here" if count > len(rows) else ""
     hint = "" if out else "; keep all of them with out=FILE.csv, .jsonl or .parquet"
     console.print(f"{count:,} rows{where}{shown}{hint}", soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
-    return figure(value) if isinstance(value, float) else escape(str(value))
+    return figure(value) if isinstance(value, float) else in_one_line(str(value))
 
 
 def show_comparison(
@@ -116,7 +116,7 @@ def show_comparison(
     best: Mapping[str, Sequence[int]],
 ) -> None:
     """Keys and metrics, a column a run; the best value of each metric is marked."""
-    console = Console(file=stdout(), highlight=False)
+    console = Console(file=stdout())
     keys = Table(header_style="bold", title="what differs in the configuration", title_style="dim")
     figures = Table(
         header_style="bold", title="metrics of the best epoch (val) and of the test part", title_style="dim"
@@ -124,20 +124,20 @@ def show_comparison(
     for table, first in ((keys, "key"), (figures, "metric")):
         table.add_column(first)
         for name in names:
-            table.add_column(escape(name), justify="right", overflow="fold")
+            table.add_column(in_one_line(name), justify="right", overflow="fold")
     for key, values in config.items():
-        keys.add_row(escape(key), *("–" if value is None else escape(str(value)) for value in values))
+        keys.add_row(in_one_line(key), *("–" if value is None else in_one_line(str(value)) for value in values))
     for name, numbers in metrics.items():
-        cells = map(figure, numbers)
-        marked = [f"[bold green]{cell} *[/]" if index in best[name] else cell for index, cell in enumerate(cells)]
-        figures.add_row(f"{escape(name)} {'↓' if lower_is_better(name) else '↑'}", *marked)
+        cells = enumerate(map(figure, numbers))
+        marked = [styled(f"{cell} *", "bold green") if index in best[name] else cell for index, cell in cells]
+        figures.add_row(f"{in_one_line(name)} {'↓' if lower_is_better(name) else '↑'}", *marked)
     console.print(keys if config else "the configurations are the same")
     console.print(figures if metrics else "no run has a result yet")
 
 
 def show_shards(answer: Mapping[str, Any]) -> None:
     """How many images and files each part has, and how to train on them."""
-    console = Console(file=stdout(), highlight=False)
+    console = Console(file=stdout())
     table = Table(header_style="bold")
     table.add_column("part")
     for name in ("images", "shards"):
@@ -146,4 +146,4 @@ def show_shards(answer: Mapping[str, Any]) -> None:
         table.add_row(part, f"{count:,}", f"{answer['shards'][part]:,}")
     console.print(table)
     root = to_type("dataset.root", answer["out"])
-    console.print(f"to train on them: dltrain dataset=shards {root}", markup=False, soft_wrap=True)
+    console.print(f"to train on them: dltrain dataset=shards {root}", soft_wrap=True)

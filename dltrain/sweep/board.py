@@ -69,7 +69,7 @@ class Board:
             return
         from rich.table import Table
 
-        from dltrain.console import escape
+        from dltrain.console import in_one_line
 
         table = Table(box=None, pad_edge=False)
         for name in ("job", "seconds", "epoch", "", ""):
@@ -77,7 +77,7 @@ class Board:
         for job in running:
             epoch, metrics = _latest(job.folder / "metrics.csv")
             seconds = f"{time.monotonic() - self._began[job.number]:.0f}"
-            table.add_row(str(job.number), seconds, epoch, metrics, escape(" ".join(job.overrides)))
+            table.add_row(str(job.number), seconds, epoch, metrics, in_one_line(" ".join(job.overrides)))
         self._screen.update(table, refresh=True)
 
 

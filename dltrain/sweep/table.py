@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from dltrain.answer import stdout
-from dltrain.console import Console, escape
+from dltrain.console import Console, in_one_line
 from dltrain.report.figures import short
 from dltrain.sweep.outcome import Outcome
 
@@ -17,7 +17,7 @@ _MAIN = ("loss", "accuracy", "mae")  # sweep.csv and sweep.html have the others
 
 def print_outcome(found: Outcome) -> None:
     """The best choices first, then what failed and why, then the command of the best job."""
-    console = Console(file=stdout(), highlight=False)
+    console = Console(file=stdout())
     keys = list(dict.fromkeys(key for choice in found.choices for key in choice.settings))
     names = [name for name in found.ledger.metrics() if name.rpartition("/")[2] in _MAIN and name != found.monitor]
     metrics = list(dict.fromkeys([found.monitor, *(metric for metric, _ in found.ledger.objectives), *names]))
@@ -27,25 +27,23 @@ def print_outcome(found: Outcome) -> None:
     for name in (*keys, *metrics, "seeds", *(["pruned"] if pruned else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for number, choice in enumerate(found.choices[:_SHOWN]):
-        cells = [escape(_rounded(choice.settings.get(key, ""))) for key in keys]
+        cells = [in_one_line(_rounded(choice.settings.get(key, ""))) for key in keys]
         cells += [choice.shown(name) for name in metrics]
         cells += [choice.seeds, *([str(choice.pruned or "")] if pruned else [])]
         table.add_row(*cells, style="bold" if number == 0 else "dim" if choice.pruned else None)
     console.print(table)
     if len(found.choices) > _SHOWN:
-        console.print(f"and {len(found.choices) - _SHOWN} more in {found.ledger.folder / 'sweep.csv'}", markup=False)
+        console.print(f"and {len(found.choices) - _SHOWN} more in {found.ledger.folder / 'sweep.csv'}")
     _print_front(console, summary.get("front", []))
     for job in found.ledger:
         if job.status != "done":
             told = job.told or " ".join(job.overrides)
-            console.print(f"job {job.number} {job.status}: {told}", markup=False, soft_wrap=True)
+            console.print(f"job {job.number} {job.status}: {told}", soft_wrap=True)
     if pruned:
         console.print(f"{pruned} jobs were pruned, and rank behind those that ran to their end")
-    console.print(
-        f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", markup=False, soft_wrap=True
-    )
+    console.print(f"{summary['done']} of {summary['jobs']} jobs done, {found.ledger.folder}", soft_wrap=True)
     if found.best is not None:
-        console.print(f"best: {summary['best']['command']}", markup=False, soft_wrap=True)
+        console.print(f"best: {summary['best']['command']}", soft_wrap=True)
 
 
 def _print_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
@@ -58,7 +56,7 @@ def _print_front(console: Console, front: Sequence[Mapping[str, Any]]) -> None:
     for name in ("job", *keys, *front[0]["values"]):
         table.add_column(name, justify="right", no_wrap=True)
     for one in front:
-        settings = [escape(_rounded(one["settings"].get(key, ""))) for key in keys]
+        settings = [in_one_line(_rounded(one["settings"].get(key, ""))) for key in keys]
         table.add_row(str(one["job"]), *settings, *map(short, one["values"].values()))
     console.print(table)
 
