@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import CheckpointError, TrainingError
-from dltrain.files import flush, kind_of, written_whole
-from dltrain.structure import Structure, mismatch
+from dltrain.system.files import flush, kind_of, written_whole
+from dltrain.system.structure import Structure, mismatch
 
 FORMAT = 2
 _COMMENT = b"sha256:"

@@ -9,14 +9,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-from dltrain import __version__, answer, distributed, signals
-from dltrain.answer import stdout_kept
+from dltrain import __version__
 from dltrain.completion import asks_for_completion, complete
 from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of, quoted
 from dltrain.help import asks_for_help, help_text
-from dltrain.machine import die_with_parent, shorten_spin
-from dltrain.process import leave, process_kept
-from dltrain.streams import on_any_streams
+from dltrain.system import answer, signals, worker
+from dltrain.system.answer import stdout_kept
+from dltrain.system.machine import die_with_parent, shorten_spin
+from dltrain.system.process import leave, process_kept
+from dltrain.system.streams import on_any_streams
 from dltrain.verbs import VERBS
 
 _SHARED = (None, "resume", "evaluate", "predict")  # verbs that several processes do together; training has none
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     several that share a run ends here if the arguments are its own.
     """
     code = _on_streams(argv)
-    if argv is None and distributed.is_worker():
+    if argv is None and worker.is_worker():
         leave(code)
     return code
 
@@ -42,9 +43,9 @@ def _on_streams(argv: list[str] | None) -> int:
 
 def _main(arguments: list[str]) -> int:
     shorten_spin()
-    if distributed.is_launched_by_dltrain():
-        die_with_parent(signal.SIGTERM, int(os.environ[distributed.LAUNCHER]))
-    if distributed.rank() > 0:
+    if worker.is_launched_by_dltrain():
+        die_with_parent(signal.SIGTERM, int(os.environ[worker.LAUNCHER]))
+    if worker.rank() > 0:
         return follow(arguments)
     code = _run(arguments)
     if code <= SIGNALLED:  # else the launcher tells the others, and torch may be half imported
@@ -76,7 +77,7 @@ def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
 
 def _release_others(arguments: Sequence[str]) -> None:
     """Let the other processes go where they wait for a run that has not come about."""
-    if distributed.size() > 1 and _verb(arguments) in _SHARED:
+    if worker.size() > 1 and _verb(arguments) in _SHARED:
         from dltrain.distributed.meeting import meeting
 
         meeting().announce_nothing()
@@ -167,7 +168,7 @@ def _train(arguments: Sequence[str]) -> int:
         with stdout_kept():  # the check imports classes of the user's
             cfg = composer()
         if flags.sweeps:
-            if distributed.is_worker():
+            if worker.is_worker():
                 raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
             from dltrain.sweep.start import run_sweep
 
@@ -216,7 +217,7 @@ def _completed_by_hydra(arguments: Sequence[str]) -> str:
 
 def _after_restart() -> list[str]:
     """What has the run go on where it was when the launcher had to start all of its processes anew."""
-    if not distributed.restarts():
+    if not worker.restarts():
         return []
     from dltrain.distributed.meeting import earlier_folder
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from dltrain.deployed import Deployed, describe, made_up
 from dltrain.errors import DltrainError, UserError
-from dltrain.files import written_whole
 from dltrain.loaded import Loaded
 from dltrain.run import finite, write_json
+from dltrain.system.files import written_whole
 
 BATCHES = (1, 2, 5)  # sizes that an exported network is run with
 _ONNX_TOLERANCE = 1e-5  # of a probability, logit or standardised value; of the sample's largest where that is above 1

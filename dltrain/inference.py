@@ -6,10 +6,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from dltrain.device import Precision
 from dltrain.distributed.strategy import is_sharded
 from dltrain.losses import weighing_of
 from dltrain.metrics import Metrics
+from dltrain.system.device import Precision
 
 Key = TypeVar("Key")
 Loss = Callable[[Tensor, Tensor], Tensor]

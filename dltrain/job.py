@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dltrain import config, distributed, signals
-from dltrain.answer import stdout_kept, unheard
+from dltrain import config
 from dltrain.config import session
 from dltrain.distributed import launch
 from dltrain.monitor import Pruning
 from dltrain.run import discarded_unless_begun, own_folder
+from dltrain.system import signals, worker
+from dltrain.system.answer import stdout_kept, unheard
 
 
 def run_alone(context: Any, cfg: Any, arguments: Sequence[str]) -> float:
@@ -32,7 +33,7 @@ def _run(
         folder.require_free(cfg.resume)
 
         def task(job_cfg: Any) -> float:
-            session.current_job(says=not distributed.is_worker())  # who has started this process has said so
+            session.current_job(says=not worker.is_worker())  # who has started this process has said so
             from dltrain.commands.train import train  # imports torch: time enough for a signal
 
             return train(job_cfg, folder, stop, pruning)
@@ -73,7 +74,7 @@ class SweepTask:
 
 def _takes_several(cfg: Any) -> bool:
     """Whether other processes are to run it, which this one starts."""
-    return cfg.trainer.devices != 1 and not distributed.is_worker()
+    return cfg.trainer.devices != 1 and not worker.is_worker()
 
 
 def _run_together(cfg: Any, arguments: Sequence[str], path: Path, further: Sequence[str] = ()) -> float:

@@ -20,11 +20,11 @@ from dltrain.data.folders import part_folders
 from dltrain.data.loader import Loader
 from dltrain.data.stored import require_consistent
 from dltrain.data.transforms import transform_of
-from dltrain.device import Precision, pick_device, pick_precision
 from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.run import find_run, require_one_run, started_elsewhere
 from dltrain.shapes import require_fitting
+from dltrain.system.device import Precision, pick_device, pick_precision
 
 Split = Literal["train", "val", "test", "all"]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from dltrain import yaml_text
 from dltrain.errors import DltrainError, RecordError
-from dltrain.files import kind_of
-from dltrain.structure import Structure, mismatch
+from dltrain.system import yaml_text
+from dltrain.system.files import kind_of
+from dltrain.system.structure import Structure, mismatch
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dltrain.data.loader import Loader
-from dltrain.device import is_out_of_memory
 from dltrain.distributed.world import World
 from dltrain.errors import TrainingError
 from dltrain.finite import NOTHING_FOUND, diagnose
+from dltrain.system.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from dltrain.trainer import Trainer

@@ -14,9 +14,7 @@ from dltrain.config.earlier import of_run
 from dltrain.config.literal import of_resolved
 from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
-from dltrain.device import Precision
 from dltrain.errors import DltrainError, RecordError
-from dltrain.files import write_text
 from dltrain.inference import Loss, predict
 from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
@@ -32,6 +30,8 @@ from dltrain.record import (
 )
 from dltrain.report.page import render
 from dltrain.report.story import Mistake, Story, Test
+from dltrain.system.device import Precision
+from dltrain.system.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoint, yaml_text
+from dltrain import checkpoint
 from dltrain.config.earlier import of_checkpoint
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.record import read_or_warn, read_result
 from dltrain.recovery import scale_learning_rate
 from dltrain.run import path_of, require_one_run
+from dltrain.system import yaml_text
 from dltrain.trainer import Trainer
 
 log = logging.getLogger(__name__)

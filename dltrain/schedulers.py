@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import LRScheduler
 
 from dltrain.errors import ConfigError
-from dltrain.expression import Expression
+from dltrain.system.expression import Expression
 
 
 @dataclass

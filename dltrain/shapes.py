@@ -10,8 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from dltrain.data.base import Facts
 from dltrain.data.loader import Loader
-from dltrain.device import Precision
 from dltrain.errors import ConfigError, MismatchError
+from dltrain.system.device import Precision
 
 _SAMPLES = 2
 

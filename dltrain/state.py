@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dltrain.device import random_state, set_random_state
 from dltrain.metrics import MeanLoss
+from dltrain.system.device import random_state, set_random_state
 
 if TYPE_CHECKING:
     from dltrain.trainer import Trainer

@@ -16,7 +16,6 @@ from dltrain import recovery, state
 from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.loader import Loader
-from dltrain.device import Precision, random_state, set_random_state
 from dltrain.distributed.layers import least_samples
 from dltrain.distributed.strategy import is_sharded, norm_of_shards, without_sum
 from dltrain.distributed.world import World
@@ -24,13 +23,14 @@ from dltrain.finite import FiniteWatch
 from dltrain.inference import Loss, evaluate, stand_in
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, weighing_of
-from dltrain.machine import CoreWatch
 from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
 from dltrain.monitor import Best, EarlyStopping, Pruning
 from dltrain.progress import View
 from dltrain.recovery import NotFinite
 from dltrain.schedulers import Schedule
-from dltrain.signals import StopRequest
+from dltrain.system.device import Precision, random_state, set_random_state
+from dltrain.system.machine import CoreWatch
+from dltrain.system.signals import StopRequest
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
 
-from dltrain.answer import stdout_kept
+from dltrain.system.answer import stdout_kept
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 from bench_workloads import made_data, table
 from bench_workloads.table import Comparison
 
-from dltrain.machine import SPIN
+from dltrain.system.machine import SPIN
 
 COMPARISONS = [
     Comparison("a", "steady epoch", "epoch", "images.dltrain", "images.usual", 1 / 4),

@@ -12,8 +12,9 @@ import pytest
 from conftest import fresh
 from made import on_terminal
 
-from dltrain import answer, cli
+from dltrain import cli
 from dltrain.errors import ConfigError, Interrupted, TrainingError, UserError
+from dltrain.system import answer
 from dltrain.verbs import VERBS, Verb
 
 SHORT = ("trainer.epochs=1", "dataset.limit=16", "report=false")

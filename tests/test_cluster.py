@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dltrain.extras import install_line
+from dltrain.system.extras import install_line
 from tests.test_cli import SHORT
 from tests.test_sweep import SWEEP, fragile, ledger, timeless  # noqa: F401  (a fixture)
 

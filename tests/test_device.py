@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dltrain.averaging import ExponentialMovingAverage
-from dltrain.device import Precision, fits, pick_device, pick_precision, process_state
 from dltrain.errors import ConfigError
+from dltrain.system.device import Precision, fits, pick_device, pick_precision, process_state
 
 CPU = torch.device("cpu")
 

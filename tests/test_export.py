@@ -19,8 +19,8 @@ from test_predict import rows_of
 from dltrain.data.bundled import digits, sunspots
 from dltrain.data.encoder import TableEncoder
 from dltrain.deployed import made_up
-from dltrain.extras import install_line
 from dltrain.loaded import load_run
+from dltrain.system.extras import install_line
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SMALL = ("trainer.epochs=1", "dataset.limit=40", "dataset.batch_size=20")

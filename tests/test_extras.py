@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import dltrain
-from dltrain import extras
 from dltrain.errors import UserError
-from dltrain.extras import DISTRIBUTION, install_line, overwritten_files, require_extras
+from dltrain.system import extras
+from dltrain.system.extras import DISTRIBUTION, install_line, overwritten_files, require_extras
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -45,7 +45,7 @@ def installed(folder: Path, name: str, origin: dict | None = None, files: tuple[
 def test_the_line_that_installs_an_extra_suits_how_dltrain_was_installed(tmp_path, monkeypatch, origin, line):
     installed(tmp_path, DISTRIBUTION, origin)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "extras.py"))
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "system" / "extras.py"))
     assert install_line("onnx") == line
 
 
@@ -60,7 +60,7 @@ def test_metadata_that_a_checkout_on_the_path_holds_says_nothing_of_the_installa
 
 def test_a_checkout_that_is_not_installed_at_all_is_one_too(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "extras.py"))
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "system" / "extras.py"))
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.chdir(tmp_path)
     assert install_line("onnx") == 'pip install -e ".[onnx]"'
@@ -103,7 +103,7 @@ def test_no_text_installs_a_stranger():
 
 
 def test_files_of_the_other_project_in_the_same_folder_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "extras.py"))
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "dltrain" / "system" / "extras.py"))
     monkeypatch.setattr(sys, "path", [str(tmp_path / "nothing")])
     assert overwritten_files() == []
     monkeypatch.setattr(sys, "path", [str(tmp_path)])

@@ -13,8 +13,8 @@ from made import write_images, write_table
 
 from dltrain.cli import main
 from dltrain.commands.writers import writing
-from dltrain.files import kind_of, remove_unfinished, write_text, written_whole
-from dltrain.machine import Lock
+from dltrain.system.files import kind_of, remove_unfinished, write_text, written_whole
+from dltrain.system.machine import Lock
 
 WRITES = {
     **{f"export {suffix}": ("export", "{run}", f"out={{disk}}/m{suffix}") for suffix in (".onnx", ".pt2", ".pt")},

@@ -17,11 +17,11 @@ import pytest
 from made import write_images
 from torture import left_behind, processes_with, torture
 
-from dltrain import machine
 from dltrain.data import cache
 from dltrain.data.shard_writing import write_shards
-from dltrain.machine import Lock
 from dltrain.run import is_in_use
+from dltrain.system import machine
+from dltrain.system.machine import Lock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system ends processes with their parent on Linux")
 
@@ -187,7 +187,7 @@ def test_who_waits_for_a_lock_hears_who_has_it(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Lock, "_SECONDS_TO_SAY", 0.05)
     lock = tmp_path / f"{'0' * 32}.lock"
     hold = (
-        "import sys, time\nfrom pathlib import Path\nfrom dltrain.machine import Lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom dltrain.system.machine import Lock\n"
         "sys.argv = ['/bin/dltrain', 'dataset=mine', 'name=a b\\n\\x1b[2Jc']\n"
         f"lock = Lock(Path({str(lock)!r}), is_file=True)\nlock.take()\nprint(flush=True)\nsys.stdin.read()"
     )
@@ -201,7 +201,7 @@ def test_who_waits_for_a_lock_hears_who_has_it(tmp_path, monkeypatch, caplog):
 
         monkeypatch.setattr(machine.log, "handlers", [Watch()])
         assert cache.cached("0" * 32, (10,), "", lambda array: array.fill(7)).sum() == 70
-        (said,) = (record.getMessage() for record in caplog.records if record.name == "dltrain.machine")
+        (said,) = (record.getMessage() for record in caplog.records if record.name == "dltrain.system.machine")
     told = rf"waiting for process {holder.pid} on \S+ \('dltrain dataset=mine 'name=a b\[2Jc'', since 20\d\d-.*"
     assert re.match(told + rf"kill {holder.pid} ends it\), which holds '.*\.lock'; DLTRAIN_CACHE=FOLDER", said), said
     assert lock.read_text() == ""  # nobody holds it any more

@@ -14,7 +14,7 @@ from dltrain.commands.result import show
 from dltrain.data.base import Facts
 from dltrain.data.stored import require_consistent
 from dltrain.record import command_of, history_of, read_config, read_environment, read_result
-from dltrain.structure import mismatch
+from dltrain.system.structure import mismatch
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dltrain import checkpoint, recovery
 from dltrain.checkpoint import Due
 from dltrain.data.base import Arrays
-from dltrain.device import Precision
 from dltrain.errors import TrainingError, UserError
 from dltrain.finite import FiniteWatch, diagnose
 from dltrain.loggers import Loggers
@@ -21,6 +20,7 @@ from dltrain.loggers.csv import CSVLogger
 from dltrain.models import MLP
 from dltrain.monitor import Best
 from dltrain.schedulers import Schedule
+from dltrain.system.device import Precision
 
 
 class Spoiled(torch.autograd.Function):

@@ -14,13 +14,13 @@ from made import write_images, write_table
 from dltrain.data.adapted import ToFloat
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
-from dltrain.device import pick_precision
 from dltrain.errors import Interrupted
 from dltrain.record import changed_from_defaults
 from dltrain.report.charts import curves, thinned
 from dltrain.report.page import render
 from dltrain.report.story import Story
 from dltrain.reporting import Network, tell
+from dltrain.system.device import pick_precision
 from tests.conftest import FINISHED_RUNS
 
 QUICK = ("trainer.epochs=3", "dataset.limit=64", "model=mlp")

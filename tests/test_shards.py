@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 from webdataset import tariterators
 
-from dltrain import extras
 from dltrain.data import cache, parquet_shards, shard_index, tar_shards
 from dltrain.data.base import Data, names_of
 from dltrain.data.image_folder import image_folder
@@ -32,8 +31,9 @@ from dltrain.data.shard_writing import write_shards
 from dltrain.data.shards import shards
 from dltrain.distributed.world import World
 from dltrain.errors import DataError
-from dltrain.extras import install_line
 from dltrain.progress import View
+from dltrain.system import extras
+from dltrain.system.extras import install_line
 
 CPU = torch.device("cpu")
 AUGMENT = {"crop": 2, "flip": True, "contrast": 0.3}

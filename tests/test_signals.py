@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dltrain import checkpoint, signals
+from dltrain import checkpoint
 from dltrain.data import bundled
 from dltrain.errors import Interrupted
 from dltrain.progress import View
+from dltrain.system import signals
 
 SHORT = ("trainer.epochs=4", "dataset.limit=100", "hydra.run.dir=run")  # 4 steps an epoch
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]

@@ -11,10 +11,10 @@ import pytest
 from made import on_terminal, write_table
 from rich.table import Table
 
-from dltrain.console import Console, in_one_line
-from dltrain.log import log_to
-from dltrain.process import process_kept
-from dltrain.streams import printable
+from dltrain.system.console import Console, in_one_line
+from dltrain.system.log import log_to
+from dltrain.system.process import process_kept
+from dltrain.system.streams import printable
 from tests.test_cli import SHORT
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain import device, machine
-from dltrain.device import available_threads, pick_threads, process_state, threads_of_run
-from dltrain.machine import CoreWatch
 from dltrain.models import CNN, GRU, LSTM, MLP
 from dltrain.shapes import _multiply_adds
 from dltrain.sweep import pool
+from dltrain.system import device, machine
+from dltrain.system.device import available_threads, pick_threads, process_state, threads_of_run
+from dltrain.system.machine import CoreWatch
 
 CPU = torch.device("cpu")
 
@@ -156,7 +156,9 @@ def test_a_run_that_is_interrupted_all_the_time_says_once_what_to_type(monkeypat
 
 
 def test_interruptions_are_counted_by_the_system():
-    code = "import os; from dltrain.machine import interruptions as i; os.nice(19); b = i()\nwhile i() == b: pass"
+    code = (
+        "import os; from dltrain.system.machine import interruptions as i; os.nice(19); b = i()\nwhile i() == b: pass"
+    )
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
     try:
         counted = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -12,7 +12,6 @@ from dltrain.averaging import ExponentialMovingAverage
 from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
-from dltrain.device import Precision
 from dltrain.errors import TrainingError
 from dltrain.losses import Penalty
 from dltrain.metrics import metrics_for
@@ -20,6 +19,7 @@ from dltrain.models import CNN, MLP, LeNet
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View
 from dltrain.schedulers import Schedule
+from dltrain.system.device import Precision
 from dltrain.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dltrain.machine import Lock
+from dltrain.system.machine import Lock
 
 SHORT = ("trainer.epochs=1", "dataset.limit=40", "model=mlp")
 RUN, SWEEP = ("hydra.run.dir=place", "optim=adam"), ("-m", "seed=1,2", "hydra.sweep.dir=place")

@@ -28,18 +28,18 @@ from dltrain.config.literal import escaped
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
-from dltrain.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
 from dltrain.distributed.world import World
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
-from dltrain.machine import CoreWatch
 from dltrain.metric_names import lower_is_better
 from dltrain.metrics import metrics_for
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View, make_view
 from dltrain.schedulers import Schedule
 from dltrain.shapes import require_shapes
+from dltrain.system.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
+from dltrain.system.machine import CoreWatch
 from dltrain.trainer import Trainer
 
 log = logging.getLogger(__name__)

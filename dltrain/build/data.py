@@ -13,10 +13,10 @@ from dltrain.config.nodes import settled
 from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
-from dltrain.device import fits
 from dltrain.distributed.world import World
 from dltrain.errors import ConfigError
-from dltrain.machine import core_count
+from dltrain.system.device import fits
+from dltrain.system.machine import core_count
 
 # Keys of a dataset node that say how its samples are served; the others are arguments of its function.
 _LOADER_KEYS = ("batch_size",)

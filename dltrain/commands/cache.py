@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from dltrain.answer import say
 from dltrain.data.cache import cache_folder, cache_limit, clear, entries
 from dltrain.errors import UserError
+from dltrain.system.answer import say
 
 _GIB = 1024**3
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.answer import on_terminal, print_json, stdout, stdout_kept
 from dltrain.build import Parts, build
-from dltrain.device import process_state
 from dltrain.errors import UserError
-from dltrain.extras import DISTRIBUTION, overwritten_files
 from dltrain.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 from dltrain.report.terminal import plot
-from dltrain.startup import defer_compiler
+from dltrain.system.answer import on_terminal, print_json, stdout, stdout_kept
+from dltrain.system.device import process_state
+from dltrain.system.extras import DISTRIBUTION, overwritten_files
+from dltrain.system.startup import defer_compiler
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -85,7 +85,7 @@ def _facts(parts: Parts) -> dict[str, Any]:
 
 
 def _report(found: dict[str, Any], rates: list[float]) -> None:
-    from dltrain.console import Console, in_one_line
+    from dltrain.system.console import Console, in_one_line
 
     console = Console(file=stdout())
     console.print(found["data"])

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dltrain import distributed
-from dltrain.answer import on_terminal, print_json
 from dltrain.commands.arguments import own_keys, run_of
 from dltrain.distributed.launch import launched
 from dltrain.errors import UserError
+from dltrain.system import worker
+from dltrain.system.answer import on_terminal, print_json
 
 _SPLITS = ("train", "val", "test", "all")
 
@@ -26,7 +26,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if launched("evaluate", arguments, overrides):
         return
     answer = _evaluated(run, split, overrides)
-    if distributed.rank() > 0:
+    if worker.rank() > 0:
         return
     if on_terminal():
         from dltrain.commands.tables import show_evaluation
@@ -37,14 +37,14 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
-    from dltrain.device import process_state, threads_of_run
     from dltrain.distributed.meeting import joined
     from dltrain.inference import evaluate as evaluate_batches
     from dltrain.loaded import load_run
-    from dltrain.log import log_to
     from dltrain.metrics import metrics_for
+    from dltrain.system.device import process_state, threads_of_run
+    from dltrain.system.log import log_to
 
-    log_to(None, speaks=distributed.rank() == 0)
+    log_to(None, speaks=worker.rank() == 0)
     loaded = load_run(run, overrides)
     cfg, device = loaded.cfg, loaded.precision.device
     tf32, threads = cfg.trainer.precision == "auto", threads_of_run(cfg.trainer.threads)  # as in training

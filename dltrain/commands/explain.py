@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from dltrain.answer import on_terminal, print_json, say
 from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
-from dltrain.extras import require_extras
-from dltrain.files import written_whole
-from dltrain.machine import Lock
 from dltrain.report.figures import short, without_math
 from dltrain.run import path_of
+from dltrain.system.answer import on_terminal, print_json, say
+from dltrain.system.extras import require_extras
+from dltrain.system.files import written_whole
+from dltrain.system.machine import Lock
 
 _METHODS = ("integrated_gradients", "input_x_gradient")
 _PICTURES = 50
@@ -50,7 +50,7 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     from dltrain.data.inputs import read_inputs
     from dltrain.explaining import explain as explain_batches
     from dltrain.loaded import load_run
-    from dltrain.log import log_to
+    from dltrain.system.log import log_to
 
     log_to(None)
     loaded = load_run(run, overrides)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.answer import on_terminal, print_json, say
 from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import UserError, did_you_mean
-from dltrain.extras import require_extras
 from dltrain.run import path_of
+from dltrain.system.answer import on_terminal, print_json, say
+from dltrain.system.extras import require_extras
 
 _SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt", "safetensors": ".safetensors"}
 _EXTRAS = {"onnx": ("onnx", ("onnx", "onnxscript", "onnxruntime")), "safetensors": ("safetensors", ("safetensors",))}
@@ -32,7 +32,7 @@ def export(arguments: Sequence[str]) -> None:
     from dltrain.export import BATCHES
     from dltrain.export import export as write
     from dltrain.loaded import load_run
-    from dltrain.log import log_to
+    from dltrain.system.log import log_to
 
     log_to(None)
     loaded = load_run(run, [*overrides, "device=cpu"])  # where a file is to run, and where it can be compared

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dltrain.answer import on_terminal, print_json, say
 from dltrain.config import sweeps
+from dltrain.system.answer import on_terminal, print_json, say
 
 
 def list_jobs(jobs: Sequence[Sequence[str]]) -> None:

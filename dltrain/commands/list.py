@@ -5,8 +5,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from dltrain.answer import say
 from dltrain.errors import UserError, did_you_mean
+from dltrain.system.answer import say
 
 _FLAGS = ("--config-dir", "-cd")
 _OTHER = ("hydra",)  # Hydra's own groups under conf/

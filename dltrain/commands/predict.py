@@ -7,14 +7,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from dltrain import distributed
-from dltrain.answer import give, on_terminal, print_json, stdout
 from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.distributed.launch import launched
 from dltrain.errors import DataError, DltrainError, UserError
-from dltrain.log import can_redraw
 from dltrain.run import path_of
+from dltrain.system import worker
+from dltrain.system.answer import give, on_terminal, print_json, stdout
+from dltrain.system.log import can_redraw
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,13 @@ def predict(arguments: Sequence[str]) -> None:
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
     from dltrain.data.inputs import is_stream, read_inputs
-    from dltrain.device import computing_threads, threads_of_run
     from dltrain.distributed.meeting import joined
     from dltrain.loaded import load_run
-    from dltrain.log import log_to
+    from dltrain.system.device import computing_threads, threads_of_run
+    from dltrain.system.log import log_to
 
-    log_to(None, speaks=distributed.rank() == 0)
-    if distributed.size() > 1 and any(map(is_stream, inputs)):
+    log_to(None, speaks=worker.rank() == 0)
+    if worker.size() > 1 and any(map(is_stream, inputs)):
         raise UserError("several processes cannot read from one pipe: write it to a file, or trainer.devices=1")
     loaded = load_run(run, overrides)
     broken = Broken()
@@ -167,7 +167,7 @@ def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from dltrain.console import Console
+    from dltrain.system.console import Console
 
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

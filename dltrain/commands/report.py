@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.answer import on_terminal, print_json, say
 from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import UserError
 from dltrain.run import find_run, is_in_use, is_there, path_of
 from dltrain.sweep.ledger import is_sweep
+from dltrain.system.answer import on_terminal, print_json, say
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -27,8 +27,8 @@ def report(arguments: Sequence[str]) -> None:
         where = "name its folder, such as outputs/<date>/<time>"
         raise UserError(f"there is no run '{words[0]}', and no sweep of that name; {where}")
     run, overrides = run_of(words, "dltrain report RUN [out=FILE]")
-    from dltrain.log import log_to
     from dltrain.reporting import report_run
+    from dltrain.system.log import log_to
 
     log_to(None)
     folder = find_run(run)[0].resolve()

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dltrain import distributed
-from dltrain.answer import ending, give, on_terminal, print_json, stdout
 from dltrain.build import Parts
 from dltrain.errors import DltrainError, Interrupted, exit_code_of
 from dltrain.resume import candidates
 from dltrain.run import RunFolder
+from dltrain.system import worker
+from dltrain.system.answer import ending, give, on_terminal, print_json, stdout
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     saved = any(path.exists() for path in candidates(folder.path))
     how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
     log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
-    if distributed.may_start_again() and not interrupted:
+    if worker.may_start_again() and not interrupted:
         return
     if not on_terminal() or isinstance(error, KeyboardInterrupt | Interrupted | DltrainError):
         show(result, error)
@@ -88,8 +88,8 @@ def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
             line |= ending(2, error)
         print_json(line)
         return
-    from dltrain.console import Console
     from dltrain.progress import result_table
+    from dltrain.system.console import Console
 
     console = Console(file=stdout())
     best = result.get("best", {})

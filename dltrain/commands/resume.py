@@ -10,9 +10,9 @@ from dltrain import config
 from dltrain.commands.arguments import run_of
 from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.distributed.launch import command_of, launched
-from dltrain.log import log_to
 from dltrain.record import read_config, read_environment, read_result
 from dltrain.run import find_run, own_folder, started_elsewhere
+from dltrain.system.log import log_to
 
 
 def resume(arguments: Sequence[str]) -> None:
@@ -31,9 +31,9 @@ def resume(arguments: Sequence[str]) -> None:
     own += [f"device={before['device']}"] if "device" in before else []
     if launched("resume", arguments, [*own, *overrides], path):
         return
-    from dltrain import signals
     from dltrain.commands.train import go_on
     from dltrain.resume import find_resumable
+    from dltrain.system import signals
 
     command = command_of(["resume", *arguments])
     with signals.handled() as stop, own_folder(path.resolve(), command) as folder:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dltrain.answer import on_terminal, print_json
 from dltrain.commands.arguments import own_keys
 from dltrain.data.folders import text_of
 from dltrain.errors import UserError, did_you_mean
 from dltrain.run import path_of
+from dltrain.system.answer import on_terminal, print_json
 
 _USAGE = "dltrain shards FOLDER OUT [format=tar|parquet]"
 _FORMATS = ("tar", "parquet")
@@ -38,7 +38,7 @@ def shards(arguments: Sequence[str]) -> None:
     samples, seed = _number(own, "samples", 10_000, 1), _number(own, "seed", 0, 0)
 
     from dltrain.data.shard_writing import write_shards
-    from dltrain.log import log_to
+    from dltrain.system.log import log_to
 
     log_to(None)
     counts = write_shards(folder, out, format, samples, seed)  # type: ignore[arg-type]

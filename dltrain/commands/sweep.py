@@ -4,12 +4,12 @@ import logging
 import os
 from pathlib import Path
 
-from dltrain.answer import on_terminal, print_json
-from dltrain.files import write_text
 from dltrain.metric_names import about_test
 from dltrain.record import history_of
 from dltrain.sweep.ledger import settled
 from dltrain.sweep.outcome import Outcome, outcome
+from dltrain.system.answer import on_terminal, print_json
+from dltrain.system.files import write_text
 
 _PAGES = ("report.html", "curves.png")  # what a job is linked to: the first that it has
 

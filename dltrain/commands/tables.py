@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
-from dltrain.answer import stdout
-from dltrain.console import Console, in_one_line, styled
 from dltrain.errors import to_type
 from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import figure
+from dltrain.system.answer import stdout
+from dltrain.system.console import Console, in_one_line, styled
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
 _CONFUSIONS = 15

@@ -9,22 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dltrain import checkpoint, distributed, signals
+from dltrain import checkpoint
 from dltrain.build import Parts, build, start_loggers
 from dltrain.commands.result import best_of, draw, leave_result, show, write_report
 from dltrain.config.earlier import as_text, of_text
 from dltrain.config.of_hydra import write_out
-from dltrain.device import pick_device, process_state, seed_apart
 from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.meeting import Plan, joined, meeting
 from dltrain.distributed.world import World
 from dltrain.errors import TrainingError
-from dltrain.log import log_to, write_to
 from dltrain.metrics import ClassificationMetrics
 from dltrain.monitor import Pruning
 from dltrain.resume import Resumable, find_resumable, restore
 from dltrain.run import RunFolder
-from dltrain.startup import defer_compiler
+from dltrain.system import signals, worker
+from dltrain.system.device import pick_device, process_state, seed_apart
+from dltrain.system.log import log_to, write_to
+from dltrain.system.startup import defer_compiler
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def follow(stop: signals.StopRequest) -> None:
     cfg, path = of_text(plan.config), Path(plan.path)
     if plan.imports_from_here:
         sys.path.insert(0, os.getcwd())
-    file = path / "logs" / f"rank-{distributed.rank()}.log"
+    file = path / "logs" / f"rank-{worker.rank()}.log"
     log_to(file, speaks=False)
     write_to(file)
     with _process_state(cfg), joined(pick_device(cfg.device)) as world:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from dltrain.errors import UserError
-from dltrain.files import written_whole
+from dltrain.system.files import written_whole
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 

@@ -22,7 +22,7 @@ _PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # Hydra makes th
 _FILES = tuple(f"logging.handlers.{name}FileHandler" for name in ("Rotating", "TimedRotating", "Watched"))
 _HANDLERS = (
     *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", *_FILES),
-    *("dltrain.log.StderrHandler", "dltrain.log.QuietFileHandler"),
+    *("dltrain.system.log.StderrHandler", "dltrain.system.log.QuietFileHandler"),
 )
 _LOGS = (".log", ".txt", ".jsonl")
 _RUN_FOLDER = re.compile(r"\$\{hydra[.:]runtime\.output_dir\}/(?:[^/${}]|\$\{hydra[.:]job\.name\})+")

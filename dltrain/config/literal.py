@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf._utils import get_yaml_loader
 
-from dltrain import yaml_text
+from dltrain.system import yaml_text
 
 _OPENING = re.compile(r"(\\*)\$\{")
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")

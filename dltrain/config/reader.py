@@ -5,7 +5,7 @@ import os
 from hydra.plugins.config_source import ConfigResult
 
 from dltrain.config import hydra_internals
-from dltrain.yaml_text import require_plain
+from dltrain.system.yaml_text import require_plain
 
 
 class FileConfigSource(hydra_internals.FileConfigSource):

@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dltrain import distributed
 from dltrain.config.rules import LATER, Problem
 from dltrain.errors import ConfigError, did_you_mean
-from dltrain.expression import Expression
-from dltrain.files import kind_of
 from dltrain.metric_names import NAMES, about_test, lower_is_better
+from dltrain.system import worker
+from dltrain.system.expression import Expression
+from dltrain.system.files import kind_of
 
 _TASKS = {  # of dltrain's own data sets; a table tells its task once it is read, unless dataset.task names it
     **dict.fromkeys(("diabetes", "sunspots", "series"), "regression"),
@@ -57,12 +57,12 @@ def _mapping(node: Any) -> Mapping[str, Any]:
 def _check_processes(trainer: Mapping[str, Any], batch_size: Any) -> Iterator[Problem]:
     """What several processes that share a run need."""
     devices = trainer.get("devices")
-    count = distributed.size() if distributed.is_worker() else devices
+    count = worker.size() if worker.is_worker() else devices
     if isinstance(count, int) and isinstance(batch_size, int) and count > batch_size > 0:
         yield Problem("dataset.batch_size", f"is the batch of all {count} processes, and must have a sample for each")
     if trainer.get("strategy") != "fsdp":
         return
-    if count == 1 and not distributed.is_worker():
+    if count == 1 and not worker.is_worker():
         yield Problem("trainer.strategy", "is for several processes: add trainer.devices=N, or take ddp", "fsdp")
     if trainer.get("on_nonfinite") == "rollback":
         yield Problem("trainer.on_nonfinite", "excludes trainer.strategy=fsdp: use stop or skip", "rollback")

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 
 from dltrain.config import source
 from dltrain.errors import ConfigError, did_you_mean
-from dltrain.extras import install_line
+from dltrain.system.extras import install_line
 
 # Packages that no target may come from, beside the standard library: they run code, load pickles or change files.
 _REFUSED = frozenset(

@@ -18,7 +18,7 @@ from dltrain.config.complete import COMPLETE
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import file_problems, hidden_header
 from dltrain.errors import did_you_mean
-from dltrain.yaml_text import DEEPEST, TOO_DEEP
+from dltrain.system.yaml_text import DEEPEST, TOO_DEEP
 
 # Lines of Hydra's messages that help with Hydra, not with dltrain.
 _NOISE = re.compile(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from dltrain.yaml_text import RefusedYAML, require_plain
+from dltrain.system.yaml_text import RefusedYAML, require_plain
 
 Key = tuple[str, ...]
 _HIDDEN = re.compile(rb"\xef\xbb\xbf\s*#\s*@")

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dltrain.errors import UserError
-from dltrain.files import flush, write_text, written_whole
-from dltrain.machine import Lock
+from dltrain.system.files import flush, write_text, written_whole
+from dltrain.system.machine import Lock
 
 log = logging.getLogger(__name__)
 

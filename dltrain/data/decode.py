@@ -18,7 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from dltrain.errors import ConfigError, DataError, TrainingError, did_you_mean
-from dltrain.machine import core_count, die_with_parent, has_shared_memory
+from dltrain.system.machine import core_count, die_with_parent, has_shared_memory
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dltrain.errors import DataError, did_you_mean
-from dltrain.files import kind_of
+from dltrain.system.files import kind_of
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dltrain.data.csv_file import column_names, line_of, open_csv
 from dltrain.data.dialect import PLAIN, Dialect, without_missing
 from dltrain.data.notation import looks_like_data
 from dltrain.errors import ConfigError, DataError, did_you_mean, to_type
-from dltrain.files import kind_of
+from dltrain.system.files import kind_of
 
 # What polars raises for a file that is damaged; of some it panics, which is no Exception.
 UNREADABLE = (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException)

@@ -19,7 +19,7 @@ from dltrain.data.folders import labelled_images, text_of
 from dltrain.data.images import image_data
 from dltrain.data.source import describe_folder
 from dltrain.errors import ConfigError, DataError
-from dltrain.machine import available_memory
+from dltrain.system.machine import available_memory
 
 log = logging.getLogger(__name__)
 

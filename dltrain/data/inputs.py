@@ -17,8 +17,8 @@ from dltrain.data.base import Fitted
 from dltrain.data.decode import WHITE, Decoding, UnreadableError, decode
 from dltrain.data.folders import IMAGES, files_in, say_left_out, text_of
 from dltrain.errors import DataError, UserError
-from dltrain.files import kind_of
-from dltrain.machine import core_count
+from dltrain.system.files import kind_of
+from dltrain.system.machine import core_count
 
 TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
 _STREAM = re.compile(r"/dev/(stdin|fd/\d+)")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dltrain.data.base import Ordered, Samples
 from dltrain.data.draws import hashed_draws
 from dltrain.errors import DltrainError, TrainingError
-from dltrain.machine import core_count, die_with_parent, has_shared_memory
+from dltrain.system.machine import core_count, die_with_parent, has_shared_memory
 
 _READ_AHEAD = 4  # batches that each worker has ready
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dltrain.data.folders import part_folders, part_in, subfolders, text_of
 from dltrain.errors import DataError
-from dltrain.files import kind_of
+from dltrain.system.files import kind_of
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from dltrain.data.runs import Runs
 from dltrain.data.shard_index import Index, Shards
 from dltrain.data.tar_shards import TarShards, content_of, members_of
 from dltrain.errors import DataError
-from dltrain.extras import require_extras
+from dltrain.system.extras import require_extras
 
 _IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGES)
 _KINDS: dict[int, Kind] = {1: "table", 2: "series", 3: "image"}

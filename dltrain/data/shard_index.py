@@ -19,7 +19,7 @@ from dltrain.data.cache import cache_folder, cached_rows, key_of
 from dltrain.data.decode import forked
 from dltrain.data.runs import Runs
 from dltrain.errors import DataError
-from dltrain.machine import core_count
+from dltrain.system.machine import core_count
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dltrain.data.folders import labelled_images, text_of
 from dltrain.errors import DataError, UserError
-from dltrain.extras import require_extras
+from dltrain.system.extras import require_extras
 
 Format = Literal["tar", "parquet"]
 Sample = tuple[Path, int]

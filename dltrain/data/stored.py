@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, get_args
 
 from dltrain.data.base import Facts, Kind, Task
-from dltrain.structure import Structure, mismatch
+from dltrain.system.structure import Structure, mismatch
 
 _NUMBER = int | float
 _DIALECT = {

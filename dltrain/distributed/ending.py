@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dltrain.distributed import ANSWERED_FILE, ERROR_FILE
 from dltrain.errors import Interrupted, TrainingError
 from dltrain.record import read_result
 from dltrain.run import write_json
-from dltrain.signals import HANDLED
+from dltrain.system.signals import HANDLED
+from dltrain.system.worker import ANSWERED_FILE, ERROR_FILE
 
 _OWN = {1, 2, *(Interrupted(number).exit_code for number in HANDLED)}  # exit codes that dltrain leaves with
 _CLOSING = {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM)}  # how the launcher ends the others

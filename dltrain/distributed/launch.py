@@ -13,20 +13,20 @@ from secrets import token_hex
 from types import FrameType
 from typing import Any
 
-from dltrain import distributed
-from dltrain.answer import give
-from dltrain.distributed import COMMAND, LAUNCHER
 from dltrain.distributed.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted, quoted
 from dltrain.record import read_result
-from dltrain.signals import handled_by, leave_closed_terminal
+from dltrain.system import worker
+from dltrain.system.answer import give
+from dltrain.system.signals import handled_by, leave_closed_terminal
+from dltrain.system.worker import COMMAND, LAUNCHER
 
 _SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
 
 
 def command_of(arguments: Sequence[str]) -> str:
     """The command line that reproduces a run with ``arguments``."""
-    return os.environ[COMMAND] if distributed.is_launched_by_dltrain() else shlex.join(["dltrain", *arguments])
+    return os.environ[COMMAND] if worker.is_launched_by_dltrain() else shlex.join(["dltrain", *arguments])
 
 
 def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
@@ -50,7 +50,7 @@ def launched(verb: str, arguments: Sequence[str], overrides: Sequence[str], path
     """
     given = dict(word.split("=", 1) for word in overrides if "=" in word)
     devices = given.get("trainer.devices", "1")
-    if devices == "1" or distributed.is_worker():
+    if devices == "1" or worker.is_worker():
         return False
     if devices != "auto" and not (devices.isdecimal() and int(devices)):
         raise ConfigError([f"trainer.devices={devices}: it must be a whole number of at least 1, or auto"])

@@ -20,10 +20,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
-from dltrain import distributed
-from dltrain.answer import say_how_it_ended
 from dltrain.distributed.world import Group, World
 from dltrain.errors import SIGNALLED, DltrainError, Interrupted, TrainingError, exit_code_of
+from dltrain.system import worker
+from dltrain.system.answer import say_how_it_ended
 
 _PLAN, _ERROR, _FOLDER = "plan", "error", "dltrain run folder"  # keys of the stores
 _NO_PLAN = "null"
@@ -48,7 +48,7 @@ class Meeting:
 
     def __init__(self) -> None:
         store, self.rank, self.size = _met()
-        self.store = PrefixStore(f"dltrain/{distributed.restarts()}", store)
+        self.store = PrefixStore(f"dltrain/{worker.restarts()}", store)
         self.store.set(f"process {self.rank}", f"{os.uname().nodename} {os.getpid()}")
         # A connection of its own: another's lasts as long as what it waits for.
         self._looking = self.store.clone()
@@ -97,7 +97,7 @@ class Meeting:
         with contextlib.suppress(dist.DistError):  # the store has gone with the process that kept it
             self.store.compare_set(_ERROR, "", f"{self.rank} {code} {told}")
         if self.rank > 0:  # rank 0 says it itself
-            distributed.leave_error(told)
+            worker.leave_error(told)
 
     def explained(self, error: BaseException) -> BaseException:
         """``error``, or what happened in another process and has led to it."""
@@ -149,7 +149,7 @@ class Meeting:
                     told = "interrupted" if failed[1] > SIGNALLED else str(error)
                     print(f"dltrain: {told}", file=sys.stderr, flush=True)
                     say_how_it_ended(failed[1], error)
-                    distributed.leave_error(told)
+                    worker.leave_error(told)
                 os._exit(failed[1])
 
 
@@ -191,7 +191,7 @@ def joined(device: torch.device, plan: Plan | None = None) -> Iterator[World]:
 
     Rank 0 tells the others its ``plan``. An exception that leaves the block is told to the other processes.
     """
-    if not distributed.is_worker():
+    if not worker.is_worker():
         yield World()
         return
     others = meeting()
@@ -229,7 +229,7 @@ def reporting(others: Meeting) -> Iterator[None]:
 
 def earlier_folder() -> Path | None:
     """The run folder from before the launcher has started all processes anew."""
-    if not distributed.restarts():
+    if not worker.restarts():
         return None
     store = _launchers_store()
     return Path(store.get(_FOLDER).decode()) if store.check([_FOLDER]) else None

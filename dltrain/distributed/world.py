@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dltrain import distributed
 from dltrain.errors import DltrainError
+from dltrain.system import worker
 
 Value = TypeVar("Value")
 Agreed = tuple[int, ...]
@@ -112,7 +112,7 @@ class Group(World):
 
     def __init__(self, device: torch.device, explain: Callable[[BaseException], BaseException]):
         self.device, self.rank, self.size = device, dist.get_rank(), dist.get_world_size()
-        self.local_size = distributed.local_size()
+        self.local_size = worker.local_size()
         self._explain = explain
         # Flags and small objects travel between CPUs, so that no GPU is waited for.
         self._cpu: Any = dist.new_group(backend="gloo") if device.type == "cuda" else None

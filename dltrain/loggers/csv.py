@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.files import written_whole
+from dltrain.system.files import written_whole
 
 
 class CSVLogger:

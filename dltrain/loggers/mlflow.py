@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.extras import require_extras
 from dltrain.loggers.flatten import flatten
+from dltrain.system.extras import require_extras
 
 _TAG = "dltrain_run"
 

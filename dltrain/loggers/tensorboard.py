@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dltrain.extras import require_extras
 from dltrain.loggers.flatten import flatten
+from dltrain.system.extras import require_extras
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

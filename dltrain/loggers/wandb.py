@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.extras import require_extras
+from dltrain.system.extras import require_extras
 
 
 class WandbLogger:

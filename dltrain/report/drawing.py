@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dltrain.files import written_whole
+from dltrain.system.files import written_whole
 
 
 def new_figure(title: str, size: tuple[float, float]) -> Any:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.log import can_redraw
 from dltrain.report.figures import short
 from dltrain.sweep.ledger import Job
+from dltrain.system.log import can_redraw
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Board:
         if self.live and can_redraw():
             from rich.live import Live
 
-            from dltrain.console import Console
+            from dltrain.system.console import Console
 
             self._screen = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
             self._screen.start()
@@ -69,7 +69,7 @@ class Board:
             return
         from rich.table import Table
 
-        from dltrain.console import in_one_line
+        from dltrain.system.console import in_one_line
 
         table = Table(box=None, pad_edge=False)
         for name in ("job", "seconds", "epoch", "", ""):

@@ -19,11 +19,11 @@ from hydra.types import HydraContext
 
 from dltrain.errors import UserError
 from dltrain.job import SweepTask
-from dltrain.machine import available_memory, core_count, die_with_parent
 from dltrain.monitor import Pruning
-from dltrain.signals import HANDLED
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.sweep.pruning import Judge
+from dltrain.system.machine import available_memory, core_count, die_with_parent
+from dltrain.system.signals import HANDLED
 
 _JOB_MEMORY = 1.5 * 2**30  # bytes that a job with torch and a small data set takes
 
@@ -166,7 +166,7 @@ def take_share(slot: int, slots: int) -> None:
 
 def _import_once(draws: bool) -> None:
     """Import what every job needs, before the first of them is forked; nothing here starts a thread."""
-    from dltrain.startup import defer_compiler
+    from dltrain.system.startup import defer_compiler
 
     defer_compiler()
     import dltrain.commands.train  # noqa: F401

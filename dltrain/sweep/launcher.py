@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config.compose import Composer
 from dltrain.config.rules import shown
 from dltrain.errors import ConfigError, Interrupted, UserError, to_type
-from dltrain.extras import require_extras
 from dltrain.sweep.combinations import Combinations
 from dltrain.sweep.forked import Forked, jobs_at_once
 from dltrain.sweep.ledger import Job, Ledger, key_of
@@ -29,6 +28,7 @@ from dltrain.sweep.planning import plan_jobs
 from dltrain.sweep.pool import Engine, Planned, Pool
 from dltrain.sweep.pruning import Judge, judge_of
 from dltrain.sweep.search import Search
+from dltrain.system.extras import require_extras
 
 log = logging.getLogger(__name__)
 

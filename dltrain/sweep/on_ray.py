@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from dltrain.errors import ConfigError, UserError
 from dltrain.job import SweepTask
-from dltrain.machine import die_with
 from dltrain.sweep.pool import Answer, Planned, perform
+from dltrain.system.machine import die_with
 
 
 @dataclass

@@ -7,13 +7,13 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain.answer import on_terminal, print_json
 from dltrain.config.compose import Composer
 from dltrain.config.session import context_of
 from dltrain.job import SweepTask
 from dltrain.run import own_sweep_folder
 from dltrain.sweep.launcher import register
 from dltrain.sweep.ledger import is_sweep
+from dltrain.system.answer import on_terminal, print_json
 
 
 def run_sweep(composer: Composer, cfg: DictConfig, words: Sequence[str], command: str) -> bool:

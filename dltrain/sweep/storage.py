@@ -11,7 +11,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 
 from dltrain.errors import DltrainError, UserError
-from dltrain.extras import install_line
+from dltrain.system.extras import install_line
 
 
 def storage_of(named: str | None, folder: Path) -> Any:

@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 
 from dltrain.errors import ConfigError, Interrupted, UserError
 from dltrain.job import SweepTask
-from dltrain.machine import die_with
 from dltrain.sweep.forked import take_share
 from dltrain.sweep.pool import Answer, Planned, perform
+from dltrain.system.machine import die_with
 
 _STATE_SECONDS = 5.0  # between two questions to SLURM for a job that has been cancelled
 _WARNED, _CANCELLED = (Interrupted(number).exit_code for number in (signal.SIGUSR1, signal.SIGTERM))

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from dltrain.answer import stdout
-from dltrain.console import Console, in_one_line
 from dltrain.report.figures import short
 from dltrain.sweep.outcome import Outcome
+from dltrain.system.answer import stdout
+from dltrain.system.console import Console, in_one_line
 
 _SHOWN = 20
 _MAIN = ("loss", "accuracy", "mae")  # sweep.csv and sweep.html have the others

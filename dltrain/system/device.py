@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dltrain import distributed
 from dltrain.errors import ConfigError
-from dltrain.machine import core_count
+from dltrain.system import worker
+from dltrain.system.machine import core_count
 
 # Multiply-adds of a forward pass that are worth one more thread. Measured on two cores: an LSTM with 26 million a step,
 # counted by half, gains a tenth from the second, and is three times slower beside another; LeNet with 42 gains half.
@@ -29,14 +29,14 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such device on this machine.
     """
-    together = distributed.is_worker()
+    together = worker.is_worker()
     if name == "auto":
         has_mps = torch.backends.mps.is_available() and not together
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if together and name not in ("cuda", "cpu"):
         raise ConfigError([f"device='{name}': processes that share a run take device=cuda, each its own, or cpu"])
     if together and name == "cuda":
-        name = f"cuda:{distributed.local_rank()}"
+        name = f"cuda:{worker.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -74,7 +74,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 def available_threads() -> int:
     """Threads that this process may use on the CPU: its share of the cores, at most ``OMP_NUM_THREADS``."""
     most = os.environ.get("OMP_NUM_THREADS", "")
-    cores = core_count() // distributed.local_size()
+    cores = core_count() // worker.local_size()
     return max(1, min(cores, int(most)) if most.isdecimal() and int(most) else cores)
 
 

@@ -8,7 +8,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from dltrain.streams import printable
+from dltrain.system.streams import printable
 
 EPOCHS = "dltrain.epochs"  # one line an epoch
 

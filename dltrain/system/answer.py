@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from dltrain import distributed
 from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, exit_code_of
-from dltrain.streams import printable
+from dltrain.system import worker
+from dltrain.system.streams import printable
 
 _kept: list[TextIO] = []  # stdout as it was before what lies within
 _given = threading.Event()
@@ -30,7 +30,7 @@ def begin() -> None:
 def give() -> None:
     """Note that the answer, or the beginning of it, is on stdout: no line may follow."""
     _given.set()
-    distributed.leave_answered()
+    worker.leave_answered()
 
 
 @contextmanager
@@ -99,11 +99,11 @@ def report(error: BaseException) -> int:
         return exit_code_of(error)
     else:
         traceback.print_exception(error)
-        distributed.leave_error(f"a bug: {_text_of(error)}")
+        worker.leave_error(f"a bug: {_text_of(error)}")
         return 1
     if not is_told(error):
         print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
-        distributed.leave_error(text)  # once it is said: the launcher says what has not been
+        worker.leave_error(text)  # once it is said: the launcher says what has not been
     return exit_code_of(error)
 
 
@@ -127,7 +127,7 @@ def say_how_it_ended(code: int, error: BaseException | None) -> None:
 
     Where a launcher starts the processes of a run anew, this is not how it ended.
     """
-    is_last_word = code > SIGNALLED or not distributed.may_start_again()
+    is_last_word = code > SIGNALLED or not worker.may_start_again()
     if is_last_word and stdout() and not (_given.is_set() or on_terminal()):
         print_json(ending(code, explained(error) if error else None))
 

@@ -46,7 +46,7 @@ def overwritten_files() -> list[str]:
         namesake = Distribution.from_name(_NAMESAKE)
     except PackageNotFoundError:
         return []
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     paths = [Path(str(namesake.locate_file(file))).resolve() for file in namesake.files or ()]
     return sorted(str(path.relative_to(here)) for path in paths if path.is_relative_to(here) and path.suffix == ".py")
 
@@ -58,5 +58,5 @@ def _checkout() -> Path | None:
             origin = json.loads(text)
             editable = origin.get("dir_info", {}).get("editable", False)
             return Path(unquote(urlsplit(origin["url"]).path)) if editable else None
-    folder = Path(__file__).resolve().parents[1]
+    folder = Path(__file__).resolve().parents[2]
     return folder if (folder / "pyproject.toml").is_file() else None
