@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dltrain.deployed import Deployed, describe, made_up
 from dltrain.errors import DltrainError, UserError
 from dltrain.loaded import Loaded
-from dltrain.run import finite, write_json
+from dltrain.runs.folder import finite, write_json
 from dltrain.system.files import written_whole
 
 BATCHES = (1, 2, 5)  # sizes that an exported network is run with

@@ -9,7 +9,7 @@ from dltrain import config
 from dltrain.config import session
 from dltrain.distributed import launch
 from dltrain.monitor import Pruning
-from dltrain.run import discarded_unless_begun, own_folder
+from dltrain.runs.folder import discarded_unless_begun, own_folder
 from dltrain.system import signals, worker
 from dltrain.system.answer import stdout_kept, unheard
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from dltrain import checkpoint, config
+from dltrain import config
 from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
 from dltrain.build.make import make
 from dltrain.build.network import unfetched
@@ -22,7 +22,8 @@ from dltrain.data.stored import require_consistent
 from dltrain.data.transforms import transform_of
 from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
-from dltrain.run import find_run, require_one_run, started_elsewhere
+from dltrain.runs import checkpoint
+from dltrain.runs.folder import find_run, require_one_run, started_elsewhere
 from dltrain.shapes import require_fitting
 from dltrain.system.device import Precision, pick_device, pick_precision
 
@@ -128,7 +129,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         raise CheckpointError(f"'{name}' has no checkpoints/best.pt yet: it is written behind the first epoch")
     content = checkpoint.load(path)
     if "shards" in content:
-        from dltrain.distributed.sharded import joined  # its torch modules take long to import
+        from dltrain.runs.sharded import joined  # its torch modules take long to import
 
         content = joined(content, path.parent)
     checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")

@@ -18,7 +18,9 @@ from dltrain.errors import DltrainError, RecordError
 from dltrain.inference import Loss, predict
 from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
-from dltrain.record import (
+from dltrain.report.page import render
+from dltrain.report.story import Mistake, Story, Test
+from dltrain.runs.record import (
     changed_from_defaults,
     choices_of,
     command_of,
@@ -28,8 +30,6 @@ from dltrain.record import (
     read_environment,
     read_result,
 )
-from dltrain.report.page import render
-from dltrain.report.story import Mistake, Story, Test
 from dltrain.system.device import Precision
 from dltrain.system.files import write_text
 

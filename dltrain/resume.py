@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain import checkpoint
 from dltrain.config.earlier import of_checkpoint
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
-from dltrain.record import read_or_warn, read_result
 from dltrain.recovery import scale_learning_rate
-from dltrain.run import path_of, require_one_run
+from dltrain.runs import checkpoint
+from dltrain.runs.folder import path_of, require_one_run
+from dltrain.runs.record import read_or_warn, read_result
 from dltrain.system import yaml_text
 from dltrain.trainer import Trainer
 

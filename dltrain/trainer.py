@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 
 from dltrain import recovery, state
 from dltrain.averaging import ExponentialMovingAverage
-from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.loader import Loader
 from dltrain.distributed.layers import least_samples
 from dltrain.distributed.strategy import is_sharded, norm_of_shards, without_sum
@@ -27,6 +26,7 @@ from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
 from dltrain.monitor import Best, EarlyStopping, Pruning
 from dltrain.progress import View
 from dltrain.recovery import NotFinite
+from dltrain.runs.checkpoint import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, random_state, set_random_state
 from dltrain.system.machine import CoreWatch

@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dltrain.checkpoint import _seal
+from dltrain.runs.checkpoint import _seal
 
 SECRET = "DLTRAIN_FUZZ_SECRET"  # a variable of the environment whose value no file of others may ask for
 MARKUP = "<img src=x onerror=fuzz()>"  # which no page may hold as it is

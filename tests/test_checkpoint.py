@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain import checkpoint
-from dltrain.checkpoint import Checkpoints, Due
 from dltrain.errors import CheckpointError, TrainingError
+from dltrain.runs import checkpoint
+from dltrain.runs.checkpoint import Checkpoints, Due
 
 CONTENT = {"epoch": 3, "model": {"weight": torch.arange(6.0).view(2, 3)}, "metrics": {"val/loss": 0.1}}
 
@@ -144,7 +144,7 @@ def test_the_planted_code_would_have_run(tmp_path):
     assert (tmp_path / "planted").is_dir()
 
 
-@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "dltrain.checkpoint._seal", "torch.save"])
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "dltrain.runs.checkpoint._seal", "torch.save"])
 def test_the_checkpoint_before_stays_whatever_fails_while_the_next_is_written(tmp_path, monkeypatch, step):
     path = saved(tmp_path, epoch=1)
 
@@ -221,7 +221,7 @@ def test_the_ones_before_stay_until_the_new_one_is_verified(tmp_path, monkeypatc
     def fail(*arguments):
         raise OSError("no space")
 
-    monkeypatch.setattr("dltrain.checkpoint._seal", fail)
+    monkeypatch.setattr("dltrain.runs.checkpoint._seal", fail)
     checkpoints.save_last({"epoch": 3})
     with pytest.raises(TrainingError, match="no space"):
         checkpoints.wait()
@@ -459,7 +459,7 @@ def test_the_first_of_each_file_is_written_without_delay(tmp_path, monkeypatch):
 
 def test_a_process_that_ends_early_still_finishes_what_it_has_begun_to_write(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from dltrain.checkpoint import Checkpoints\n"
+        "import sys; from pathlib import Path; from dltrain.runs.checkpoint import Checkpoints\n"
         "Checkpoints(Path(sys.argv[1]), {}).save_last({'epoch': 7}); raise SystemExit(3)"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120)

@@ -310,7 +310,7 @@ def damage(folder, how):
     elif how == "cut short":
         best.write_bytes(best.read_bytes()[:-500])
     elif how == "newer format":
-        from dltrain import checkpoint
+        from dltrain.runs import checkpoint
 
         content = torch.load(best, weights_only=True)
         checkpoint.FORMAT, kept = 99, checkpoint.FORMAT

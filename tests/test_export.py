@@ -233,7 +233,7 @@ def test_what_cannot_be_written_gives_one_message(dltrain, verb, arguments, mess
 def test_a_run_without_a_checkpoint_or_of_a_newer_format_gives_one_message(dltrain, verb, tmp_path):
     run = dltrain(*SMALL).result["run"]
     best = Path(run) / "checkpoints/best.pt"
-    from dltrain import checkpoint
+    from dltrain.runs import checkpoint
 
     content = checkpoint.load(best)
     checkpoint.save(best, {**content, "format": checkpoint.FORMAT + 1})

@@ -116,7 +116,7 @@ def test_files_of_the_other_project_in_the_same_folder_are_named(tmp_path, monke
 
 
 def test_check_and_the_run_say_whose_files_lie_over_these(verb, monkeypatch):
-    for place in ("dltrain.commands.check", "dltrain.run"):
+    for place in ("dltrain.commands.check", "dltrain.runs.folder"):
         monkeypatch.setattr(f"{place}.overwritten_files", lambda: ["__init__.py"])
     assert verb("check").result["overwritten_files"] == ["__init__.py"]
     done = verb("trainer.epochs=1", "dataset.limit=20", "report=false")

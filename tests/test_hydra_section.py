@@ -23,7 +23,7 @@ OTHERS: dict[str, object] = {
 @pytest.mark.parametrize(
     ("overrides", "fragment"),
     [
-        (["+hydra.callbacks.x._target_=dltrain.run.shutil.rmtree", "+hydra.callbacks.x.path=."], "is refused"),
+        (["+hydra.callbacks.x._target_=dltrain.runs.folder.shutil.rmtree", "+hydra.callbacks.x.path=."], "is refused"),
         (["+hydra.callbacks.x._target_=dltrain.loggers.csv.CSVLogger"], "what may stand here is hydra.experimental"),
         (["+hydra.callbacks.x=5"], "must be a callback"),
         (["+hydra.callbacks.x='${oc.create:{_target_:os.mkdir,path:stolen}}'"], "worked out by a resolver"),

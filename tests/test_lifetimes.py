@@ -19,7 +19,7 @@ from torture import left_behind, processes_with, torture
 
 from dltrain.data import cache
 from dltrain.data.shard_writing import write_shards
-from dltrain.run import is_in_use
+from dltrain.runs.folder import is_in_use
 from dltrain.system import machine
 from dltrain.system.machine import Lock
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dltrain import checkpoint
 from dltrain.data.bundled import digits
 from dltrain.loggers import Loggers
 from dltrain.loggers.csv import CSVLogger
 from dltrain.loggers.flatten import flatten
+from dltrain.runs import checkpoint
 
 ROWS = [
     {"epoch": 1, "step": 10, "lr": 0.1, "train/loss": 2.5, "val/accuracy": 0.25},

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from dltrain.build.make import make
 from dltrain.build.network import unfetched, warn_of_weights
-from dltrain.checkpoint import load
 from dltrain.errors import ConfigError, DataError, MismatchError
 from dltrain.losses import require_fitting
 from dltrain.models import CNN, GRU, LSTM, MLP, RNN, LeNet, resnet18
 from dltrain.models.layers import ACTIVATIONS
+from dltrain.runs.checkpoint import load
 
 SHAPES = {"table": (6,), "series": (5, 3), "image": (2, 16, 16)}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from dltrain.commands.sweep import finish_sweep, write_page
 from dltrain.report.sweep import Row, render_sweep
-from dltrain.run import write_json
+from dltrain.runs.folder import write_json
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.outcome import outcome
 from tests.made import on_terminal

@@ -16,12 +16,12 @@ import yaml
 from made import on_terminal, write_images, write_table
 from PIL import Image
 
-from dltrain import checkpoint
 from dltrain.data.bundled import digits, sunspots
 from dltrain.data.inputs import find_files
 from dltrain.data.times import next_times
 from dltrain.errors import DataError
 from dltrain.loaded import load_run
+from dltrain.runs import checkpoint
 
 SHORT = ("trainer.epochs=2", "dataset.limit=300")
 

@@ -3,10 +3,10 @@
 import pytest
 from test_recovery import spoiled
 
-from dltrain import checkpoint
-from dltrain.checkpoint import Due
 from dltrain.errors import TrainingError
 from dltrain.progress import LiveView
+from dltrain.runs import checkpoint
+from dltrain.runs.checkpoint import Due
 
 
 class Noting(LiveView):

@@ -9,11 +9,12 @@ import shutil
 import pytest
 import torch
 
-from dltrain import checkpoint, cli
+from dltrain import cli
 from dltrain.commands.result import show
 from dltrain.data.base import Facts
 from dltrain.data.stored import require_consistent
-from dltrain.record import command_of, history_of, read_config, read_environment, read_result
+from dltrain.runs import checkpoint
+from dltrain.runs.record import command_of, history_of, read_config, read_environment, read_result
 from dltrain.system.structure import mismatch
 
 

@@ -15,11 +15,11 @@ from dltrain.data.adapted import ToFloat
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
 from dltrain.errors import Interrupted
-from dltrain.record import changed_from_defaults
 from dltrain.report.charts import curves, thinned
 from dltrain.report.page import render
 from dltrain.report.story import Story
 from dltrain.reporting import Network, tell
+from dltrain.runs.record import changed_from_defaults
 from dltrain.system.device import pick_precision
 from tests.conftest import FINISHED_RUNS
 

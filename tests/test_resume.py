@@ -23,14 +23,14 @@ from PIL import Image
 from test_loggers import wandb_records
 from torture import differences, torture
 
-from dltrain import checkpoint
-from dltrain.checkpoint import Checkpoints
 from dltrain.config import earlier, nodes
 from dltrain.config.earlier import as_text, locate_files, of_checkpoint, of_text
 from dltrain.data import loader
 from dltrain.data.shard_writing import write_shards
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.progress import View
+from dltrain.runs import checkpoint
+from dltrain.runs.checkpoint import Checkpoints
 from dltrain.trainer import Trainer
 
 SHORT = ("trainer.epochs=4", "dataset.limit=100")  # 4 steps an epoch
@@ -1095,7 +1095,7 @@ def test_a_checkpoint_does_not_vouch_for_itself(dltrain, stopped, stranger, tmp_
     "target",
     [
         *("os.mkdir", "torch.os.mkdir", "torch.hub.os.mkdir", "torch.nn.functional.torch.os.mkdir", "torch.hub.load"),
-        *("torch.load", "torch.nn.functional.torch.hub.load", "dltrain.run.shutil.rmtree", "dltrain.cli.main"),
+        *("torch.load", "torch.nn.functional.torch.hub.load", "dltrain.runs.folder.shutil.rmtree", "dltrain.cli.main"),
         *("dltrain.data.cache.shutil.rmtree", "hydra.utils.call", "builtins.eval", "torch.nn.${seed}", "torch"),
     ],
 )
@@ -1289,7 +1289,7 @@ def test_the_lock_goes_with_a_killed_process_also_where_others_read_its_data(dlt
 
 
 def test_a_refused_process_deletes_nothing_of_one_that_is_still_starting_up(dltrain, tmp_path):
-    from dltrain.run import RunFolder
+    from dltrain.runs.folder import RunFolder
 
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / "train.log").touch()

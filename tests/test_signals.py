@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dltrain import checkpoint
 from dltrain.data import bundled
 from dltrain.errors import Interrupted
 from dltrain.progress import View
+from dltrain.runs import checkpoint
 from dltrain.system import signals
 
 SHORT = ("trainer.epochs=4", "dataset.limit=100", "hydra.run.dir=run")  # 4 steps an epoch

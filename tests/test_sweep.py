@@ -17,9 +17,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dltrain import checkpoint
 from dltrain.errors import UserError
 from dltrain.report.sweep import importance
+from dltrain.runs import checkpoint
 from dltrain.sweep.board import _latest
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import outcome

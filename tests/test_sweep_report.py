@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dltrain.errors import UserError
-from dltrain.run import RunFolder, is_in_use
+from dltrain.runs.folder import RunFolder, is_in_use
 from dltrain.sweep.ledger import Ledger, settled
 from tests.test_cli import SHORT
 from tests.test_outcome import Book

@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dltrain import checkpoint
 from dltrain.averaging import ExponentialMovingAverage
-from dltrain.checkpoint import Checkpoints, Due
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
 from dltrain.errors import TrainingError
@@ -18,6 +16,8 @@ from dltrain.metrics import metrics_for
 from dltrain.models import CNN, MLP, LeNet
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View
+from dltrain.runs import checkpoint
+from dltrain.runs.checkpoint import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
 from dltrain.trainer import Trainer

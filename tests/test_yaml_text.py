@@ -7,7 +7,7 @@ import yaml
 
 from dltrain.config.earlier import of_checkpoint
 from dltrain.errors import CheckpointError, RecordError
-from dltrain.record import choices_of, read_config
+from dltrain.runs.record import choices_of, read_config
 from dltrain.system import yaml_text
 
 BOMB = "\n".join(f"k{n}: &k{n} [{','.join([f'*k{n - 1}' if n else 'x'] * 9)}]" for n in range(9))

@@ -23,7 +23,6 @@ from dltrain.build.network import (
     without_fused_kernel,
     wrapped,
 )
-from dltrain.checkpoint import Checkpoints, Due
 from dltrain.config.literal import escaped
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
@@ -36,6 +35,7 @@ from dltrain.metric_names import lower_is_better
 from dltrain.metrics import metrics_for
 from dltrain.monitor import Best, EarlyStopping
 from dltrain.progress import View, make_view
+from dltrain.runs.checkpoint import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.shapes import require_shapes
 from dltrain.system.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
@@ -181,7 +181,7 @@ def _checkpoints(cfg: DictConfig, folder: Path, header: dict[str, Any], world: W
     keep = cfg.trainer.checkpoint.keep
     if not is_sharded(cfg, world):
         return Checkpoints(folder, header, keep, writes=world.is_main)
-    from dltrain.distributed.sharded import ShardedCheckpoints  # its torch modules take long to import
+    from dltrain.runs.sharded import ShardedCheckpoints  # its torch modules take long to import
 
     return ShardedCheckpoints(folder, header, keep, world)
 

@@ -14,7 +14,7 @@ from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.report.figures import short, without_math
-from dltrain.run import path_of
+from dltrain.runs.folder import path_of
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
 from dltrain.system.files import written_whole

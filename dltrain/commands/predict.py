@@ -11,7 +11,7 @@ from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.distributed.launch import launched
 from dltrain.errors import DataError, DltrainError, UserError
-from dltrain.run import path_of
+from dltrain.runs.folder import path_of
 from dltrain.system import worker
 from dltrain.system.answer import give, on_terminal, print_json, stdout
 from dltrain.system.log import can_redraw

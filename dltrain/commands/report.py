@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import UserError
-from dltrain.run import find_run, is_in_use, is_there, path_of
+from dltrain.runs.folder import find_run, is_in_use, is_there, path_of
 from dltrain.sweep.ledger import is_sweep
 from dltrain.system.answer import on_terminal, print_json, say
 

@@ -9,7 +9,7 @@ from typing import Any
 from dltrain.build import Parts
 from dltrain.errors import DltrainError, Interrupted, exit_code_of
 from dltrain.resume import candidates
-from dltrain.run import RunFolder
+from dltrain.runs.folder import RunFolder
 from dltrain.system import worker
 from dltrain.system.answer import ending, give, on_terminal, print_json, stdout
 

@@ -6,7 +6,7 @@ from typing import Any
 from dltrain.commands.arguments import own_keys
 from dltrain.data.folders import text_of
 from dltrain.errors import UserError, did_you_mean
-from dltrain.run import path_of
+from dltrain.runs.folder import path_of
 from dltrain.system.answer import on_terminal, print_json
 
 _USAGE = "dltrain shards FOLDER OUT [format=tar|parquet]"

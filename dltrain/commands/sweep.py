@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dltrain.metric_names import about_test
-from dltrain.record import history_of
+from dltrain.runs.record import history_of
 from dltrain.sweep.ledger import settled
 from dltrain.sweep.outcome import Outcome, outcome
 from dltrain.system.answer import on_terminal, print_json

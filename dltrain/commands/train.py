@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dltrain import checkpoint
 from dltrain.build import Parts, build, start_loggers
 from dltrain.commands.result import best_of, draw, leave_result, show, write_report
 from dltrain.config.earlier import as_text, of_text
@@ -21,7 +20,8 @@ from dltrain.errors import TrainingError
 from dltrain.metrics import ClassificationMetrics
 from dltrain.monitor import Pruning
 from dltrain.resume import Resumable, find_resumable, restore
-from dltrain.run import RunFolder
+from dltrain.runs import checkpoint
+from dltrain.runs.folder import RunFolder
 from dltrain.system import signals, worker
 from dltrain.system.device import pick_device, process_state, seed_apart
 from dltrain.system.log import log_to, write_to

@@ -15,7 +15,7 @@ from typing import Any
 
 from dltrain.distributed.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted, quoted
-from dltrain.record import read_result
+from dltrain.runs.record import read_result
 from dltrain.system import worker
 from dltrain.system.answer import give
 from dltrain.system.signals import handled_by, leave_closed_terminal

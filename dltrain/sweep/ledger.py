@@ -15,8 +15,8 @@ from typing import Any
 
 from dltrain.config.sweeps import in_force
 from dltrain.errors import RecordError, UserError
-from dltrain.record import metrics_of, read_json, read_result
-from dltrain.run import is_in_use, write_json
+from dltrain.runs.folder import is_in_use, write_json
+from dltrain.runs.record import metrics_of, read_json, read_result
 from dltrain.system.files import write_text
 
 FORMAT = 1

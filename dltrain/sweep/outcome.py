@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dltrain.metric_names import lower_is_better
-from dltrain.record import command_of
 from dltrain.report.figures import short
+from dltrain.runs.record import command_of
 from dltrain.sweep.ledger import Job, Ledger, grouped
 
 

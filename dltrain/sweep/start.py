@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config.compose import Composer
 from dltrain.config.session import context_of
 from dltrain.job import SweepTask
-from dltrain.run import own_sweep_folder
+from dltrain.runs.folder import own_sweep_folder
 from dltrain.sweep.launcher import register
 from dltrain.sweep.ledger import is_sweep
 from dltrain.system.answer import on_terminal, print_json

@@ -76,7 +76,7 @@ def say(text: str) -> None:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Answer with one line of JSON."""
-    from dltrain.run import finite
+    from dltrain.runs.folder import finite
 
     try:
         print(json.dumps(finite(content)), file=stdout(), flush=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from dltrain import __version__
 from dltrain.errors import RecordError, UserError
-from dltrain.record import command_of, read_environment, read_or_warn, read_result
+from dltrain.runs.record import command_of, read_environment, read_or_warn, read_result
 from dltrain.system.extras import overwritten_files
 from dltrain.system.files import kind_of, remove_unfinished, write_text
 from dltrain.system.machine import Lock

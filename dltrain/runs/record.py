@@ -103,7 +103,7 @@ def history_of(folder: Path) -> list[dict[str, float]]:
     if path.exists():
         return _rows_of(path)
     try:
-        from dltrain import checkpoint  # imports torch
+        from dltrain.runs import checkpoint  # imports torch
 
         history = checkpoint.load(folder / "checkpoints" / "last.pt")["trainer"]["history"]
     except (DltrainError, LookupError, TypeError):

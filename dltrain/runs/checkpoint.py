@@ -240,7 +240,7 @@ class Checkpoints:
         """The ``content`` of a checkpoint in ``folder`` with the tensors that a network such as ``model`` can take."""
         if "shards" not in content:
             return content
-        from dltrain.distributed.sharded import joined  # its torch modules take long to import
+        from dltrain.runs.sharded import joined  # its torch modules take long to import
 
         return joined(content, folder)
 

@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
-from dltrain import checkpoint
-from dltrain.checkpoint import Checkpoints
 from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError
+from dltrain.runs import checkpoint
+from dltrain.runs.checkpoint import Checkpoints
 
 _SHARD = "shard of"  # the key of what stands for a tensor that lies in shards
 _METADATA = "torch.distributed.checkpoint.metadata"
