@@ -8,10 +8,10 @@ from typing import Any
 from dltrain import config
 from dltrain.config import session
 from dltrain.distributed import launch
-from dltrain.monitor import Pruning
 from dltrain.runs.folder import discarded_unless_begun, own_folder
 from dltrain.system import signals, worker
 from dltrain.system.answer import stdout_kept, unheard
+from dltrain.training.monitor import Pruning
 
 
 def run_alone(context: Any, cfg: Any, arguments: Sequence[str]) -> float:

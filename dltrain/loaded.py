@@ -24,8 +24,8 @@ from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import find_run, require_one_run, started_elsewhere
-from dltrain.shapes import require_fitting
 from dltrain.system.device import Precision, pick_device, pick_precision
+from dltrain.training.shapes import require_fitting
 
 Split = Literal["train", "val", "test", "all"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Facts
-from dltrain.inference import Loss
+from dltrain.training.inference import Loss
 
 Columns = dict[str, type]  # name -> str, int or float
 Row = list[Any]

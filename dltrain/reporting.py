@@ -15,8 +15,6 @@ from dltrain.config.literal import of_resolved
 from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.errors import DltrainError, RecordError
-from dltrain.inference import Loss, predict
-from dltrain.metrics import by_class
 from dltrain.predictions import original, probabilities
 from dltrain.report.page import render
 from dltrain.report.story import Mistake, Story, Test
@@ -32,6 +30,8 @@ from dltrain.runs.record import (
 )
 from dltrain.system.device import Precision
 from dltrain.system.files import write_text
+from dltrain.training.inference import Loss, predict
+from dltrain.training.metrics import by_class
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config.earlier import of_checkpoint
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
-from dltrain.recovery import scale_learning_rate
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import path_of, require_one_run
 from dltrain.runs.record import read_or_warn, read_result
 from dltrain.system import yaml_text
-from dltrain.trainer import Trainer
+from dltrain.training.recovery import scale_learning_rate
+from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import nn
 from dltrain.build import build
 from dltrain.commands.check import size
 from dltrain.report.terminal import plot
-from dltrain.shapes import require_shapes
+from dltrain.training.shapes import require_shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,7 +25,7 @@ TABLE = ("dataset=diabetes", "model=mlp", "dataset.limit=64", "dataset.batch_siz
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("dltrain.preflight._SECONDS", 0.0)
+    monkeypatch.setattr("dltrain.training.preflight._SECONDS", 0.0)
 
 
 def own_code(folder: Path, code: str, group: str, keys: str) -> tuple[str, ...]:

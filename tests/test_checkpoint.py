@@ -372,7 +372,7 @@ def assert_failed_with_one_message(run: subprocess.CompletedProcess[str], *fragm
 SPOILED = """
 import os, shutil, subprocess, sys
 from dltrain import cli
-from dltrain.trainer import Trainer
+from dltrain.training.trainer import Trainer
 real = Trainer.end_epoch
 def end_epoch(self, metrics):
     if self.epoch == 3:

@@ -17,9 +17,9 @@ from dltrain.config.arguments import described, fits
 from dltrain.config.rules import LATER, Choice, Either, Many, Number
 from dltrain.config.yaml_lines import file_problems, key_lines
 from dltrain.errors import ConfigError
-from dltrain.metric_names import NAMES
-from dltrain.metrics import ClassificationMetrics, RegressionMetrics
 from dltrain.models.layers import ACTIVATIONS, Activation
+from dltrain.training.metric_names import NAMES
+from dltrain.training.metrics import ClassificationMetrics, RegressionMetrics
 
 NEEDED = {
     "image_folder": [f"dataset.root={Path(__file__).parent}"],

@@ -21,10 +21,10 @@ from dltrain.distributed import ending, launch
 from dltrain.distributed.layers import share_layers
 from dltrain.distributed.world import World, _span
 from dltrain.errors import CheckpointError, ConfigError, TrainingError
-from dltrain.metrics import RegressionMetrics
 from dltrain.runs import checkpoint
 from dltrain.runs.record import read_result
 from dltrain.runs.sharded import joined
+from dltrain.training.metrics import RegressionMetrics
 
 # 70 training samples: batches of 16, 16, 16, 16 and 6, which 2 and 3 processes divide unevenly.
 SMALL = ["dataset.limit=70", "dataset.batch_size=16", "optim.lr=0.01", "trainer.epochs=2", "device=cpu"]

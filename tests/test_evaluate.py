@@ -14,7 +14,7 @@ from PIL import Image
 
 from dltrain.build.make import make
 from dltrain.config.literal import escaped, runs_resolver
-from dltrain.metrics import by_class
+from dltrain.training.metrics import by_class
 
 SHORT = ("trainer.epochs=2", "dataset.limit=60")
 

@@ -11,11 +11,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
 from dltrain.errors import MismatchError
-from dltrain.inference import evaluate
 from dltrain.losses import BCEWithLogitsLoss, Penalty, for_task, require_fitting, weighing_of
-from dltrain.metrics import MeanLoss, metrics_for
 from dltrain.models import CNN, MLP
 from dltrain.system.device import Precision
+from dltrain.training.inference import evaluate
+from dltrain.training.metrics import MeanLoss, metrics_for
 from tests.test_trainer import make_trainer
 
 CLASSIFICATION = [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, BCEWithLogitsLoss]

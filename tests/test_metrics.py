@@ -9,15 +9,9 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from dltrain.data.base import Facts
-from dltrain.metric_names import lower_is_better
-from dltrain.metrics import (
-    ClassificationMetrics,
-    MeanLoss,
-    Metrics,
-    RegressionMetrics,
-    metrics_for,
-)
-from dltrain.monitor import Best, EarlyStopping
+from dltrain.training.metric_names import lower_is_better
+from dltrain.training.metrics import ClassificationMetrics, MeanLoss, Metrics, RegressionMetrics, metrics_for
+from dltrain.training.monitor import Best, EarlyStopping
 
 CPU = torch.device("cpu")
 SIZES = (1, 50, 7, 2, 40)

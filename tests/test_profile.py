@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from dltrain import profiling
 from dltrain.config.earlier import of_run
-from dltrain.profiling import PHASES, Phases
 from dltrain.runs import checkpoint
+from dltrain.training import profiling
+from dltrain.training.profiling import PHASES, Phases
 
 RUN = ("dataset.limit=160", "dataset.batch_size=10", "trainer.epochs=3")  # 48 steps
 FULL = ("trainer.clip_norm=1", "trainer.ema_decay=0.9", "penalty.l2=1e-4", "trainer.accumulate=2")

@@ -4,9 +4,9 @@ import pytest
 from test_recovery import spoiled
 
 from dltrain.errors import TrainingError
-from dltrain.progress import LiveView
 from dltrain.runs import checkpoint
 from dltrain.runs.checkpoint import Due
+from dltrain.training.progress import LiveView
 
 
 class Noting(LiveView):

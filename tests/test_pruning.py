@@ -16,12 +16,12 @@ import pytest
 from conftest import fresh
 
 from dltrain.errors import UserError
-from dltrain.metric_names import lower_is_better
-from dltrain.monitor import Pruning
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import outcome
 from dltrain.sweep.pruning import FILE, GridJudge, Judge
 from dltrain.system.extras import install_line
+from dltrain.training.metric_names import lower_is_better
+from dltrain.training.monitor import Pruning
 from tests.made import on_terminal
 from tests.test_search import LR, study
 from tests.test_sweep import SWEEP, ledger, started, timeless, wait_for_rows

@@ -10,18 +10,18 @@ import torch
 from test_trainer import CPU, assert_equal_weights, assert_state_equal, images, make_trainer
 from torch import Tensor, nn
 
-from dltrain import recovery
 from dltrain.data.base import Arrays
 from dltrain.errors import TrainingError, UserError
-from dltrain.finite import FiniteWatch, diagnose
 from dltrain.loggers import Loggers
 from dltrain.loggers.csv import CSVLogger
 from dltrain.models import MLP
-from dltrain.monitor import Best
 from dltrain.runs import checkpoint
 from dltrain.runs.checkpoint import Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
+from dltrain.training import recovery
+from dltrain.training.finite import FiniteWatch, diagnose
+from dltrain.training.monitor import Best
 
 
 class Spoiled(torch.autograd.Function):

@@ -28,10 +28,10 @@ from dltrain.config.earlier import as_text, locate_files, of_checkpoint, of_text
 from dltrain.data import loader
 from dltrain.data.shard_writing import write_shards
 from dltrain.errors import CheckpointError, ConfigError
-from dltrain.progress import View
 from dltrain.runs import checkpoint
 from dltrain.runs.checkpoint import Checkpoints
-from dltrain.trainer import Trainer
+from dltrain.training.progress import View
+from dltrain.training.trainer import Trainer
 
 SHORT = ("trainer.epochs=4", "dataset.limit=100")  # 4 steps an epoch
 CONFIGS = {

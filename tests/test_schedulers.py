@@ -17,9 +17,9 @@ from torch import nn
 
 from dltrain.build import build
 from dltrain.errors import ConfigError
-from dltrain.recovery import scale_learning_rate
 from dltrain.schedulers import Expression, LambdaLR, RandomLR, Schedule, linear_warmup_cosine
-from dltrain.trainer import Trainer
+from dltrain.training.recovery import scale_learning_rate
+from dltrain.training.trainer import Trainer
 
 EPOCHS = 30
 STEPS = 3  # optimizer steps an epoch

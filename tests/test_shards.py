@@ -31,9 +31,9 @@ from dltrain.data.shard_writing import write_shards
 from dltrain.data.shards import shards
 from dltrain.distributed.world import World
 from dltrain.errors import DataError
-from dltrain.progress import View
 from dltrain.system import extras
 from dltrain.system.extras import install_line
+from dltrain.training.progress import View
 
 CPU = torch.device("cpu")
 AUGMENT = {"crop": 2, "flip": True, "contrast": 0.3}

@@ -16,9 +16,9 @@ from PIL import Image
 
 from dltrain.data import bundled
 from dltrain.errors import Interrupted
-from dltrain.progress import View
 from dltrain.runs import checkpoint
 from dltrain.system import signals
+from dltrain.training.progress import View
 
 SHORT = ("trainer.epochs=4", "dataset.limit=100", "hydra.run.dir=run")  # 4 steps an epoch
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]

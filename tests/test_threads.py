@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from dltrain.models import CNN, GRU, LSTM, MLP
-from dltrain.shapes import _multiply_adds
 from dltrain.sweep import pool
 from dltrain.system import device, machine
 from dltrain.system.device import available_threads, pick_threads, process_state, threads_of_run
 from dltrain.system.machine import CoreWatch
+from dltrain.training.shapes import _multiply_adds
 
 CPU = torch.device("cpu")
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dltrain.averaging import ExponentialMovingAverage
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
 from dltrain.errors import TrainingError
 from dltrain.losses import Penalty
-from dltrain.metrics import metrics_for
 from dltrain.models import CNN, MLP, LeNet
-from dltrain.monitor import Best, EarlyStopping
-from dltrain.progress import View
 from dltrain.runs import checkpoint
 from dltrain.runs.checkpoint import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
-from dltrain.trainer import Trainer
+from dltrain.training.averaging import ExponentialMovingAverage
+from dltrain.training.metrics import metrics_for
+from dltrain.training.monitor import Best, EarlyStopping
+from dltrain.training.progress import View
+from dltrain.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dltrain.averaging import ExponentialMovingAverage
 from dltrain.build.data import evaluation_loader, read_data, training_loader
 from dltrain.build.make import make, module, optimizer, scheduler
 from dltrain.build.network import (
@@ -31,16 +30,17 @@ from dltrain.distributed.world import World
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
-from dltrain.metric_names import lower_is_better
-from dltrain.metrics import metrics_for
-from dltrain.monitor import Best, EarlyStopping
-from dltrain.progress import View, make_view
 from dltrain.runs.checkpoint import Checkpoints, Due
 from dltrain.schedulers import Schedule
-from dltrain.shapes import require_shapes
 from dltrain.system.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
 from dltrain.system.machine import CoreWatch
-from dltrain.trainer import Trainer
+from dltrain.training.averaging import ExponentialMovingAverage
+from dltrain.training.metric_names import lower_is_better
+from dltrain.training.metrics import metrics_for
+from dltrain.training.monitor import Best, EarlyStopping
+from dltrain.training.progress import View, make_view
+from dltrain.training.shapes import require_shapes
+from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

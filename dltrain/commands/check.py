@@ -8,12 +8,12 @@ from typing import Any
 
 from dltrain.build import Parts, build
 from dltrain.errors import UserError
-from dltrain.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 from dltrain.report.terminal import plot
 from dltrain.system.answer import on_terminal, print_json, stdout, stdout_kept
 from dltrain.system.device import process_state
 from dltrain.system.extras import DISTRIBUTION, overwritten_files
 from dltrain.system.startup import defer_compiler
+from dltrain.training.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

@@ -38,11 +38,11 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
     from dltrain.distributed.meeting import joined
-    from dltrain.inference import evaluate as evaluate_batches
     from dltrain.loaded import load_run
-    from dltrain.metrics import metrics_for
     from dltrain.system.device import process_state, threads_of_run
     from dltrain.system.log import log_to
+    from dltrain.training.inference import evaluate as evaluate_batches
+    from dltrain.training.metrics import metrics_for
 
     log_to(None, speaks=worker.rank() == 0)
     loaded = load_run(run, overrides)
@@ -66,7 +66,7 @@ def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, A
 
 
 def _details(metrics: Any, facts: Any) -> dict[str, Any]:
-    from dltrain.metrics import ClassificationMetrics, by_class
+    from dltrain.training.metrics import ClassificationMetrics, by_class
 
     if isinstance(metrics, ClassificationMetrics):
         confusion = metrics.confusion.tolist()

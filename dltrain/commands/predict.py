@@ -137,8 +137,8 @@ def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", world: Any) -> I
 
 
 def _computed(loaded: Any, batches: Iterable[Any]) -> Iterator[list[Any]]:
-    from dltrain.inference import predict as predict_batches
     from dltrain.predictions import rows_of
+    from dltrain.training.inference import predict as predict_batches
 
     device = loaded.precision.device
     ready = ((names, loaded.transform(raw.to(device))) for names, raw in batches)

@@ -88,8 +88,8 @@ def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
             line |= ending(2, error)
         print_json(line)
         return
-    from dltrain.progress import result_table
     from dltrain.system.console import Console
+    from dltrain.training.progress import result_table
 
     console = Console(file=stdout())
     best = result.get("best", {})

@@ -7,10 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from dltrain.errors import to_type
-from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import figure
 from dltrain.system.answer import stdout
 from dltrain.system.console import Console, in_one_line, styled
+from dltrain.training.metric_names import lower_is_better
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
 _CONFUSIONS = 15

@@ -17,8 +17,6 @@ from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.meeting import Plan, joined, meeting
 from dltrain.distributed.world import World
 from dltrain.errors import TrainingError
-from dltrain.metrics import ClassificationMetrics
-from dltrain.monitor import Pruning
 from dltrain.resume import Resumable, find_resumable, restore
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import RunFolder
@@ -26,6 +24,8 @@ from dltrain.system import signals, worker
 from dltrain.system.device import pick_device, process_state, seed_apart
 from dltrain.system.log import log_to, write_to
 from dltrain.system.startup import defer_compiler
+from dltrain.training.metrics import ClassificationMetrics
+from dltrain.training.monitor import Pruning
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
 def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, float]]:
     if not parts.profile or not parts.trainer.world.is_main:
         return nullcontext({})
-    from dltrain.profiling import profiling  # torch's profiler takes a moment to import
+    from dltrain.training.profiling import profiling  # torch's profiler takes a moment to import
 
     return profiling(parts.trainer, path / "profile")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import short
 from dltrain.runs.record import command_of
 from dltrain.sweep.ledger import Job, Ledger, grouped
+from dltrain.training.metric_names import lower_is_better
 
 
 @dataclass

@@ -14,13 +14,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from dltrain.job import SweepTask
-from dltrain.monitor import Pruning
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.pruning import Judge
 from dltrain.system import signals
 from dltrain.system.answer import is_told, report
 from dltrain.system.machine import shorten_spin
+from dltrain.training.monitor import Pruning
 
 _POLL = 0.5  # seconds between two looks at the running jobs
 

@@ -13,12 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
-from dltrain.metric_names import lower_is_better
-from dltrain.metrics import MeanLoss
-from dltrain.monitor import Best
 from dltrain.report.figures import figure, short
 from dltrain.system.console import Console, in_one_line
 from dltrain.system.log import EPOCHS, can_redraw
+from dltrain.training.metric_names import lower_is_better
+from dltrain.training.metrics import MeanLoss
+from dltrain.training.monitor import Best
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 _ROWS = 8  # epochs that stay visible

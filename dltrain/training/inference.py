@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from dltrain.distributed.strategy import is_sharded
 from dltrain.losses import weighing_of
-from dltrain.metrics import Metrics
 from dltrain.system.device import Precision
+from dltrain.training.metrics import Metrics
 
 Key = TypeVar("Key")
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -10,11 +10,11 @@ from torch import Tensor
 from dltrain.data.loader import Loader
 from dltrain.distributed.world import World
 from dltrain.errors import TrainingError
-from dltrain.finite import NOTHING_FOUND, diagnose
 from dltrain.system.device import is_out_of_memory
+from dltrain.training.finite import NOTHING_FOUND, diagnose
 
 if TYPE_CHECKING:
-    from dltrain.trainer import Trainer
+    from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dltrain.data.base import Facts
 from dltrain.distributed.world import World
-from dltrain.metric_names import NAMES
+from dltrain.training.metric_names import NAMES
 
 
 class Metrics(Protocol):

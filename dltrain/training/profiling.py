@@ -18,7 +18,7 @@ from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_fun
 
 from dltrain.data.loader import Loader
 from dltrain.runs.folder import write_json
-from dltrain.trainer import Trainer
+from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Loader
-from dltrain.inference import evaluate
-from dltrain.trainer import Trainer
+from dltrain.training.inference import evaluate
+from dltrain.training.trainer import Trainer
 
 _WARM_UP = 2  # steps, in which memory is laid out and kernels are chosen or compiled
 _STEPS = 5

@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dltrain import recovery, state
-from dltrain.averaging import ExponentialMovingAverage
 from dltrain.data.loader import Loader
 from dltrain.distributed.layers import least_samples
 from dltrain.distributed.strategy import is_sharded, norm_of_shards, without_sum
 from dltrain.distributed.world import World
-from dltrain.finite import FiniteWatch
-from dltrain.inference import Loss, evaluate, stand_in
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, weighing_of
-from dltrain.metrics import MeanLoss, Metrics, MetricsFactory
-from dltrain.monitor import Best, EarlyStopping, Pruning
-from dltrain.progress import View
-from dltrain.recovery import NotFinite
 from dltrain.runs.checkpoint import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, random_state, set_random_state
 from dltrain.system.machine import CoreWatch
 from dltrain.system.signals import StopRequest
+from dltrain.training import recovery, state
+from dltrain.training.averaging import ExponentialMovingAverage
+from dltrain.training.finite import FiniteWatch
+from dltrain.training.inference import Loss, evaluate, stand_in
+from dltrain.training.metrics import MeanLoss, Metrics, MetricsFactory
+from dltrain.training.monitor import Best, EarlyStopping, Pruning
+from dltrain.training.progress import View
+from dltrain.training.recovery import NotFinite
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dltrain.metrics import MeanLoss
 from dltrain.system.device import random_state, set_random_state
+from dltrain.training.metrics import MeanLoss
 
 if TYPE_CHECKING:
-    from dltrain.trainer import Trainer
+    from dltrain.training.trainer import Trainer
 
 # Optimizers of which all that is kept of a parameter, but for counts of steps, has its shape.
 _WITH_SHAPES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dltrain.errors import UserError
-from dltrain.metric_names import lower_is_better
 from dltrain.report.figures import short
+from dltrain.training.metric_names import lower_is_better
 
 
 @dataclass
