@@ -102,7 +102,7 @@ def follow(arguments: Sequence[str]) -> int:
                 if verb in ("evaluate", "predict"):
                     VERBS[verb](arguments[1:])
                 else:
-                    from dltrain.commands.train import follow as follow_training
+                    from dltrain.trained.train import follow as follow_training
 
                     follow_training(stop)
             meeting().leave()

@@ -34,7 +34,7 @@ def _run(
 
         def task(job_cfg: Any) -> float:
             session.current_job(says=not worker.is_worker())  # who has started this process has said so
-            from dltrain.commands.train import train  # imports torch: time enough for a signal
+            from dltrain.trained.train import train  # imports torch: time enough for a signal
 
             return train(job_cfg, folder, stop, pruning)
 
@@ -67,7 +67,7 @@ class SweepTask:
                 return _run_together(cfg, arguments, path)
             with own_folder(path, command) as folder:
                 folder.require_free(cfg.resume)
-                from dltrain.commands.train import train
+                from dltrain.trained.train import train
 
                 return train(cfg, folder, stop)
 

@@ -423,8 +423,8 @@ def warm_up() -> None:
     import dltrain.commands.predict
     import dltrain.commands.report
     import dltrain.commands.shards
-    import dltrain.commands.train
-    import dltrain.loaded  # noqa: F401
+    import dltrain.trained.loaded  # noqa: F401
+    import dltrain.trained.train
 
 
 def in_a_fork(work: Callable[[], None]) -> None:

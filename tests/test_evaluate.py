@@ -57,7 +57,7 @@ def of_a_rare_class(path):
 @pytest.mark.parametrize("data", [["dataset=table", "dataset.path=t.csv", "dataset.target=kind"], ["dataset=digits"]])
 def test_a_loss_by_weights_of_classes_is_torchs_of_the_whole_part_and_needs_no_trust(dltrain, verb, tmp_path, data):
     """Given as a list, or as the call that torch's users write, for the data set's usual loss or for cross entropy."""
-    from dltrain.loaded import load_run
+    from dltrain.trained.loaded import load_run
 
     of_a_rare_class(tmp_path / "t.csv")
     weight = "[10,1]" if "dataset=table" in data else "[9,1,1,1,1,1,1,1,1,0.1]"

@@ -14,9 +14,9 @@ from PIL import Image
 from test_predict import rows_of
 
 from dltrain.data.bundled import digits
-from dltrain.explaining import attribute, explain
-from dltrain.loaded import load_run
 from dltrain.system.extras import install_line
+from dltrain.trained.explaining import attribute, explain
+from dltrain.trained.loaded import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
 FILES = Path(digits.__code__.co_filename).parent / "files"

@@ -18,9 +18,9 @@ from test_predict import rows_of
 
 from dltrain.data.bundled import digits, sunspots
 from dltrain.data.encoder import TableEncoder
-from dltrain.deployed import made_up
-from dltrain.loaded import load_run
 from dltrain.system.extras import install_line
+from dltrain.trained.deployed import made_up
+from dltrain.trained.loaded import load_run
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SMALL = ("trainer.epochs=1", "dataset.limit=40", "dataset.batch_size=20")
@@ -168,7 +168,7 @@ def load_facts(encoder):
 
 
 def test_a_file_that_gives_other_outputs_is_not_left(dltrain, verb, monkeypatch):
-    from dltrain import export
+    from dltrain.trained import export
 
     run = dltrain(*SMALL).result["run"]
     right = export._with_weights

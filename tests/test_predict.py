@@ -20,8 +20,8 @@ from dltrain.data.bundled import digits, sunspots
 from dltrain.data.inputs import find_files
 from dltrain.data.times import next_times
 from dltrain.errors import DataError
-from dltrain.loaded import load_run
 from dltrain.runs import checkpoint
+from dltrain.trained.loaded import load_run
 
 SHORT = ("trainer.epochs=2", "dataset.limit=300")
 

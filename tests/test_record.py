@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from dltrain import cli
-from dltrain.commands.result import show
 from dltrain.data.base import Facts
 from dltrain.data.stored import require_consistent
 from dltrain.runs import checkpoint
 from dltrain.runs.record import command_of, history_of, read_config, read_environment, read_result
 from dltrain.system.structure import mismatch
+from dltrain.trained.result import show
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +443,7 @@ def test_a_page_shows_no_command_that_is_none(verb, run):
 
 
 def test_a_result_of_others_is_shown_as_it_reads(monkeypatch, capsys):
-    monkeypatch.setattr("dltrain.commands.result.on_terminal", lambda: True)
+    monkeypatch.setattr("dltrain.trained.result.on_terminal", lambda: True)
     text = "[/a] [red]\x1b[2J"
     show({"status": text, "run": text, "best": {"epoch": 1, "monitor": text, "val": {text: 0.5}}, "seconds": None})
     shown = capsys.readouterr().out

@@ -18,9 +18,9 @@ from dltrain.errors import Interrupted
 from dltrain.report.charts import curves, thinned
 from dltrain.report.page import render
 from dltrain.report.story import Story
-from dltrain.reporting import Network, tell
 from dltrain.runs.record import changed_from_defaults
 from dltrain.system.device import pick_precision
+from dltrain.trained.reporting import Network, tell
 from tests.conftest import FINISHED_RUNS
 
 QUICK = ("trainer.epochs=3", "dataset.limit=64", "model=mlp")
@@ -110,7 +110,7 @@ def test_a_run_that_is_interrupted_has_its_page(dltrain, monkeypatch):
     def stop(trainer, *arguments):
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr("dltrain.commands.train._test", stop)
+    monkeypatch.setattr("dltrain.trained.train._test", stop)
     run = dltrain("trainer.epochs=2", "dataset.limit=64", report=True)
     assert run.code == 143 and run.result["status"] == "interrupted"
     page = (run.folder / "report.html").read_text()
@@ -228,7 +228,7 @@ def test_a_report_that_fails_is_a_warning(dltrain, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("dltrain.reporting.render", fail)
+    monkeypatch.setattr("dltrain.trained.reporting.render", fail)
     run = dltrain("trainer.epochs=1", "dataset.limit=20", report=True)
     assert run.code == 0 and run.result["status"] == "done"
     assert "report.html was not written: no ink" in run.stderr
@@ -239,7 +239,7 @@ def test_a_signal_while_the_page_is_written_leaves_a_run_that_is_done(dltrain, m
         os.kill(os.getpid(), signal.SIGINT)
         return "the page"
 
-    monkeypatch.setattr("dltrain.reporting.render", slow)
+    monkeypatch.setattr("dltrain.trained.reporting.render", slow)
     run = dltrain(*QUICK, report=True)
     assert run.code == 0 and run.result["status"] == "done"
     assert (run.folder / "report.html").read_text() == "the page"

@@ -357,7 +357,7 @@ def test_a_finished_run_that_is_resumed_says_so_and_prints_its_result(dltrain, u
 
 
 def test_a_run_killed_in_its_test_is_tested_again(dltrain, interrupted, undisturbed, monkeypatch):
-    import dltrain.commands.train as command
+    import dltrain.trained.train as command
 
     def kill(parts):
         raise Killed

@@ -106,7 +106,7 @@ def test_a_signal_behind_the_last_step_still_leaves_weights_of_the_last_epoch_in
 
 
 def test_a_signal_in_the_test_leaves_at_once_and_the_test_is_done_when_the_run_goes_on(dltrain, monkeypatch):
-    import dltrain.commands.train as command
+    import dltrain.trained.train as command
 
     real = command._test
 

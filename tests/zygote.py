@@ -64,7 +64,7 @@ class Zygote:
 
 
 def _serve(requests: Connection) -> None:
-    import dltrain.commands.train  # noqa: F401
+    import dltrain.trained.train  # noqa: F401
 
     while True:
         try:

@@ -38,9 +38,9 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
     from dltrain.distributed.meeting import joined
-    from dltrain.loaded import load_run
     from dltrain.system.device import process_state, threads_of_run
     from dltrain.system.log import log_to
+    from dltrain.trained.loaded import load_run
     from dltrain.training.inference import evaluate as evaluate_batches
     from dltrain.training.metrics import metrics_for
 

@@ -48,9 +48,9 @@ def explain(arguments: Sequence[str]) -> None:
 
 def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None, method: Any) -> None:
     from dltrain.data.inputs import read_inputs
-    from dltrain.explaining import explain as explain_batches
-    from dltrain.loaded import load_run
     from dltrain.system.log import log_to
+    from dltrain.trained.explaining import explain as explain_batches
+    from dltrain.trained.loaded import load_run
 
     log_to(None)
     loaded = load_run(run, overrides)

@@ -29,10 +29,10 @@ def export(arguments: Sequence[str]) -> None:
     if out and not out.absolute().parent.is_dir():
         raise UserError(f"out={out}: there is no folder '{out.parent}'")
 
-    from dltrain.export import BATCHES
-    from dltrain.export import export as write
-    from dltrain.loaded import load_run
     from dltrain.system.log import log_to
+    from dltrain.trained.export import BATCHES
+    from dltrain.trained.export import export as write
+    from dltrain.trained.loaded import load_run
 
     log_to(None)
     loaded = load_run(run, [*overrides, "device=cpu"])  # where a file is to run, and where it can be compared

@@ -46,9 +46,9 @@ def predict(arguments: Sequence[str]) -> None:
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
     from dltrain.data.inputs import is_stream, read_inputs
     from dltrain.distributed.meeting import joined
-    from dltrain.loaded import load_run
     from dltrain.system.device import computing_threads, threads_of_run
     from dltrain.system.log import log_to
+    from dltrain.trained.loaded import load_run
 
     log_to(None, speaks=worker.rank() == 0)
     if worker.size() > 1 and any(map(is_stream, inputs)):
@@ -68,7 +68,7 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
 
 def _write(loaded: Any, rows: Iterator[list[Any]], broken: "Broken", total: int | None, out: Path | None) -> None:
     """Write the rows as they come, a progress bar of ``total`` files beside them where it is known."""
-    from dltrain.predictions import columns_of
+    from dltrain.trained.predictions import columns_of
 
     columns = columns_of(loaded.facts)
     shown: list[list[Any]] = []
@@ -137,7 +137,7 @@ def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", world: Any) -> I
 
 
 def _computed(loaded: Any, batches: Iterable[Any]) -> Iterator[list[Any]]:
-    from dltrain.predictions import rows_of
+    from dltrain.trained.predictions import rows_of
     from dltrain.training.inference import predict as predict_batches
 
     device = loaded.precision.device

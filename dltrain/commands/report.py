@@ -27,8 +27,8 @@ def report(arguments: Sequence[str]) -> None:
         where = "name its folder, such as outputs/<date>/<time>"
         raise UserError(f"there is no run '{words[0]}', and no sweep of that name; {where}")
     run, overrides = run_of(words, "dltrain report RUN [out=FILE]")
-    from dltrain.reporting import report_run
     from dltrain.system.log import log_to
+    from dltrain.trained.reporting import report_run
 
     log_to(None)
     folder = find_run(run)[0].resolve()

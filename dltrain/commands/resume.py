@@ -31,9 +31,9 @@ def resume(arguments: Sequence[str]) -> None:
     own += [f"device={before['device']}"] if "device" in before else []
     if launched("resume", arguments, [*own, *overrides], path):
         return
-    from dltrain.commands.train import go_on
-    from dltrain.resume import find_resumable
     from dltrain.system import signals
+    from dltrain.trained.resume import find_resumable
+    from dltrain.trained.train import go_on
 
     command = command_of(["resume", *arguments])
     with signals.handled() as stop, own_folder(path.resolve(), command) as folder:

@@ -39,7 +39,7 @@ class Left:
 
     def finish(self, status: str, cause: str = "") -> None:
         """Say how the run ended in ``result.json``, where it says something else, and on stdout, where nobody has."""
-        from dltrain.commands.result import show
+        from dltrain.trained.result import show
 
         if self.path and self.result.get("status") == "running":
             self.result |= {"status": status} | ({"error": cause} if cause else {})
@@ -96,7 +96,7 @@ def _is_foreign(code: int) -> bool:
 
 
 def _how_to_go_on(path: Path | None) -> str:
-    from dltrain.resume import candidates
+    from dltrain.trained.resume import candidates
 
     saved = path is not None and any(file.exists() for file in candidates(path))
     return f"; to go on: dltrain resume {shlex.quote(str(path))}" if saved else ""

@@ -169,7 +169,7 @@ def _import_once(draws: bool) -> None:
     from dltrain.system.startup import defer_compiler
 
     defer_compiler()
-    import dltrain.commands.train  # noqa: F401
+    import dltrain.trained.train  # noqa: F401
 
     if draws:  # matplotlib takes a third of a second, as long as a short job
         import matplotlib.backends.backend_agg  # noqa: F401

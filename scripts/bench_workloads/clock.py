@@ -36,7 +36,7 @@ def run_dltrain(overrides: Sequence[str]) -> dict[str, Any]:
     ``first`` counts from the command line on: configuration, reading of the data, first epoch. Epochs are timed from
     one row of the log to the next, so they hold the checkpoints. ``fit`` is what ``result.json`` says of training.
     """
-    import dltrain.commands.train  # noqa: F401
+    import dltrain.trained.train  # noqa: F401
     from dltrain.cli import main
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -8,10 +8,10 @@ from typing import Any
 
 from dltrain.build import Parts
 from dltrain.errors import DltrainError, Interrupted, exit_code_of
-from dltrain.resume import candidates
 from dltrain.runs.folder import RunFolder
 from dltrain.system import worker
 from dltrain.system.answer import ending, give, on_terminal, print_json, stdout
+from dltrain.trained.resume import candidates
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def draw(parts: Parts, path: Path) -> None:
 
 def write_report(parts: Parts | None, path: Path) -> None:
     """Write the page of the run in ``path``; with ``parts`` it shows what the best network makes of the test part."""
-    from dltrain.reporting import Network, report_after_training
+    from dltrain.trained.reporting import Network, report_after_training
 
     if parts is None:
         report_after_training(None, path)

@@ -15,7 +15,6 @@ from dltrain.config.literal import of_resolved
 from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.errors import DltrainError, RecordError
-from dltrain.predictions import original, probabilities
 from dltrain.report.page import render
 from dltrain.report.story import Mistake, Story, Test
 from dltrain.runs.record import (
@@ -30,6 +29,7 @@ from dltrain.runs.record import (
 )
 from dltrain.system.device import Precision
 from dltrain.system.files import write_text
+from dltrain.trained.predictions import original, probabilities
 from dltrain.training.inference import Loss, predict
 from dltrain.training.metrics import by_class
 
@@ -82,7 +82,7 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
 
 def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
     """The network of a finished run, and what is left out where its test part cannot be read."""
-    from dltrain.loaded import load_run
+    from dltrain.trained.loaded import load_run
 
     loaded = load_run(str(folder), overrides)
     loader, note = None, ""

@@ -1,9 +1,9 @@
 """A trained network as a file that runs without dltrain: written, run, compared, and only then left where it was asked.
 
 ============ =================================== =======================================================
-format       in the file                         what :func:`~dltrain.deployed.describe` says of it
+format       in the file                         what :func:`~dltrain.trained.deployed.describe` says of it
 ============ =================================== =======================================================
-onnx         :class:`~dltrain.deployed.Deployed` the model's metadata properties, each value as JSON
+onnx         :class:`~.deployed.Deployed`         the model's metadata properties, each value as JSON
 torch_export the same                            the file's extra file ``metadata.json``
 state_dict   the weights alone                   a JSON file beside it, ``model.pt.json``
 safetensors  the weights alone                   the metadata in the file's header, each value as JSON
@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain.deployed import Deployed, describe, made_up
 from dltrain.errors import DltrainError, UserError
-from dltrain.loaded import Loaded
 from dltrain.runs.folder import finite, write_json
 from dltrain.system.files import written_whole
+from dltrain.trained.deployed import Deployed, describe, made_up
+from dltrain.trained.loaded import Loaded
 
 BATCHES = (1, 2, 5)  # sizes that an exported network is run with
 _ONNX_TOLERANCE = 1e-5  # of a probability, logit or standardised value; of the sample's largest where that is above 1

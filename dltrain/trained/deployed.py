@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dltrain import __version__
 from dltrain.data.base import Facts
-from dltrain.loaded import Loaded
-from dltrain.predictions import original
+from dltrain.trained.loaded import Loaded
+from dltrain.trained.predictions import original
 
 
 class Deployed(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dltrain.data.inputs import Batch
-from dltrain.loaded import Loaded
-from dltrain.predictions import original, probabilities
+from dltrain.trained.loaded import Loaded
+from dltrain.trained.predictions import original, probabilities
 
 Method = Literal["integrated_gradients", "input_x_gradient"]
 

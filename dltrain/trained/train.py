@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.build import Parts, build, start_loggers
-from dltrain.commands.result import best_of, draw, leave_result, show, write_report
 from dltrain.config.earlier import as_text, of_text
 from dltrain.config.of_hydra import write_out
 from dltrain.distributed.layers import has_own_draws
 from dltrain.distributed.meeting import Plan, joined, meeting
 from dltrain.distributed.world import World
 from dltrain.errors import TrainingError
-from dltrain.resume import Resumable, find_resumable, restore
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import RunFolder
 from dltrain.system import signals, worker
 from dltrain.system.device import pick_device, process_state, seed_apart
 from dltrain.system.log import log_to, write_to
 from dltrain.system.startup import defer_compiler
+from dltrain.trained.result import best_of, draw, leave_result, show, write_report
+from dltrain.trained.resume import Resumable, find_resumable, restore
 from dltrain.training.metrics import ClassificationMetrics
 from dltrain.training.monitor import Pruning
 
