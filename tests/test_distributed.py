@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain.distributed import ending, launch
+from dltrain.distributed.launch import ending, start
 from dltrain.distributed.layers import share_layers
 from dltrain.distributed.world import World, _span
 from dltrain.errors import CheckpointError, ConfigError, TrainingError
@@ -533,12 +533,12 @@ def test_what_several_processes_cannot_do_is_refused(dltrain, monkeypatch, argum
 
 
 def test_as_many_processes_as_gpus_unless_a_number_is_given():
-    assert launch._count("auto", "auto", 4) == 4
-    assert launch._count("auto", "cpu", 4) == 1
-    assert launch._count(2, "auto", 4) == 2
-    assert launch._count(6, "cpu", 4) == 6
+    assert start._count("auto", "auto", 4) == 4
+    assert start._count("auto", "cpu", 4) == 1
+    assert start._count(2, "auto", 4) == 2
+    assert start._count(6, "cpu", 4) == 6
     with pytest.raises(ConfigError, match="this machine has 4 GPUs"):
-        launch._count(6, "auto", 4)
+        start._count(6, "auto", 4)
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 5, 16, 17])

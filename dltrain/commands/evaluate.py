@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dltrain.commands.arguments import own_keys, run_of
-from dltrain.distributed.launch import launched
+from dltrain.distributed.launch.start import launched
 from dltrain.errors import UserError
 from dltrain.system import worker
 from dltrain.system.answer import on_terminal, print_json

@@ -9,7 +9,7 @@ from typing import Any
 
 from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
-from dltrain.distributed.launch import launched
+from dltrain.distributed.launch.start import launched
 from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.runs.folder import path_of
 from dltrain.system import worker

@@ -17,8 +17,8 @@ from multiprocessing.process import BaseProcess
 
 from hydra.types import HydraContext
 
+from dltrain.distributed.launch.job import SweepTask
 from dltrain.errors import UserError
-from dltrain.job import SweepTask
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.sweep.pruning import Judge
 from dltrain.system.machine import available_memory, core_count, die_with_parent

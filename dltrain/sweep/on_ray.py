@@ -11,8 +11,8 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from dltrain.distributed.launch.job import SweepTask
 from dltrain.errors import ConfigError, UserError
-from dltrain.job import SweepTask
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.system.machine import die_with
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from dltrain.job import SweepTask
+from dltrain.distributed.launch.job import SweepTask
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.pruning import Judge

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.compose import Composer
 from dltrain.config.session import context_of
-from dltrain.job import SweepTask
+from dltrain.distributed.launch.job import SweepTask
 from dltrain.runs.folder import own_sweep_folder
 from dltrain.sweep.launcher import register
 from dltrain.sweep.ledger import is_sweep

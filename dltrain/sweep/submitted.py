@@ -17,8 +17,8 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from dltrain.distributed.launch.job import SweepTask
 from dltrain.errors import ConfigError, Interrupted, UserError
-from dltrain.job import SweepTask
 from dltrain.sweep.forked import take_share
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.system.machine import die_with

@@ -7,7 +7,7 @@ from typing import Any
 
 from dltrain import config
 from dltrain.config import session
-from dltrain.distributed import launch
+from dltrain.distributed.launch import start
 from dltrain.runs.folder import discarded_unless_begun, own_folder
 from dltrain.system import signals, worker
 from dltrain.system.answer import stdout_kept, unheard
@@ -29,7 +29,7 @@ def run_alone(context: Any, cfg: Any, arguments: Sequence[str]) -> float:
 def _run(
     context: Any, cfg: Any, arguments: Sequence[str], stop: signals.StopRequest, pruning: Pruning | None = None
 ) -> float:
-    with own_folder(session.output_folder(cfg), launch.command_of(arguments)) as folder:
+    with own_folder(session.output_folder(cfg), start.command_of(arguments)) as folder:
         folder.require_free(cfg.resume)
 
         def task(job_cfg: Any) -> float:
@@ -60,7 +60,7 @@ class SweepTask:
         """Hydra's task function: a job of another launcher, perhaps in a process of its own, in the folder it made."""
         job = session.current_job()
         path, arguments = Path(job.runtime.output_dir), [*self.words, *job.overrides.task]
-        command = launch.command_of(arguments)
+        command = start.command_of(arguments)
         with signals.handled() as stop, unheard(), stdout_kept(), discarded_unless_begun(path, command):
             config.check(cfg)
             if _takes_several(cfg):
@@ -78,5 +78,5 @@ def _takes_several(cfg: Any) -> bool:
 
 
 def _run_together(cfg: Any, arguments: Sequence[str], path: Path, further: Sequence[str] = ()) -> float:
-    with discarded_unless_begun(path, launch.command_of(arguments)):
-        return launch.run_together([*arguments, *further], cfg, path)
+    with discarded_unless_begun(path, start.command_of(arguments)):
+        return start.run_together([*arguments, *further], cfg, path)

@@ -13,7 +13,7 @@ from secrets import token_hex
 from types import FrameType
 from typing import Any
 
-from dltrain.distributed.ending import Left, settle_failure, settle_signal
+from dltrain.distributed.launch.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted, quoted
 from dltrain.runs.record import read_result
 from dltrain.system import worker
