@@ -377,7 +377,7 @@ def test_hostile_texts_of_a_sweep_are_shown_as_texts(verb, tmp_path, monkeypatch
     outcome = verb("report", "sweep")
     assert outcome.code == 0, outcome.stderr
     with monkeypatch.context() as patch:
-        patch.setattr("dltrain.commands.sweep.on_terminal", lambda: True)
+        patch.setattr("dltrain.sweep.result.on_terminal", lambda: True)
         shown = verb("report", "sweep")
     assert shown.code == 0, shown.stderr
     written = (tmp_path / "sweep" / "sweep.html").read_text() + (tmp_path / "sweep" / "sweep.csv").read_text()

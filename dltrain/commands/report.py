@@ -44,9 +44,9 @@ def report(arguments: Sequence[str]) -> None:
 
 
 def _report_sweep(folder: Path, out: str | None) -> None:
-    from dltrain.commands.sweep import show, write_page
     from dltrain.sweep.ledger import settled
     from dltrain.sweep.outcome import outcome
+    from dltrain.sweep.result import show, write_page
 
     found = outcome(settled(folder))
     if not is_in_use(folder):  # a sweep that goes on keeps its table itself

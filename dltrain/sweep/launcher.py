@@ -22,7 +22,7 @@ from dltrain.config.compose import Composer
 from dltrain.config.rules import shown
 from dltrain.errors import ConfigError, Interrupted, UserError, to_type
 from dltrain.sweep.combinations import Combinations
-from dltrain.sweep.forked import Forked, jobs_at_once
+from dltrain.sweep.engines.forked import Forked, jobs_at_once
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.planning import plan_jobs
 from dltrain.sweep.pool import Engine, Planned, Pool
@@ -121,7 +121,7 @@ class Jobs(Launcher):
         try:
             pool.run()
         except Interrupted:
-            from dltrain.commands.sweep import finish_sweep
+            from dltrain.sweep.result import finish_sweep
 
             finish_sweep(ledger.folder)
             log.warning("to go on: the same command with %s", to_type("hydra.sweep.dir", ledger.folder))
@@ -130,12 +130,12 @@ class Jobs(Launcher):
 
     def _engine(self, at_once: int, judge: Judge | None, draws: bool, stack: ExitStack) -> Engine:
         if self.engine == "ray":
-            from dltrain.sweep.on_ray import OnRay
+            from dltrain.sweep.engines.on_ray import OnRay
 
             return OnRay(stack, self.context, self.task, self.options)
         if self.engine == "fork":
             return Forked(self.context, self.task, at_once, judge, draws)
-        from dltrain.sweep.submitted import Submitted  # of systems with signals for users alone
+        from dltrain.sweep.engines.submitted import Submitted  # of systems with signals for users alone
 
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
 

@@ -40,7 +40,7 @@ def run_sweep(composer: Composer, cfg: DictConfig, words: Sequence[str], command
 
 
 def _finish(cfg: DictConfig, folder: Path) -> bool:
-    from dltrain.commands.sweep import finish_sweep
+    from dltrain.sweep.result import finish_sweep
 
     # Another launcher than ours keeps no ledger, and a search that finds its trials done starts none.
     if str(cfg.hydra.launcher._target_).startswith("hydra_plugins.dltrain.") or is_sweep(folder):

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from dltrain.distributed.launch.job import SweepTask
 from dltrain.errors import ConfigError, Interrupted, UserError
-from dltrain.sweep.forked import take_share
+from dltrain.sweep.engines.forked import take_share
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.system.machine import die_with
 
