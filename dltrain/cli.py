@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from dltrain import __version__
-from dltrain.completion import asks_for_completion, complete
+from dltrain.commands.completion import asks_for_completion, complete
+from dltrain.commands.help import asks_for_help, help_text
+from dltrain.commands.verbs import VERBS
 from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of, quoted
-from dltrain.help import asks_for_help, help_text
 from dltrain.system import answer, signals, worker
 from dltrain.system.answer import stdout_kept
 from dltrain.system.machine import die_with_parent, shorten_spin
 from dltrain.system.process import leave, process_kept
 from dltrain.system.streams import on_any_streams
-from dltrain.verbs import VERBS
 
 _SHARED = (None, "resume", "evaluate", "predict")  # verbs that several processes do together; training has none
 

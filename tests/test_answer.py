@@ -13,9 +13,9 @@ from conftest import fresh
 from made import on_terminal
 
 from dltrain import cli
+from dltrain.commands.verbs import VERBS, Verb
 from dltrain.errors import ConfigError, Interrupted, TrainingError, UserError
 from dltrain.system import answer
-from dltrain.verbs import VERBS, Verb
 
 SHORT = ("trainer.epochs=1", "dataset.limit=16", "report=false")
 CLASS = "import torch\n\n\nclass Net(torch.nn.Linear):\n    def forward(self, inputs):\n        {}\n"

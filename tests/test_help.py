@@ -11,8 +11,8 @@ import pytest
 from conftest import GROUPS, options
 
 from dltrain import cli
-from dltrain.help import _KEYS, help_text
-from dltrain.verbs import VERBS
+from dltrain.commands.help import _KEYS, help_text
+from dltrain.commands.verbs import VERBS
 
 SHELLS = {
     "bash": (
@@ -246,10 +246,10 @@ def test_files_are_offered_beside_the_words_of_a_verb(capsys, monkeypatch, tmp_p
 
 
 def test_the_words_of_verbs_and_flags_are_those_that_there_are():
+    from dltrain.commands.completion import FLAGS
     from dltrain.commands.evaluate import _SPLITS
     from dltrain.commands.explain import _METHODS
     from dltrain.commands.export import _SUFFIXES
-    from dltrain.completion import FLAGS
     from dltrain.config.flags import parser
 
     known = {"evaluate": ("split", _SPLITS), "explain": ("method", _METHODS), "export": ("format", _SUFFIXES)}

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dltrain.commands.list import groups, options, with_folder
-from dltrain.verbs import VERBS
+from dltrain.commands.verbs import VERBS
 
 _WIDTH = 100
 # The commonest keys, and the file that holds the default and the line of each.

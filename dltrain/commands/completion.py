@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from dltrain.commands.list import groups, options, with_folder
+from dltrain.commands.verbs import VERBS, Verb
 from dltrain.errors import UserError
 from dltrain.system.answer import stdout_kept
-from dltrain.verbs import VERBS, Verb
 
 # Of training and check; a test compares them with Hydra's.
 FLAGS = tuple(
