@@ -14,7 +14,7 @@ from PIL import Image
 from dltrain.data.base import Data
 from dltrain.data.image_folder import image_folder
 from dltrain.data.loader import Loader
-from dltrain.data.shard_writing import write_shards
+from dltrain.data.shard_files.writing import write_shards
 from dltrain.data.shards import shards
 
 

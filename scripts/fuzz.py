@@ -28,7 +28,7 @@ import numpy as np
 from fuzz_files import MARKUP, SECRET, bytes_of, checkpoint_of, csv_of, image_of, json_of, value, yaml_of
 from PIL import Image
 
-from dltrain.data.shard_writing import write_shards
+from dltrain.data.shard_files.writing import write_shards
 
 _CPU_SECONDS = 10  # for a command; of the processor, so that a busy machine changes nothing
 _SECONDS = 90

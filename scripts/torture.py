@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dltrain.data.shard_writing import write_shards
+from dltrain.data.shard_files.writing import write_shards
 
 CONFIGS = {
     "cnn": ["trainer.epochs=50", "model.dropout=0.2", "dataset.augment={crop:1,flip:true}"],

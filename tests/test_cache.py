@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dltrain.data import cache, decode
-from dltrain.data.augment import Augment
+from dltrain.data import cache
 from dltrain.data.image_folder import image_folder
+from dltrain.data.images import decode
+from dltrain.data.images.augment import Augment
 from dltrain.data.loader import Loader
 from dltrain.errors import ConfigError, DataError
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from dltrain.data.base import Data, Fitted
-from dltrain.data.encoder import TableEncoder
 from dltrain.data.inputs import read_inputs
 from dltrain.data.series import series
 from dltrain.data.table import table
+from dltrain.data.tables.encoder import TableEncoder
 from dltrain.errors import ConfigError, DataError, UserError
 
 WHOLE = {"val_fraction": 0, "test_fraction": 0}
@@ -349,7 +349,7 @@ def test_codes_of_whole_numbers_in_floats_are_those_of_a_csv_file(read, predicte
 
 def test_shards_read_codes_of_any_type_as_other_files_do():
     pyarrow = pytest.importorskip("pyarrow")
-    from dltrain.data.parquet_shards import encoded
+    from dltrain.data.shard_files.parquet import encoded
 
     encoder = TableEncoder({}, {"code": ["4", "5"], "flag": ["True", "False"]})
     shard = pyarrow.table({"code": [4.0, 5.0, None, 7.0], "flag": [True, False, None, True]})

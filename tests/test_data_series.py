@@ -19,7 +19,7 @@ from dltrain.data.base import Data, Fitted, Samples
 from dltrain.data.bundled import sunspots
 from dltrain.data.rows import read_last_windows
 from dltrain.data.series import series
-from dltrain.data.times import next_times
+from dltrain.data.tables.times import next_times
 from dltrain.errors import ConfigError, DataError
 
 

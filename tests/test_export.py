@@ -17,7 +17,7 @@ from safetensors import safe_open
 from test_predict import rows_of
 
 from dltrain.data.bundled import digits, sunspots
-from dltrain.data.encoder import TableEncoder
+from dltrain.data.tables.encoder import TableEncoder
 from dltrain.system.extras import install_line
 from dltrain.trained.deployed import made_up
 from dltrain.trained.loaded import load_run

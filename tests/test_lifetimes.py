@@ -18,7 +18,7 @@ from made import write_images
 from torture import left_behind, processes_with, torture
 
 from dltrain.data import cache
-from dltrain.data.shard_writing import write_shards
+from dltrain.data.shard_files.writing import write_shards
 from dltrain.runs.folder import is_in_use
 from dltrain.system import machine
 from dltrain.system.machine import Lock
@@ -30,7 +30,9 @@ SMALL = ("dataset.image_size=8", "trainer.epochs=1", "dataset.batch_size=100", "
 # Whatever a process works on, it notes that it has begun, and then does not get on.
 SLOWLY = """
 import os, sys, time
-from dltrain.data import decode, loader, shard_index, tar_shards
+from dltrain.data.images import decode
+from dltrain.data import loader
+from dltrain.data.shard_files import index as shard_index, tar as tar_shards
 
 def slowly(*arguments):
     open(f"begun-{os.getpid()}", "w").close()

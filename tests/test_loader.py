@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.base import Arrays, Windows
+from dltrain.data.images.transforms import Normalize, channel_statistics
 from dltrain.data.loader import Loader
 from dltrain.data.splits import holdout, limited
-from dltrain.data.transforms import Normalize, channel_statistics
 from dltrain.errors import ConfigError
 
 CPU = torch.device("cpu")

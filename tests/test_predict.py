@@ -18,7 +18,7 @@ from PIL import Image
 
 from dltrain.data.bundled import digits, sunspots
 from dltrain.data.inputs import find_files
-from dltrain.data.times import next_times
+from dltrain.data.tables.times import next_times
 from dltrain.errors import DataError
 from dltrain.runs import checkpoint
 from dltrain.trained.loaded import load_run

@@ -26,7 +26,7 @@ from torture import differences, torture
 from dltrain.config import earlier, nodes
 from dltrain.config.earlier import as_text, locate_files, of_checkpoint, of_text
 from dltrain.data import loader
-from dltrain.data.shard_writing import write_shards
+from dltrain.data.shard_files.writing import write_shards
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.runs import checkpoint
 from dltrain.runs.checkpoint import Checkpoints

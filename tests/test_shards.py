@@ -23,11 +23,14 @@ from PIL import Image
 from torch import Tensor
 from webdataset import tariterators
 
-from dltrain.data import cache, parquet_shards, shard_index, tar_shards
+from dltrain.data import cache
 from dltrain.data.base import Data, names_of
 from dltrain.data.image_folder import image_folder
 from dltrain.data.loader import Loader
-from dltrain.data.shard_writing import write_shards
+from dltrain.data.shard_files import index as shard_index
+from dltrain.data.shard_files import parquet as parquet_shards
+from dltrain.data.shard_files import tar as tar_shards
+from dltrain.data.shard_files.writing import write_shards
 from dltrain.data.shards import shards
 from dltrain.distributed.world import World
 from dltrain.errors import DataError

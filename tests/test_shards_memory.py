@@ -24,7 +24,7 @@ from dltrain.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 KEEP = """
-from dltrain.data import tar_shards
+from dltrain.data.shard_files import tar as tar_shards
 read, kept = tar_shards.content_of, []
 def content_of(file, place):
     kept.append(read(file, place))

@@ -37,7 +37,7 @@ def shards(arguments: Sequence[str]) -> None:
         raise UserError(f"format={format} is not allowed: it must be one of {', '.join(_FORMATS)}{hint}")
     samples, seed = _number(own, "samples", 10_000, 1), _number(own, "seed", 0, 0)
 
-    from dltrain.data.shard_writing import write_shards
+    from dltrain.data.shard_files.writing import write_shards
     from dltrain.system.log import log_to
 
     log_to(None)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dltrain.data.base import Data, Fitted
-from dltrain.data.images import DecodedImages, image_data
+from dltrain.data.images.labelled import DecodedImages, image_data
 
 _FILES = files("dltrain.data") / "files"
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Fitted, Samples
 from dltrain.data.cache import cache_limit, cached, key_of, read_ahead, shared_array
-from dltrain.data.decode import WHITE, Decoding, decode_all, decoding_of, white_of
 from dltrain.data.folders import labelled_images, text_of
-from dltrain.data.images import image_data
+from dltrain.data.images.decode import WHITE, Decoding, decode_all, decoding_of, white_of
+from dltrain.data.images.labelled import image_data
 from dltrain.data.source import describe_folder
 from dltrain.errors import ConfigError, DataError
 from dltrain.system.machine import available_memory

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Fitted
-from dltrain.data.decode import WHITE, Decoding, UnreadableError, decode
 from dltrain.data.folders import IMAGES, files_in, say_left_out, text_of
+from dltrain.data.images.decode import WHITE, Decoding, UnreadableError, decode
 from dltrain.errors import DataError, UserError
 from dltrain.system.files import kind_of
 from dltrain.system.machine import core_count

@@ -8,11 +8,12 @@ import polars as pl
 import torch
 
 from dltrain.data.base import Fitted
-from dltrain.data.csv_file import open_csv
-from dltrain.data.dialect import Dialect, as_numbers, selected
-from dltrain.data.encoder import TableEncoder
 from dltrain.data.folders import text_of
-from dltrain.data.frames import (
+from dltrain.data.inputs import Batch, Report
+from dltrain.data.tables.csv_file import open_csv
+from dltrain.data.tables.dialect import Dialect, as_numbers, selected
+from dltrain.data.tables.encoder import TableEncoder
+from dltrain.data.tables.frames import (
     UNREADABLE,
     is_parquet,
     names_of,
@@ -21,10 +22,9 @@ from dltrain.data.frames import (
     require_plain,
     unreadable,
 )
-from dltrain.data.inputs import Batch, Report
-from dltrain.data.notation import with_notation
-from dltrain.data.steps import Step
-from dltrain.data.times import next_times
+from dltrain.data.tables.notation import with_notation
+from dltrain.data.tables.steps import Step
+from dltrain.data.tables.times import next_times
 from dltrain.errors import DataError
 
 _TIMES = 50  # rows at the end of a series that tell its step

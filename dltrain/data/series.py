@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Data, Facts, Fitted, Windows
-from dltrain.data.dates import read_dates
-from dltrain.data.dialect import Dialect, as_numbers, dialect_of
-from dltrain.data.frames import check_numbers, read_frame, require_columns, require_plain, row_name
-from dltrain.data.notation import with_notation
 from dltrain.data.source import describe_file
 from dltrain.data.splits import held_size
-from dltrain.data.steps import TOLERANCE, Moments, Step, find_step
-from dltrain.data.times import Times, read_times, shown
+from dltrain.data.tables.dates import read_dates
+from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of
+from dltrain.data.tables.frames import check_numbers, read_frame, require_columns, require_plain, row_name
+from dltrain.data.tables.notation import with_notation
+from dltrain.data.tables.steps import TOLERANCE, Moments, Step, find_step
+from dltrain.data.tables.times import Times, read_times, shown
 from dltrain.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)

@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 from dltrain.data.adapted import ToFloat
-from dltrain.data.augment import make_augment, require_augment
 from dltrain.data.base import Data, Facts, Fitted, Task
-from dltrain.data.contents import Picture
-from dltrain.data.decode import WHITE, decoding_of
-from dltrain.data.runs import Runs
-from dltrain.data.shard_classes import class_lookup, classes_of
-from dltrain.data.shard_files import shard_files
-from dltrain.data.shard_formats import Layout, layout_of, measured, with_white_measured
-from dltrain.data.shard_index import Index, indexed
-from dltrain.data.shard_samples import ShardSamples, Targets, label_blocks
+from dltrain.data.images.augment import make_augment, require_augment
+from dltrain.data.images.decode import WHITE, decoding_of
+from dltrain.data.images.transforms import Normalize, statistics_of
+from dltrain.data.shard_files.classes import class_lookup, classes_of
+from dltrain.data.shard_files.contents import Picture
+from dltrain.data.shard_files.formats import Layout, layout_of, measured, with_white_measured
+from dltrain.data.shard_files.index import Index, indexed
+from dltrain.data.shard_files.listing import shard_files
+from dltrain.data.shard_files.runs import Runs
+from dltrain.data.shard_files.samples import ShardSamples, Targets, label_blocks
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import held_size
-from dltrain.data.transforms import Normalize, statistics_of
 from dltrain.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -99,7 +99,7 @@ def _of_images(facts: Facts, stored: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_table(facts: Facts, stored: Mapping[str, Any]) -> Iterator[str]:
-    from dltrain.data.encoder import TableEncoder  # here, so that images need no table reader
+    from dltrain.data.tables.encoder import TableEncoder  # here, so that images need no table reader
 
     columns = stored["numeric"].values()
     means, stds = ([column[name] for column in columns] for name in ("mean", "std"))
@@ -109,7 +109,7 @@ def _of_table(facts: Facts, stored: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_series(facts: Facts, stored: Mapping[str, Any]) -> Iterator[str]:
-    from dltrain.data.dates import COMPACT, LAYOUTS
+    from dltrain.data.tables.dates import COMPACT, LAYOUTS
 
     if len(stored["columns"]) != facts.input_shape[1] or len({*stored["columns"]}) != len(stored["columns"]):
         yield "preprocessing.columns must be those of facts.input_shape"
@@ -137,7 +137,7 @@ def _of_scaling(mean: Sequence[float], std: Sequence[float], count: int) -> Iter
 
 
 def _of_dialect(stored: Mapping[str, Any]) -> Iterator[str]:
-    from dltrain.data.dialect import Dialect, dialect_of
+    from dltrain.data.tables.dialect import Dialect, dialect_of
     from dltrain.errors import ConfigError
 
     written = asdict(Dialect.of(stored))

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Facts, Fitted, Task
-from dltrain.data.categories import Categories, spellings
-from dltrain.data.columns import nothing_to_read, sort_columns
-from dltrain.data.dialect import Dialect, as_numbers, dialect_of, selected
-from dltrain.data.encoder import TableEncoder
-from dltrain.data.frames import check_numbers, is_parquet, read_frame, require_columns, require_plain
-from dltrain.data.notation import MOSTLY, with_notation
 from dltrain.data.source import describe_file
 from dltrain.data.splits import holdout, limited
+from dltrain.data.tables.categories import Categories, spellings
+from dltrain.data.tables.columns import nothing_to_read, sort_columns
+from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of, selected
+from dltrain.data.tables.encoder import TableEncoder
+from dltrain.data.tables.frames import check_numbers, is_parquet, read_frame, require_columns, require_plain
+from dltrain.data.tables.notation import MOSTLY, with_notation
 from dltrain.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)

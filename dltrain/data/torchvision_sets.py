@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Data
-from dltrain.data.images import DecodedImages, image_data
+from dltrain.data.images.labelled import DecodedImages, image_data
 from dltrain.errors import DataError
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

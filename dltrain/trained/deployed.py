@@ -46,8 +46,8 @@ class Deployed(nn.Module):
 
 
 class TableFeatures(nn.Module):
-    """The features of :class:`~dltrain.data.encoder.TableEncoder` (batch, features) float32, from ``numbers`` and
-    ``categories`` as :class:`Deployed` takes them."""
+    """The features of :class:`~dltrain.data.tables.encoder.TableEncoder` (batch, features) float32, from ``numbers``
+    and ``categories`` as :class:`Deployed` takes them."""
 
     mean: Tensor
     std: Tensor
@@ -145,7 +145,7 @@ def made_up(facts: Facts, stored: Mapping[str, Any], count: int) -> tuple[tuple[
 def _made_up_rows(stored: Mapping[str, Any], count: int, draw: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
     import polars as pl
 
-    from dltrain.data.encoder import TableEncoder
+    from dltrain.data.tables.encoder import TableEncoder
 
     numeric, categorical = stored["numeric"], stored["categorical"]
     frame: dict[str, Any] = {}

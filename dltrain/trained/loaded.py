@@ -17,9 +17,9 @@ from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_
 from dltrain.config.literal import escaped
 from dltrain.data.base import Data, Facts, Fitted
 from dltrain.data.folders import part_folders
+from dltrain.data.images.transforms import transform_of
 from dltrain.data.loader import Loader
 from dltrain.data.stored import require_consistent
-from dltrain.data.transforms import transform_of
 from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.runs import checkpoint
@@ -179,7 +179,7 @@ def _written_otherwise(own: Any, cfg: Any) -> dict[str, Any]:
     changed = [key for key in keys if key in own.dataset and cfg.dataset[key] != own.dataset[key]]
     if not changed:
         return {}
-    from dltrain.data.dialect import dialect_of  # here, so that images need no table reader
+    from dltrain.data.tables.dialect import dialect_of  # here, so that images need no table reader
 
     said = dialect_of(*(cfg.dataset[key] for key in keys))
     if "decimal" in changed or "thousands" in changed:  # of which one may follow from the other

@@ -18,8 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from dltrain.data.base import Task
-from dltrain.data.contents import Decode, decoded
-from dltrain.data.shard_index import Index, Labels
+from dltrain.data.shard_files.contents import Decode, decoded
+from dltrain.data.shard_files.index import Index, Labels
 from dltrain.errors import DataError
 
 _RUN = 128  # samples that are read together

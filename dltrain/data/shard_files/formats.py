@@ -11,16 +11,16 @@ import polars as pl
 import torch
 
 from dltrain.data.base import Fitted, Kind, Task
-from dltrain.data.columns import sort_columns
-from dltrain.data.contents import LargestValue, NumpyFile, Picture
-from dltrain.data.decode import Decoding, white_for
-from dltrain.data.encoder import TableEncoder
 from dltrain.data.folders import IMAGES
-from dltrain.data.frames import require_columns
-from dltrain.data.parquet_shards import ParquetImages, ParquetRows, RowGroups, class_names_in, columns_of, frame_of
-from dltrain.data.runs import Runs
-from dltrain.data.shard_index import Index, Shards
-from dltrain.data.tar_shards import TarShards, content_of, members_of
+from dltrain.data.images.decode import Decoding, white_for
+from dltrain.data.shard_files.contents import LargestValue, NumpyFile, Picture
+from dltrain.data.shard_files.index import Index, Shards
+from dltrain.data.shard_files.parquet import ParquetImages, ParquetRows, RowGroups, class_names_in, columns_of, frame_of
+from dltrain.data.shard_files.runs import Runs
+from dltrain.data.shard_files.tar import TarShards, content_of, members_of
+from dltrain.data.tables.columns import sort_columns
+from dltrain.data.tables.encoder import TableEncoder
+from dltrain.data.tables.frames import require_columns
 from dltrain.errors import DataError
 from dltrain.system.extras import require_extras
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from dltrain.data.dialect import MISSING, PLAIN, Dialect, as_numbers, numbers_in, selected
+from dltrain.data.tables.dialect import MISSING, PLAIN, Dialect, as_numbers, numbers_in, selected
 from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)

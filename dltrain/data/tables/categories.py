@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import polars as pl
 
-from dltrain.data.dialect import Dialect
+from dltrain.data.tables.dialect import Dialect
 
 _TRUTH = {"true", "false"}
 

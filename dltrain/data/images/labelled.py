@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dltrain.data.augment import make_augment, require_augment
 from dltrain.data.base import Arrays, Data, Facts, Samples, Subset
-from dltrain.data.decode import WHITE
+from dltrain.data.images.augment import make_augment, require_augment
+from dltrain.data.images.decode import WHITE
+from dltrain.data.images.transforms import Normalize, channel_statistics
 from dltrain.data.splits import holdout, limited
-from dltrain.data.transforms import Normalize, channel_statistics
 from dltrain.errors import DataError
 
 # Enough for the mean of a channel to within a per cent, so that data that are never in memory start at once too.
@@ -71,7 +71,7 @@ def image_data(
 
     ``test_fraction`` of ``train`` becomes the test part where there is none, then ``val_fraction`` of what is left
     the validation part; ``limit`` keeps at most that many images of each part. ``levels`` is the value of white.
-    ``background`` and ``white`` say how files were decoded, or are to be: see :class:`dltrain.data.decode.Decoding`.
+    ``background`` and ``white`` say how files were decoded, or are to be: see :class:`~.decode.Decoding`.
     """
     require_augment(augment, train.shape)  # before minutes of decoding
     places: dict[str, tuple[Images, Tensor]] = {"train": (train, torch.arange(len(train.labels)))}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.data.decode import Decoding, decode, largest_value
+from dltrain.data.images.decode import Decoding, decode, largest_value
 from dltrain.errors import DataError
 
 Decode = Callable[[bytes], np.ndarray]

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from dltrain.data.dates import read_dates
-from dltrain.data.dialect import PLAIN, Dialect, numbers_in, selected
-from dltrain.data.frames import check_numbers, require_plain
-from dltrain.data.notation import MOSTLY
+from dltrain.data.tables.dates import read_dates
+from dltrain.data.tables.dialect import PLAIN, Dialect, numbers_in, selected
+from dltrain.data.tables.frames import check_numbers, require_plain
+from dltrain.data.tables.notation import MOSTLY
 from dltrain.errors import DataError, to_type
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dltrain.data.steps import Moments, find_step
+from dltrain.data.tables.steps import Moments, find_step
 
 # How dates are written: a letter for each part, all else as it stands. Where two orders are possible, the column tells.
 LAYOUTS = (

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
-from dltrain.data.dates import COMPACT, DateTexts, read_dates
-from dltrain.data.dialect import PLAIN, Dialect, as_numbers
-from dltrain.data.steps import Moments, Step, find_step
+from dltrain.data.tables.dates import COMPACT, DateTexts, read_dates
+from dltrain.data.tables.dialect import PLAIN, Dialect, as_numbers
+from dltrain.data.tables.steps import Moments, Step, find_step
 from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)

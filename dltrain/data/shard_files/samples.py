@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.data.runs import Runs
-from dltrain.data.shard_formats import Layout
-from dltrain.data.shard_index import Index
+from dltrain.data.shard_files.formats import Layout
+from dltrain.data.shard_files.index import Index
+from dltrain.data.shard_files.runs import Runs
 
 _BLOCK = 1 << 20  # labels that are looked at at a time
 

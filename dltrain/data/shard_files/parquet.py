@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Task
-from dltrain.data.contents import Decode, decoded
-from dltrain.data.encoder import TableEncoder
-from dltrain.data.frames import require_columns
-from dltrain.data.shard_index import Index, Labels
+from dltrain.data.shard_files.contents import Decode, decoded
+from dltrain.data.shard_files.index import Index, Labels
+from dltrain.data.tables.encoder import TableEncoder
+from dltrain.data.tables.frames import require_columns
 from dltrain.errors import DataError
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")  # which of several columns of bytes is meant

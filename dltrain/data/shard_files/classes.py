@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dltrain.data.shard_formats import Layout
-from dltrain.data.shard_index import Index
+from dltrain.data.shard_files.formats import Layout
+from dltrain.data.shard_files.index import Index
 from dltrain.errors import DataError
 
 

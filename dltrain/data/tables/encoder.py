@@ -11,10 +11,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from dltrain.data.categories import Categories, spellings
-from dltrain.data.dialect import PLAIN, Dialect, numbers_in, selected
-from dltrain.data.frames import check_numbers, require_columns, require_plain
-from dltrain.data.notation import with_notation
+from dltrain.data.tables.categories import Categories, spellings
+from dltrain.data.tables.dialect import PLAIN, Dialect, numbers_in, selected
+from dltrain.data.tables.frames import check_numbers, require_columns, require_plain
+from dltrain.data.tables.notation import with_notation
 
 _LISTED = 8  # categories, in a message
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TextIO
 
 import polars as pl
 
-from dltrain.data.dialect import Dialect, without_missing
+from dltrain.data.tables.dialect import Dialect, without_missing
 from dltrain.errors import DataError
 
 _CELLS = 2_000_000  # of a frame

@@ -1,0 +1,1 @@
+"""Files of tables and series: how they are written, and what their columns hold."""
