@@ -423,8 +423,8 @@ def warm_up() -> None:
     import dltrain.commands.predict
     import dltrain.commands.report
     import dltrain.commands.shards
-    import dltrain.trained.loaded  # noqa: F401
-    import dltrain.trained.train
+    import dltrain.trained.loaded
+    import dltrain.trained.train  # noqa: F401
 
 
 def in_a_fork(work: Callable[[], None]) -> None:
