@@ -116,7 +116,7 @@ def write_damaged(path: Path) -> None:
     ("write", "message"),
     [
         (lambda path: None, "does not exist"),
-        (Path.mkdir, "cannot be read"),
+        (Path.mkdir, "is a folder, no file"),
         (write_empty, "is empty"),
         (write_text, "is cut short, or no checkpoint of dltrain"),
         (write_foreign, "is cut short, or no checkpoint of dltrain"),
@@ -190,7 +190,7 @@ def test_shards_that_no_checkpoint_names_go_and_what_a_user_keeps_there_stays(tm
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     checkpoints = Checkpoints(tmp_path, {})
-    checkpoints.save_last({"epoch": 1, "shards": {"folder": "last-20"}})
+    checkpoints.save_last({"epoch": 1, "shards": {"folder": "last-20", "files": {}}})
     checkpoints.wait()
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["last-20", "last-good", "mine"]
 

@@ -515,10 +515,10 @@ def test_a_parquet_file_that_polars_panics_over_is_named(dltrain, tmp_path):
     assert_one_message(outcome, ["t.parquet", "cannot be read"])
 
 
-@pytest.mark.parametrize("path", ["no.csv", "."])
-def test_a_path_that_is_no_file_is_named(dltrain, tmp_path, path):
+@pytest.mark.parametrize(("path", "told"), [("no.csv", "no such file"), (".", "that is a folder")])
+def test_a_path_that_is_no_file_is_named(dltrain, tmp_path, path, told):
     outcome = dltrain("dataset=table", f"dataset.path={path}", "dataset.target=y")
-    assert_one_message(outcome, [f"dataset.path='{path}' (command line)", "no such file"])
+    assert_one_message(outcome, [f"dataset.path='{path}' (command line)", told])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -181,8 +181,8 @@ def test_threads_wait_briefly_unless_the_user_says_how_long(monkeypatch, given, 
 
 def test_threads_of_a_job_on_another_machine_wait_briefly_as_well(monkeypatch):
     monkeypatch.setattr(os, "environ", {})  # Ray's workers have that of their own machine
-    monkeypatch.setattr(pool, "run_job", lambda **_: SimpleNamespace(return_value=os.environ["GOMP_SPINCOUNT"]))
-    assert pool.perform(None, None, None).value == machine.SPIN
+    task = SimpleNamespace(run=lambda *_: os.environ["GOMP_SPINCOUNT"])
+    assert pool.perform(None, task, None).value == machine.SPIN
 
 
 def run_folder(outcome):

@@ -35,9 +35,9 @@ def test_a_run_and_a_checkpoint_with_such_a_configuration_are_refused(tmp_path, 
         with pytest.raises(RecordError, match=r"config.yaml|hydra.yaml") as error:
             read(tmp_path)
         assert told in str(error.value)
-    for resolved in (False, True):
+    for texts in ((text,), ("a: 1", text), (text, "a: 1")):
         with pytest.raises(CheckpointError) as refusal:
-            of_checkpoint(text, Path("best.pt"), resolved)
+            of_checkpoint(Path("best.pt"), *texts)
         assert str(refusal.value).startswith("'best.pt' holds no configuration of a run") and told in str(refusal.value)
 
 
@@ -47,5 +47,5 @@ def test_the_rest_is_read_as_it_was(text):
 
 
 def test_yaml_within_yaml_is_text_alone():
-    with pytest.raises(CheckpointError, match="it has no keys"):
-        of_checkpoint(yaml.safe_dump(BOMB), Path("best.pt"))
+    with pytest.raises(CheckpointError, match="it is no mapping of keys to values"):
+        of_checkpoint(Path("best.pt"), yaml.safe_dump(BOMB))

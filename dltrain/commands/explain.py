@@ -13,7 +13,7 @@ import numpy as np
 from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
-from dltrain.report.figures import short, without_math
+from dltrain.report.figures import short
 from dltrain.runs.folder import path_of
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
@@ -129,15 +129,14 @@ def _draw(loaded: Any, explained: Any, path: Path) -> None:
         output, baseline = short(explained.output), short(explained.baseline)
         title = f"{_short(explained.name)}: {what} {output}, {baseline} for the average input"
         unit = f"to {facts.target_name}"
-    title, unit, *names = map(without_math, (title, unit, *facts.feature_names))
     if facts.kind == "image":
         levels = loaded.fitted.preprocessing.get("levels", 255)
         image = np.rint(explained.raw * (255 / levels)).clip(0, 255).astype(np.uint8)
         draw_image(image, explained.attributions, unit, title, path)
     elif facts.kind == "table":
-        draw_bars(names, explained.attributions, unit, title, path)
+        draw_bars(facts.feature_names, explained.attributions, unit, title, path)
     else:
-        draw_series(names, explained.inputs, explained.attributions, unit, title, path)
+        draw_series(facts.feature_names, explained.inputs, explained.attributions, unit, title, path)
 
 
 def _short(name: tuple[Any, ...]) -> str:

@@ -25,6 +25,13 @@ def as_text(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml({"foreign": bool(cfg._get_flag("foreign")), "config": OmegaConf.to_container(cfg)})
 
 
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain types, with its references as they are written."""
+    content = OmegaConf.to_container(cfg)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
 def of_text(text: str) -> DictConfig:
     """What :func:`as_text` was made of; checked and trusted as it was there."""
     read = OmegaConf.to_container(OmegaConf.create(text))

@@ -19,6 +19,11 @@ def new_figure(title: str, size: tuple[float, float]) -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write the picture, which is whole or not there."""
-    with written_whole(path) as temporary:
+    """Write the picture, which is whole or not there; what stands between two dollar signs is no formula in it."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with written_whole(path) as temporary, rc_context({"text.parse_math": False}):  # labels of ticks are made here
         figure.savefig(temporary, dpi=110, format="png")

@@ -22,8 +22,3 @@ def figure(value: Any) -> str:
 def short(value: float, digits: int = 4) -> str:
     """A number in a line, with the digits that tell: ``12,346``, ``45.12``, ``0.05``, ``1.235e-05``."""
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else f"{value:.{digits}g}"
-
-
-def without_math(text: str) -> str:
-    """``text`` for matplotlib, which would take what stands between two dollar signs for a formula."""
-    return text.replace("$", r"\$")

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
-from dltrain.config.earlier import of_checkpoint
+from dltrain.config.earlier import of_checkpoint, plain
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.runs import checkpoint
@@ -55,8 +54,8 @@ class Resumable:
         return self.path.resolve().parent.parent
 
     @cached_property
-    def composed(self) -> DictConfig:
-        """Its configuration before the data filled in their facts.
+    def composed(self) -> Any:
+        """Its configuration, of OmegaConf's, before the data filled in their facts.
 
         Raises:
             CheckpointError: it is none.
@@ -148,7 +147,7 @@ def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: boo
         raise CheckpointError(f"the state in '{resumable.path}' does not fit this run: {error}") from error
     _take_up_options(trainer, fresh, changed)
     if trainer.schedule and _changes_schedule(changed):
-        _place(trainer, OmegaConf.to_yaml(resumable.composed), changed)
+        _place(trainer, plain(resumable.composed), changed)
     trainer.due.saved(trainer.epoch, trainer.step)
 
 
@@ -168,7 +167,7 @@ def _changes_schedule(changed: set[str]) -> bool:
     return "optim._target_" in changed or any(key.startswith("scheduler.") for key in changed)
 
 
-def _place(trainer: Trainer, composed: str, changed: set[str]) -> None:
+def _place(trainer: Trainer, composed: Mapping[str, Any], changed: set[str]) -> None:
     """Bring a schedule that was made anew to its place in the run, where what has changed of it is its length alone.
 
     Raises:
@@ -178,8 +177,8 @@ def _place(trainer: Trainer, composed: str, changed: set[str]) -> None:
     if "optim.lr" not in changed:
         rollbacks = sum(event["event"] == "rollback" for event in trainer.events)
         scale_learning_rate(trainer, 0.5**rollbacks)
-    texts = (composed, trainer.checkpoints.header["composed"])
-    before, now = (_without_lengths(yaml_text.load(text)["scheduler"]) for text in texts)
+    both = (composed, yaml_text.load(trainer.checkpoints.header["composed"]))
+    before, now = (_without_lengths(content["scheduler"]) for content in both)
     if before != now or "optim._target_" in changed:
         return
     # Not as many steps as were taken: with batches of another size an epoch has another number of them.
