@@ -35,11 +35,6 @@ DATA = (
     ("data.images", "data.tables"),
     ("data.base", "data.cache", "data.folders", "data.source", "data.splits"),
 )
-# Imports that go up, each until the code that needs it has found its floor.
-EXCEPTIONS = {
-    ("system.answer", "config.translate"),
-    ("system.answer", "runs.folder"),  # `finite`, which makes null of NaN
-}
 
 
 def name_of(path: Path) -> str:
@@ -87,7 +82,7 @@ def upward(arrows: set[tuple[str, str]], floors: tuple[tuple[str, ...], ...]) ->
 
 
 def test_rooms_build_on_the_floors_below_them(arrows):
-    assert upward(arrows, HOUSE) == EXCEPTIONS
+    assert upward(arrows, HOUSE) == set()
 
 
 def test_the_rooms_of_the_data_build_on_the_floors_below_them(arrows):

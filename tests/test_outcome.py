@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from dltrain.report.sweep import Row, render_sweep
-from dltrain.runs.folder import write_json
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.outcome import outcome
 from dltrain.sweep.result import finish_sweep, write_page
+from dltrain.system.files import write_json
 from tests.made import on_terminal
 from tests.test_search import LR, SEARCH, study
 from tests.test_sweep import SWEEP

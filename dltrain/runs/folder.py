@@ -1,9 +1,7 @@
 """The run folder: what is written when, and the result in the shape that files and stdout share."""
 
 import contextlib
-import json
 import logging
-import math
 import os
 import platform
 import shutil
@@ -21,7 +19,7 @@ from dltrain import __version__
 from dltrain.errors import RecordError, UserError
 from dltrain.runs.record import command_of, read_environment, read_or_warn, read_result
 from dltrain.system.extras import overwritten_files
-from dltrain.system.files import kind_of, remove_unfinished, write_text
+from dltrain.system.files import kind_of, remove_unfinished, write_json, write_text
 from dltrain.system.machine import Lock
 
 log = logging.getLogger(__name__)
@@ -342,20 +340,6 @@ def require_one_run(folder: Path, checkpoint: Path | None = None, run_id: str | 
                 " put the run's own file in its place, or take it away"
             )
     return next(iter(known.values()), None)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON; a number that is not finite becomes null, as JSON has none."""
-    write_text(path, json.dumps(finite(content), indent=2) + "\n")
-
-
-def finite(content: Any) -> Any:
-    """``content`` with NaN and infinities, at any depth, as ``None``."""
-    if isinstance(content, Mapping):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _environment() -> dict[str, Any]:

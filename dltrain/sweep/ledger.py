@@ -15,9 +15,9 @@ from typing import Any
 
 from dltrain.config.sweeps import in_force
 from dltrain.errors import RecordError, UserError
-from dltrain.runs.folder import is_in_use, write_json
+from dltrain.runs.folder import is_in_use
 from dltrain.runs.record import metrics_of, read_json, read_result
-from dltrain.system.files import write_text
+from dltrain.system.files import write_json, write_text
 
 FORMAT = 1
 STEERING = ("hydra", "sweep", "pruner")  # keys that steer the sweep, and name no job

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, exit_code_of
 from dltrain.system import worker
+from dltrain.system.files import finite
 from dltrain.system.streams import printable
 
 _kept: list[TextIO] = []  # stdout as it was before what lies within
@@ -76,8 +77,6 @@ def say(text: str) -> None:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Answer with one line of JSON."""
-    from dltrain.runs.folder import finite
-
     try:
         print(json.dumps(finite(content)), file=stdout(), flush=True)
     except BrokenPipeError:  # nobody reads on, which takes nothing from a run, but the flush at exit would fail
@@ -90,7 +89,6 @@ def report(error: BaseException) -> int:
 
     Returns the exit code.
     """
-    error = explained(error)
     if isinstance(error, KeyboardInterrupt | Interrupted):
         text = "interrupted"
     elif isinstance(error, DltrainError):
@@ -112,16 +110,6 @@ def is_told(error: BaseException) -> bool:
     return isinstance(error, SystemExit) or bool(getattr(error, "is_told", False))
 
 
-def explained(error: BaseException) -> BaseException:
-    """``error``, or what it says of the configuration in dltrain's words."""
-    if "hydra" in sys.modules:
-        from dltrain.config.translate import is_composition_error, translated
-
-        if is_composition_error(error):
-            return ConfigError(translated(error))
-    return error
-
-
 def say_how_it_ended(code: int, error: BaseException | None) -> None:
     """Answer for a command that ``error`` has ended with exit code ``code``, unless there is an answer.
 
@@ -129,7 +117,7 @@ def say_how_it_ended(code: int, error: BaseException | None) -> None:
     """
     is_last_word = code > SIGNALLED or not worker.may_start_again()
     if is_last_word and stdout() and not (_given.is_set() or on_terminal()):
-        print_json(ending(code, explained(error) if error else None))
+        print_json(ending(code, error))
 
 
 def ending(code: int, error: BaseException | None) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import json
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -53,6 +56,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file, whole at any time."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON; a number that is not finite becomes null, as JSON has none."""
+    write_text(path, json.dumps(finite(content), indent=2) + "\n")
+
+
+def finite(content: Any) -> Any:
+    """``content`` with NaN and infinities, at any depth, as ``None``."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def remove_unfinished(folder: Path) -> None:

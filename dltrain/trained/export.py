@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import DltrainError, UserError
-from dltrain.runs.folder import finite, write_json
-from dltrain.system.files import written_whole
+from dltrain.system.files import finite, write_json, written_whole
 from dltrain.trained.deployed import Deployed, describe, made_up
 from dltrain.trained.loaded import Loaded
 

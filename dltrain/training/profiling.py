@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function
 
 from dltrain.data.loader import Loader
-from dltrain.runs.folder import write_json
+from dltrain.system.files import write_json
 from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

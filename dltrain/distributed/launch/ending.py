@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dltrain.errors import Interrupted, TrainingError
-from dltrain.runs.folder import write_json
 from dltrain.runs.record import read_result
+from dltrain.system.files import write_json
 from dltrain.system.signals import HANDLED
 from dltrain.system.worker import ANSWERED_FILE, ERROR_FILE
 
