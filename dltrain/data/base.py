@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 Task = Literal["classification", "regression"]
 Kind = Literal["image", "table", "series"]
+NamedBatch = tuple[list[tuple[Any, ...]], Tensor]  # to predict from: what names each sample, and the raw samples
+Report = Callable[[str, str], None]  # takes the name of something broken, and its cause
 
 
 @dataclass(frozen=True)

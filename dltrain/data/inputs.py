@@ -4,16 +4,14 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dltrain.data.base import Fitted
+from dltrain.data.base import Fitted, NamedBatch, Report
 from dltrain.data.folders import IMAGES, files_in, say_left_out, text_of
 from dltrain.data.images.decode import WHITE, Decoding, UnreadableError, decode
 from dltrain.errors import DataError, UserError
@@ -23,13 +21,10 @@ from dltrain.system.machine import core_count
 TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
 _STREAM = re.compile(r"/dev/(stdin|fd/\d+)")
 
-Report = Callable[[str, str], None]  # takes the name of something broken, and its cause
-Batch = tuple[list[tuple[Any, ...]], Tensor]  # what names each sample, and the raw samples
-
 
 def read_inputs(
     words: Sequence[str], fitted: Fitted, batch_size: int, report: Report
-) -> tuple[Iterator[Iterable[Batch]], int]:
+) -> tuple[Iterator[Iterable[NamedBatch]], int]:
     """All that ``words`` (files, folders, globs) name, in pieces of a batch or none, and how many files these are.
 
     Images of a piece are read when it is iterated over, so that whoever leaves it to another process reads nothing.
@@ -103,7 +98,7 @@ def _matching(pattern: str, suffixes: Sequence[str], left_out: Counter[str]) -> 
     return [path for path in files if path.suffix.lower() in suffixes]
 
 
-def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[Batch]:
+def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[NamedBatch]:
     """A batch (batch, channels, height, width) uint8 of images, in the size, channels and range of the run's own."""
     stored = fitted.preprocessing
     levels = stored.get("levels", 255)

@@ -7,9 +7,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from dltrain.data.base import Fitted
+from dltrain.data.base import Fitted, NamedBatch, Report
 from dltrain.data.folders import text_of
-from dltrain.data.inputs import Batch, Report
 from dltrain.data.tables.csv_file import open_csv
 from dltrain.data.tables.dialect import Dialect, as_numbers, selected
 from dltrain.data.tables.encoder import TableEncoder
@@ -31,7 +30,7 @@ _TIMES = 50  # rows at the end of a series that tell its step
 _PARQUET_ROWS = 65_536  # read at a time
 
 
-def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: Report) -> Iterator[Batch]:
+def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: Report) -> Iterator[NamedBatch]:
     """Features (batch, features) float32 of the rows of ``files``, each named by its file and its row from 1."""
     encoder, target = TableEncoder.of(fitted.preprocessing), fitted.facts.target_name
     for path in files:
@@ -49,7 +48,7 @@ def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: 
             report(text_of(path), str(error))
 
 
-def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[Batch]:
+def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[NamedBatch]:
     """The last window of each series (1, steps, features) float32, named by its file and the times that follow it."""
     stored, window = fitted.preprocessing, fitted.facts.input_shape[0]
     dialect = Dialect.of(stored)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.data.inputs import Batch
+from dltrain.data.base import NamedBatch
 from dltrain.trained.loaded import Loaded
 from dltrain.trained.predictions import original, probabilities
 
@@ -38,7 +38,9 @@ class Explained:
     attributions: np.ndarray
 
 
-def explain(loaded: Loaded, batches: Iterable[Batch], method: Method = "integrated_gradients") -> Iterator[Explained]:
+def explain(
+    loaded: Loaded, batches: Iterable[NamedBatch], method: Method = "integrated_gradients"
+) -> Iterator[Explained]:
     """Explain the inputs of ``batches``, one after the other, in float32.
 
     ``integrated_gradients`` (Sundararajan et al., 2017) follows the straight line from the average training input,
