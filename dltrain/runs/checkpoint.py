@@ -6,7 +6,6 @@ before it takes its place, and the checkpoint before it stays until then.
 """
 
 import copy
-import hashlib
 import os
 import pickle
 import re
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import CheckpointError, TrainingError
-from dltrain.system.files import flush, kind_of, written_whole
+from dltrain.system.files import digest, flush, kind_of, written_whole
 from dltrain.system.structure import Structure, mismatch
 
 FORMAT = 2
@@ -33,7 +32,6 @@ _COMMENT = b"sha256:"
 _COMMENT_SIZE = len(_COMMENT) + 64
 _END = struct.Struct("<4s16xH")  # of a ZIP archive: its signature and, last, the length of the comment
 _LENGTH = struct.Struct("<H")
-_BLOCK = 1 << 20
 _PAUSE = 0.25  # seconds from one writing to the next: what SIGKILL can cost at most, where epochs are shorter still
 _SHARDS = re.compile(r"(best|last)-\d+")  # folders with the shards of a checkpoint
 _FACTS = {
@@ -132,7 +130,7 @@ def find_fault(path: Path) -> str:
                 return "is empty"
             if end <= _END.size or length != _LENGTH.pack(_COMMENT_SIZE) or not comment.startswith(_COMMENT):
                 return "is cut short, or no checkpoint of dltrain"
-            whole = _digest(file, end - 2) == comment.removeprefix(_COMMENT)
+            whole = digest(file, end - 2).encode() == comment.removeprefix(_COMMENT)
             return "" if whole else "is damaged: it does not match its checksum"
     except FileNotFoundError:
         return "does not exist"
@@ -240,7 +238,7 @@ class Checkpoints:
         """The ``content`` of a checkpoint in ``folder`` with the tensors that a network such as ``model`` can take."""
         if "shards" not in content:
             return content
-        from dltrain.runs.sharded import joined  # its torch modules take long to import
+        from dltrain.runs.shards import joined  # its torch modules take long to import
 
         return joined(content, folder)
 
@@ -338,25 +336,9 @@ def _seal(file: BinaryIO) -> None:
     signature, length = _END.unpack(file.read(_END.size))
     if signature != b"PK\5\6" or length:
         raise OSError("torch wrote something else than a ZIP archive without a comment")
-    comment = _COMMENT + _digest(file, size - 2)
+    comment = _COMMENT + digest(file, size - 2).encode()
     file.seek(size - 2)
     file.write(_LENGTH.pack(len(comment)) + comment)
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return _digest(file, path.stat().st_size).decode()
-
-
-def _digest(file: BinaryIO, size: int) -> bytes:
-    """SHA-256 in hexadecimal of the first ``size`` bytes of ``file``."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while size > 0 and (block := file.read(min(size, _BLOCK))):
-        digest.update(block)
-        size -= len(block)
-    return digest.hexdigest().encode()
 
 
 def _copy(content: Any, known: dict[tuple[Any, ...], Tensor]) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -9,8 +10,9 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, BinaryIO
 
+_BLOCK = 1 << 20  # bytes read at a time
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -76,6 +78,22 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what processes that were killed have left of the files of ``folder``, which nobody writes to now."""
     for left in folder.glob(f"*.{'[0-9a-f]' * 8}.tmp"):
         left.unlink(missing_ok=True)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return digest(file, path.stat().st_size)
+
+
+def digest(file: BinaryIO, size: int) -> str:
+    """SHA-256 in hexadecimal of the first ``size`` bytes of ``file``."""
+    file.seek(0)
+    computed = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, _BLOCK))):
+        computed.update(block)
+        size -= len(block)
+    return computed.hexdigest()
 
 
 def flush(path: Path) -> None:

@@ -129,7 +129,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         raise CheckpointError(f"'{name}' has no checkpoints/best.pt yet: it is written behind the first epoch")
     content = checkpoint.load(path)
     if "shards" in content:
-        from dltrain.runs.sharded import joined  # its torch modules take long to import
+        from dltrain.runs.shards import joined  # its torch modules take long to import
 
         content = joined(content, path.parent)
     checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")
