@@ -2,19 +2,16 @@
 
 import copy
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from dltrain.data.loader import Loader
-from dltrain.distributed.world import World
 from dltrain.errors import TrainingError
 from dltrain.system.device import is_out_of_memory
 from dltrain.training.finite import NOTHING_FOUND, diagnose
-
-if TYPE_CHECKING:
-    from dltrain.training.trainer import Trainer
+from dltrain.training.state import State
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +27,13 @@ class NotFinite(Exception):
         self.cause = cause
 
 
-def not_finite(trainer: "Trainer", step: int, batch: tuple[Tensor, Tensor] | None = None) -> None:
-    """Do what ``on_nonfinite`` says about ``step``, whose ``batch`` is given where the step is not taken yet.
+def not_finite(trainer: State, step: int, inputs: Tensor, backward: Callable[[], Tensor]) -> None:
+    """Do what ``on_nonfinite`` says about ``step``; ``backward`` computes this process's gradients of ``inputs`` alone.
 
     Raises:
         NotFinite: unless the step is to be skipped.
     """
-    cause = _describe(trainer, batch or next(iter(trainer.train)))
+    cause = _describe(trainer, inputs, backward)
     trainer.watch.reset()
     if trainer.on_nonfinite != "skip":
         raise NotFinite(step, cause)
@@ -44,7 +41,7 @@ def not_finite(trainer: "Trainer", step: int, batch: tuple[Tensor, Tensor] | Non
     log.warning("step %d is skipped: its loss or a gradient is not finite; %s", step, cause)
 
 
-def _describe(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> str:
+def _describe(trainer: State, inputs: Tensor, backward: Callable[[], Tensor]) -> str:
     if trainer.sharded:
         return "in which layer it began cannot be found in a network that lies in shards"
     device = trainer.precision.device
@@ -52,7 +49,7 @@ def _describe(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> str:
     # A skipped step leaves the draws of those behind it alone.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            cause = diagnose(trainer.model, lambda: _backward_alone(trainer, batch), batch[0])
+            cause = diagnose(trainer.model, backward, inputs)
         finally:
             trainer.network = network
     causes = trainer.world.gather(cause)
@@ -61,18 +58,7 @@ def _describe(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> str:
     return cause if trainer.world.size == 1 else f"rank {rank}: {cause}"
 
 
-def _backward_alone(trainer: "Trainer", batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Gradients of this process's part of a batch, without those of the others, which may be looking elsewhere."""
-    targets = batch[1]
-    if trainer.world.size == 1:
-        return trainer.gradients(*batch, trainer.unit(targets))
-    trainer.optimizer.zero_grad(set_to_none=True)
-    alone = World()
-    unit = trainer.weighing.unit(targets, max(len(targets), 1), alone.sum) if trainer.weighing else None
-    return trainer.backward(*batch, 1.0, unit)
-
-
-def buffers(trainer: "Trainer") -> list[tuple[Tensor, Tensor]]:
+def buffers(trainer: State) -> list[tuple[Tensor, Tensor]]:
     """What a forward pass itself changes, such as running statistics, each with a copy."""
     return [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
 
@@ -83,7 +69,7 @@ def put_back(kept: list[tuple[Tensor, Tensor]]) -> None:
         buffer.copy_(copied)
 
 
-def roll_back(trainer: "Trainer", error: NotFinite) -> None:
+def roll_back(trainer: State, error: NotFinite) -> None:
     """Take up the last state that was saved and go on with half the learning rate, a few times at most.
 
     Raises:
@@ -109,7 +95,7 @@ def roll_back(trainer: "Trainer", error: NotFinite) -> None:
     )
 
 
-def scale_learning_rate(trainer: "Trainer", factor: float) -> None:
+def scale_learning_rate(trainer: State, factor: float) -> None:
     """Multiply the learning rate, and what a schedule computes it from, by ``factor``."""
     for group in trainer.optimizer.param_groups:
         for name in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):  # the last two are OneCycleLR's
@@ -118,7 +104,7 @@ def scale_learning_rate(trainer: "Trainer", factor: float) -> None:
         trainer.schedule.scale(factor)
 
 
-def halve(trainer: "Trainer", samples: int, error: RuntimeError) -> None:
+def halve(trainer: State, samples: int, error: RuntimeError) -> None:
     """After ``error``, cut batches of ``samples`` into twice as many micro-batches, which leaves the gradient as it is.
 
     Raises:
@@ -143,7 +129,7 @@ def halve(trainer: "Trainer", samples: int, error: RuntimeError) -> None:
     log.warning("out of memory at step %d: batches are computed in %d parts from here on", step, parts)
 
 
-def halve_batches(trainer: "Trainer", loader: Loader, error: RuntimeError) -> None:
+def halve_batches(trainer: State, loader: Loader, error: RuntimeError) -> None:
     """After ``error``, evaluate in batches of half the size; raises as :func:`halve` does."""
     if not is_out_of_memory(error):
         raise error

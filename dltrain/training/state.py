@@ -1,68 +1,179 @@
-"""The state of a trainer between two steps: all that decides how a run goes on, in plain types and tensors."""
+"""What a training run works with, and its state between two steps: all that decides how it goes on, in plain types."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dltrain.system.device import random_state, set_random_state
-from dltrain.training.metrics import MeanLoss
+from dltrain.data.loader import Loader
+from dltrain.distributed.layers import least_samples
+from dltrain.distributed.strategy import is_sharded
+from dltrain.distributed.world import World
+from dltrain.loggers import Loggers
+from dltrain.losses import Penalty, weighing_of
+from dltrain.runs.checkpoint import Checkpoints, Due
+from dltrain.schedulers import Schedule
+from dltrain.system.device import Precision, random_state, set_random_state
+from dltrain.system.machine import CoreWatch
+from dltrain.system.signals import StopRequest
+from dltrain.training.averaging import ExponentialMovingAverage
+from dltrain.training.finite import FiniteWatch
+from dltrain.training.inference import Loss
+from dltrain.training.metrics import MeanLoss, MetricsFactory
+from dltrain.training.monitor import Best, EarlyStopping, Pruning
+from dltrain.training.progress import View
 
-if TYPE_CHECKING:
-    from dltrain.training.trainer import Trainer
+Row = dict[str, float]
 
 # Optimizers of which all that is kept of a parameter, but for counts of steps, has its shape.
 _WITH_SHAPES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam)
 _PLAIN = ("epoch", "step", "batch", "lr", "accumulate", "seconds")  # numbers of the state
 
 
-def state_dict(trainer: "Trainer") -> dict[str, Any]:
-    """The state of ``trainer``, which its tensors share."""
-    return {
-        **{name: getattr(trainer, name) for name in _PLAIN},
-        "history": [dict(row) for row in trainer.history],
-        "events": list(trainer.events),
-        "total": trainer.total.merge(trainer.world).state_dict(),
-        **{name: part.state_dict() for name, part in _parts(trainer)},
-        **({"ema_updates": trainer.ema.updates} if trainer.ema else {}),
-        "random": random_state(),
-    }
+@dataclass
+class State:
+    """Everything a training run works with, and how far it is.
 
+    ``accumulate`` cuts each batch of ``train`` into so many micro-batches, whose gradients add up to the batch's
+    (exactly so without batch norm, for losses as :mod:`~.losses` knows them). ``clip_norm`` bounds the norm of all
+    gradients together, ``clip_value`` each gradient. With ``ema`` the averaged weights are the ones evaluated.
+    ``wrapped`` is ``model`` as ``torch.compile``, or what holds it in several processes, returns it; state is always
+    read from ``model``.
 
-def load_state_dict(trainer: "Trainer", state: Mapping[str, Any], without: Sequence[str] = ()) -> None:
-    """Bring ``trainer`` to the ``state`` of one that was built alike; parts in ``without`` stay as they are.
+    ``world`` are the processes that share the run. Where there are several, ``on_oom`` is of no effect: the others
+    could not know.
 
-    Raises:
-        ValueError: no trainer comes to such a state.
+    ``on_nonfinite`` says what follows a loss or gradient that is not finite: ``stop`` the run, ``skip`` the step, or
+    ``rollback`` to the last checkpoint and go on with half the learning rate. With ``on_oom`` ``halve`` a step that
+    runs out of memory is taken again in micro-batches of half the size.
     """
-    if len(state["history"]) != state["epoch"] or min(state[name] for name in ("step", "batch", "seconds")) < 0:
-        raise ValueError("its history is not that of its epochs and steps")
-    for name in _PLAIN:
-        if name not in without:
-            setattr(trainer, name, state[name])
-    trainer.history = [dict(row) for row in state["history"]]
-    trainer.events = list(state["events"])
-    trainer.total = MeanLoss(trainer.precision.device)
-    if trainer.world.is_main:  # the others begin at 0, so that the sum of all is what it was
-        trainer.total.load_state_dict(state["total"])
-    options = [dict(group) for group in trainer.optimizer.param_groups]
-    # Where nothing was averaged before, the average begins with the weights of now.
-    state = state if "ema" in state else {**state, "ema": state["model"], "ema_updates": 0}
-    for name, part in _parts(trainer):
-        if name not in without:
-            part.load_state_dict(state[name])
-    if trainer.ema:
-        trainer.ema.updates = state.get("ema_updates", state["step"])  # earlier versions did not count them
-    _require_usable(trainer.optimizer, options)
-    _lay_out(trainer.optimizer)
-    if trainer.early_stopping:  # from the history, so that it may be another one than before
-        trainer.early_stopping = trainer.early_stopping.after(trainer.history)
-    if trainer.pruning:
-        trainer.pruning.catch_up(trainer.history, asks=not trainer.finished)
-    trainer.watch.reset()
-    set_random_state(state["random"])  # last: what is above may draw
+
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    train: Loader
+    val: Loader | None
+    metrics: MetricsFactory
+    precision: Precision
+    epochs: int
+    best: Best
+    checkpoints: Checkpoints
+    view: View
+    due: Due = field(default_factory=Due)
+    schedule: Schedule | None = None
+    penalty: Penalty | None = None
+    accumulate: int = 1
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    ema: ExponentialMovingAverage | None = None
+    early_stopping: EarlyStopping | None = None
+    pruning: Pruning | None = None
+    loggers: Loggers = field(default_factory=Loggers)
+    wrapped: Callable[[Tensor], Tensor] | None = None
+    world: World = field(default_factory=World)
+    cores: CoreWatch | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    on_oom: Literal["halve", "stop"] = "halve"
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # optimizer steps taken
+    batch: int = 0  # batches of the current epoch that are done
+    lr: float = 0.0  # of the last step
+    seconds: float = 0.0  # spent on the run until it was saved last, by all processes that had a part in it
+    history: list[Row] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)  # what went wrong and was mended
+
+    def __post_init__(self) -> None:
+        self.scaler = self.precision.scaler()
+        self.network = self.model if self.wrapped is None else self.wrapped
+        self.total = MeanLoss(self.precision.device)  # the training loss of the current epoch so far
+        self.weighing = weighing_of(self.loss)
+        self.smallest = least_samples(self.model, self.world)
+        self.watch = FiniteWatch(self.precision.device)
+        self.saved: dict[str, Any] = {}  # what a rollback goes back to
+        self._began = time.perf_counter()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad and p.numel()]
+        self.sharded = is_sharded(self.parameters)
+        if self.world.size > 1:
+            self.train.cut = lambda indices: self.world.cut(indices, self.micro_batches(len(indices)))
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose weights are evaluated and kept: the averaged one where there is one."""
+        return self.ema.model if self.ema else self.model
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or early stopping or a pruner has ended the run."""
+        return self.epoch >= self.epochs or any(
+            rule.should_stop for rule in (self.early_stopping, self.pruning) if rule
+        )
+
+    def micro_batches(self, samples: int) -> int:
+        """How many micro-batches a batch of so many samples is cut into."""
+        return min(self.accumulate, max(samples // self.smallest, 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state between two steps, in plain types and tensors, which are shared with it."""
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "history": [dict(row) for row in self.history],
+            "events": list(self.events),
+            "total": self.total.merge(self.world).state_dict(),
+            **{name: part.state_dict() for name, part in self._parts()},
+            **({"ema_updates": self.ema.updates} if self.ema else {}),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+        """Go on from :meth:`state_dict` of one that was built alike; parts in ``without`` stay as they are.
+
+        Raises:
+            ValueError: no trainer comes to such a state.
+        """
+        if len(state["history"]) != state["epoch"] or min(state[name] for name in ("step", "batch", "seconds")) < 0:
+            raise ValueError("its history is not that of its epochs and steps")
+        for name in _PLAIN:
+            if name not in without:
+                setattr(self, name, state[name])
+        self.history = [dict(row) for row in state["history"]]
+        self.events = list(state["events"])
+        self.total = MeanLoss(self.precision.device)
+        if self.world.is_main:  # the others begin at 0, so that the sum of all is what it was
+            self.total.load_state_dict(state["total"])
+        options = [dict(group) for group in self.optimizer.param_groups]
+        # Where nothing was averaged before, the average begins with the weights of now.
+        state = state if "ema" in state else {**state, "ema": state["model"], "ema_updates": 0}
+        for name, part in self._parts():
+            if name not in without:
+                part.load_state_dict(state[name])
+        if self.ema:
+            self.ema.updates = state.get("ema_updates", state["step"])  # earlier versions did not count them
+        _require_usable(self.optimizer, options)
+        _lay_out(self.optimizer)
+        if self.early_stopping:  # from the history, so that it may be another one than before
+            self.early_stopping = self.early_stopping.after(self.history)
+        if self.pruning:
+            self.pruning.catch_up(self.history, asks=not self.finished)
+        self.watch.reset()
+        set_random_state(state["random"])  # last: what is above may draw
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        """Everything with a state of its own that this run has, by name."""
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "schedule": self.schedule,
+            "ema": self.ema.model if self.ema else None,
+            "best": self.best,
+        }
+        return [(name, part) for name, part in parts.items() if part is not None]
 
 
 def _require_usable(optimizer: Optimizer, options: Sequence[Mapping[str, Any]]) -> None:
@@ -105,16 +216,3 @@ def _lay_out(optimizer: Optimizer) -> None:
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _parts(trainer: "Trainer") -> list[tuple[str, Any]]:
-    """Everything with a state of its own that this run has, by name."""
-    parts = {
-        "model": trainer.model,
-        "optimizer": trainer.optimizer,
-        "scaler": trainer.scaler,
-        "schedule": trainer.schedule,
-        "ema": trainer.ema.model if trainer.ema else None,
-        "best": trainer.best,
-    }
-    return [(name, part) for name, part in parts.items() if part is not None]

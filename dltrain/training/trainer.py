@@ -3,119 +3,31 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from dltrain.data.loader import Loader
-from dltrain.distributed.layers import least_samples
-from dltrain.distributed.strategy import is_sharded, norm_of_shards, without_sum
+from dltrain.distributed.strategy import norm_of_shards, without_sum
 from dltrain.distributed.world import World
-from dltrain.loggers import Loggers
-from dltrain.losses import Penalty, weighing_of
-from dltrain.runs.checkpoint import Checkpoints, Due
-from dltrain.schedulers import Schedule
-from dltrain.system.device import Precision, random_state, set_random_state
-from dltrain.system.machine import CoreWatch
-from dltrain.system.signals import StopRequest
-from dltrain.training import recovery, state
-from dltrain.training.averaging import ExponentialMovingAverage
-from dltrain.training.finite import FiniteWatch
-from dltrain.training.inference import Loss, evaluate, stand_in
-from dltrain.training.metrics import MeanLoss, Metrics, MetricsFactory
-from dltrain.training.monitor import Best, EarlyStopping, Pruning
-from dltrain.training.progress import View
+from dltrain.system.device import random_state, set_random_state
+from dltrain.training import recovery
+from dltrain.training.inference import evaluate, stand_in
+from dltrain.training.metrics import MeanLoss, Metrics
 from dltrain.training.recovery import NotFinite
+from dltrain.training.state import Row, State
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, float]
 
+class Trainer(State):
+    """The loop over the :class:`State` of a run; :meth:`fit` runs it, from wherever the state says.
 
-@dataclass
-class Trainer:
-    """Everything a training run works with; :meth:`fit` runs it, from wherever its state says.
-
-    ``accumulate`` cuts each batch of ``train`` into so many micro-batches, whose gradients add up to the batch's
-    (exactly so without batch norm, for losses as :mod:`~.losses` knows them). ``clip_norm`` bounds the norm of all
-    gradients together, ``clip_value`` each gradient. With ``ema`` the averaged weights are the ones evaluated.
-    ``wrapped`` is ``model`` as ``torch.compile``, or what holds it in several processes, returns it; state is always
-    read from ``model``.
-
-    ``world`` are the processes that share the run: each computes its part of every batch, and ``fit`` does the same in
-    all of them. Where there are several, ``on_oom`` is of no effect: the others could not know.
-
-    ``on_nonfinite`` says what follows a loss or gradient that is not finite: ``stop`` the run, ``skip`` the step, or
-    ``rollback`` to the last checkpoint and go on with half the learning rate. With ``on_oom`` ``halve`` a step that
-    runs out of memory is taken again in micro-batches of half the size.
+    It does the same in all processes of the ``world``: each computes its part of every batch.
     """
-
-    model: nn.Module
-    loss: Loss
-    optimizer: Optimizer
-    train: Loader
-    val: Loader | None
-    metrics: MetricsFactory
-    precision: Precision
-    epochs: int
-    best: Best
-    checkpoints: Checkpoints
-    view: View
-    due: Due = field(default_factory=Due)
-    schedule: Schedule | None = None
-    penalty: Penalty | None = None
-    accumulate: int = 1
-    clip_norm: float | None = None
-    clip_value: float | None = None
-    ema: ExponentialMovingAverage | None = None
-    early_stopping: EarlyStopping | None = None
-    pruning: Pruning | None = None
-    loggers: Loggers = field(default_factory=Loggers)
-    wrapped: Callable[[Tensor], Tensor] | None = None
-    world: World = field(default_factory=World)
-    cores: CoreWatch | None = None
-    stop: StopRequest = field(default_factory=StopRequest)
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    on_oom: Literal["halve", "stop"] = "halve"
-
-    epoch: int = 0  # epochs finished
-    step: int = 0  # optimizer steps taken
-    batch: int = 0  # batches of the current epoch that are done
-    lr: float = 0.0  # of the last step
-    seconds: float = 0.0  # spent on the run until it was saved last, by all processes that had a part in it
-    history: list[Row] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)  # what went wrong and was mended
-
-    def __post_init__(self) -> None:
-        self.scaler = self.precision.scaler()
-        self.network = self.model if self.wrapped is None else self.wrapped
-        self.total = MeanLoss(self.precision.device)  # the training loss of the current epoch so far
-        self.weighing = weighing_of(self.loss)
-        self.smallest = least_samples(self.model, self.world)
-        self.watch = FiniteWatch(self.precision.device)
-        self.saved: dict[str, Any] = {}  # what a rollback goes back to
-        self._began = time.perf_counter()
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad and p.numel()]
-        self.sharded = is_sharded(self.parameters)
-        if self.world.size > 1:
-            self.train.cut = lambda indices: self.world.cut(indices, self.micro_batches(len(indices)))
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network whose weights are evaluated and kept: the averaged one where there is one."""
-        return self.ema.model if self.ema else self.model
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done, or early stopping or a pruner has ended the run."""
-        return self.epoch >= self.epochs or any(
-            rule.should_stop for rule in (self.early_stopping, self.pruning) if rule
-        )
 
     def fit(self) -> None:
         """Train until ``epochs`` are done, or early stopping or a pruner says so.
@@ -200,7 +112,7 @@ class Trainer:
         if bad is None and self.on_nonfinite == "skip":
             bad = self.watch.look(wait=True)  # to leave out a step, it must be known before it is taken
         if bad is not None:
-            recovery.not_finite(self, bad, (inputs, targets))
+            self.not_finite(bad, (inputs, targets))
             recovery.put_back(buffers)
             return
         self.scaler.step(self.optimizer)
@@ -218,10 +130,6 @@ class Trainer:
             return None
         samples = len(targets) if self.world.size == 1 else self.train.size_of(self.batch)
         return self.weighing.unit(targets, samples, self.world.sum)
-
-    def micro_batches(self, samples: int) -> int:
-        """How many micro-batches a batch of so many samples is cut into."""
-        return min(self.accumulate, max(samples // self.smallest, 1))
 
     def gradients(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None = None) -> Tensor:
         """Set the gradients of the loss of a batch, and return it; smaller micro-batches if memory is short.
@@ -344,16 +252,21 @@ class Trainer:
     def require_finite(self) -> None:
         """Wait until it is known that all steps so far were finite; what ``on_nonfinite`` says where one was not."""
         if (bad := self.watch.look(wait=True)) is not None:
-            recovery.not_finite(self, bad)
+            self.not_finite(bad)
+
+    def not_finite(self, step: int, batch: tuple[Tensor, Tensor] | None = None) -> None:
+        """What ``on_nonfinite`` says about ``step``, whose ``batch`` is given where the step is not taken yet."""
+        inputs, targets = batch or next(iter(self.train))
+        recovery.not_finite(self, step, inputs, lambda: self.gradients_alone(inputs, targets))
+
+    def gradients_alone(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """:meth:`gradients` of this process's part without those of the others, which may be looking elsewhere."""
+        if self.world.size == 1:
+            return self.gradients(inputs, targets, self.unit(targets))
+        self.optimizer.zero_grad(set_to_none=True)
+        unit = self.weighing.unit(targets, max(len(targets), 1), World().sum) if self.weighing else None
+        return self.backward(inputs, targets, 1.0, unit)
 
     def _content(self) -> dict[str, Any]:
         metrics = dict(self.history[-1]) if self.history else {}
         return {"epoch": self.epoch, "metrics": metrics, "model": self.evaluated.state_dict()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state between two steps, in plain types and tensors."""
-        return state.state_dict(self)
-
-    def load_state_dict(self, saved: Mapping[str, Any], without: Sequence[str] = ()) -> None:
-        """Go on from :meth:`state_dict` of a trainer that was built alike; parts in ``without`` stay as they are."""
-        state.load_state_dict(self, saved, without)
