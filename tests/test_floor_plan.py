@@ -3,6 +3,7 @@
 import ast
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,11 @@ def test_rooms_build_on_the_floors_below_them(arrows):
 def test_the_rooms_of_the_data_build_on_the_floors_below_them(arrows):
     within = {(name, other) for name, other in arrows if name.startswith("data.") and other.startswith("data.")}
     assert upward(within, DATA) == set()
+
+
+def test_no_modules_import_each_other(arrows):
+    imported = {name: {other for low, other in arrows if low == name and other != name} for name in MODULES}
+    TopologicalSorter(imported).prepare()  # raises CycleError, which shows them
 
 
 def test_a_room_is_there_for_every_name_in_the_plan():
