@@ -6,6 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -64,47 +66,49 @@ def of_run(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: an override that is none, or a key that the configuration does not have.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     cfg = OmegaConf.create(composed)
     assert isinstance(cfg, DictConfig)
     cfg.trust = []  # nobody vouches for himself
-    if isinstance(cfg.get("trainer"), DictConfig):  # keys that this dltrain has and the run's had not
+    _add_new_keys(cfg)
+    if problems := [problem for text in overrides if (problem := _override(cfg, text))]:
+        raise ConfigError(problems)
+    return cfg
+
+
+def _add_new_keys(cfg: DictConfig) -> None:
+    """Give the configuration of an earlier run the keys that this dltrain has and the run's had not."""
+    if isinstance(cfg.get("trainer"), DictConfig):
         cfg.trainer = OmegaConf.merge(_yaml("trainer/default.yaml"), cfg.trainer)
     if cfg.get("dataset") and str(cfg.dataset.get("_target_")) in _TABLES:
         cfg.dataset = OmegaConf.merge(dict.fromkeys(("header", "decimal", "thousands", "missing")), cfg.dataset)
     if "pruner" not in cfg:
         cfg.pruner = _yaml("pruner/none.yaml")
-    problems = []
-    for text in overrides:
-        if deep := too_deep(text):
-            problems.append(deep)
-            continue
+
+
+def _override(cfg: DictConfig, text: str) -> str:
+    """Replace the value of a key of ``cfg`` by the override ``text``; returns why it cannot be, or nothing."""
+    if deep := too_deep(text):
+        return deep
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        return f"{text}: {str(error).splitlines()[0]}; an override is key=value"
+    outer, _, name = override.key_or_group.rpartition(".")
+    known = OmegaConf.select(cfg, outer) if outer else cfg
+    if not isinstance(known, DictConfig) or name not in known:
+        hint = did_you_mean(name, [str(other) for other in known]) if isinstance(known, DictConfig) else ""
+        return f"{override.key_or_group} is no key of this run{hint}"
+    if override.key_or_group == "logger":
+        cfg.logger = _loggers(override.value())
+        cfg.logger._set_flag("foreign", False)  # this user has named them
+    elif isinstance(known[name], DictConfig) and not isinstance(override.value(), dict):
+        return f"{text}: a group cannot be chosen anew for a run that has begun; override its keys"
+    else:
         try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            problems.append(f"{text}: {str(error).splitlines()[0]}; an override is key=value")
-            continue
-        key = override.key_or_group
-        known = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
-        name = key.rpartition(".")[2]
-        if not isinstance(known, DictConfig) or name not in known:
-            hint = did_you_mean(name, [str(other) for other in known]) if isinstance(known, DictConfig) else ""
-            problems.append(f"{key} is no key of this run{hint}")
-        elif key == "logger":
-            cfg.logger = _loggers(override.value())
-            cfg.logger._set_flag("foreign", False)  # this user has named them
-        elif isinstance(known[name], DictConfig) and not isinstance(override.value(), dict):
-            problems.append(f"{text}: a group cannot be chosen anew for a run that has begun; override its keys")
-        else:
-            try:
-                OmegaConf.update(cfg, key, override.value())
-            except OmegaConfBaseException as error:
-                problems.append(f"{text}: {str(error).splitlines()[0]}")
-    if problems:
-        raise ConfigError(problems)
-    return cfg
+            OmegaConf.update(cfg, override.key_or_group, override.value())
+        except OmegaConfBaseException as error:
+            return f"{text}: {str(error).splitlines()[0]}"
+    return ""
 
 
 _SQLITE = "sqlite:///"  # and the path of a file, which may be relative

@@ -168,6 +168,10 @@ def _check_logging(key: str, node: Any) -> Iterator[Problem]:
         yield Problem(f"{key}.root", "must hold keys", node["root"])
         return
     yield from _check_external(key, node)
+    yield from _check_parts(key, node.get("root", {}), groups)
+
+
+def _check_parts(key: str, root: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[Problem]:
     for name, each in groups["formatters"].items():
         yield from _check_formatter(f"{key}.formatters.{name}", each)
     for name, each in groups["filters"].items():
@@ -176,7 +180,7 @@ def _check_logging(key: str, node: Any) -> Iterator[Problem]:
     for name, each in groups["handlers"].items():
         yield from _check_handler(f"{key}.handlers.{name}", each)
     users = [(f"handlers.{name}", each) for name, each in groups["handlers"].items()]
-    users += [("root", node.get("root", {})), *((f"loggers.{name}", each) for name, each in groups["loggers"].items())]
+    users += [("root", root), *((f"loggers.{name}", each) for name, each in groups["loggers"].items())]
     for name, each in users:
         yield from _check_level(f"{key}.{name}", each)
         yield from _check_names(f"{key}.{name}", each, groups)

@@ -104,12 +104,7 @@ def _go_on(
         trainer.loggers = start_loggers(cfg, folder.path, trainer.history)
         trainer.loggers.watch(trainer.evaluated, parts.images)
     try:
-        here = resumable is not None and resumable.run == folder.path.resolve()
-        known = resumable.run_id if resumable and here else None
-        folder.begin(parts.config_text, parts.environment, trainer.seconds if here else None, known)
-        trainer.checkpoints.header["run_id"] = folder.run_id
-        if resumable and resumable.state["best"]:
-            trainer.checkpoints.take_over_best(resumable.state["best"], resumable.path.resolve().parent, trainer.model)
+        _begin(parts, folder, resumable)
         result = _run(parts, folder)
     except BaseException:
         trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
@@ -117,11 +112,7 @@ def _go_on(
             write_report(None, folder.path)
         raise
     finally:
-        trainer.checkpoints.settle()  # before another process may write here
-        trainer.loggers.close({})
-        for loader in (trainer.train, trainer.val, parts.test):
-            if loader:
-                loader.close()
+        _close(parts)
     if world.is_main:
         with stop.deferred():  # the run is done, and a page takes moments
             if cfg.report:
@@ -129,6 +120,26 @@ def _go_on(
                 write_report(parts, folder.path)
             show(result)
     return trainer.best.value
+
+
+def _begin(parts: Parts, folder: RunFolder, resumable: Resumable | None) -> None:
+    """Make ``folder`` that of this run, with the best weights so far in it."""
+    trainer = parts.trainer
+    here = resumable is not None and resumable.run == folder.path.resolve()
+    known = resumable.run_id if resumable and here else None
+    folder.begin(parts.config_text, parts.environment, trainer.seconds if here else None, known)
+    trainer.checkpoints.header["run_id"] = folder.run_id
+    if resumable and resumable.state["best"]:
+        trainer.checkpoints.take_over_best(resumable.state["best"], resumable.path.resolve().parent, trainer.model)
+
+
+def _close(parts: Parts) -> None:
+    trainer = parts.trainer
+    trainer.checkpoints.settle()  # before another process may write here
+    trainer.loggers.close({})
+    for loader in (trainer.train, trainer.val, parts.test):
+        if loader:
+            loader.close()
 
 
 def _set_pruning(parts: Parts, pruning: Pruning | None, chosen: str | None) -> None:
