@@ -19,13 +19,12 @@ from dltrain.data.tables.dates import read_dates
 from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of
 from dltrain.data.tables.frames import check_numbers, read_frame, require_columns, require_plain, row_name
 from dltrain.data.tables.notation import with_notation
-from dltrain.data.tables.steps import TOLERANCE, Moments, Step, find_step
+from dltrain.data.tables.steps import DAY, HOUR, TOLERANCE, Moments, Step, find_step
 from dltrain.data.tables.times import Times, read_times, shown
 from dltrain.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-_HOUR, _DAY = 3_600_000_000, 86_400_000_000  # microseconds
 _ORDERS = {  # what 01/02/2023 could be
     **dict.fromkeys(("m/d/Y", "m/d/y", "m-d-Y"), "month, day, year"),
     **dict.fromkeys(("d/m/Y", "d/m/y", "d-m-Y"), "day, month, year"),
@@ -232,8 +231,8 @@ def _advice(frame: pl.DataFrame, name: str, times: Times, falls: np.ndarray) -> 
         return "the rows are sorted as text, sort them by time" if as_text else "sort the rows by time"
     first = falls[0]
     wall = times.moments.wall
-    has_clock = wall is not None and np.array_equal(wall, times.moments.instants) and bool(np.any(wall % _DAY))
-    if has_clock and times.order[first] - times.order[first + 1] < _HOUR:
+    has_clock = wall is not None and np.array_equal(wall, times.moments.instants) and bool(np.any(wall % DAY))
+    if has_clock and times.order[first] - times.order[first + 1] < HOUR:
         return (
             "sort the rows by time, with one row a time; where clocks go back an hour, write times with their offset,"
             " 2024-10-27T02:00+01:00, or in UTC"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dltrain.data.tables.steps import Moments, find_step
+from dltrain.data.tables.steps import DAY, SECOND, Moments, find_step
 
 # How dates are written: a letter for each part, all else as it stands. Where two orders are possible, the column tells.
 LAYOUTS = (
@@ -39,8 +39,6 @@ _CLOCK = (
 _NAMES = tuple(calendar.month_name)[1:]  # English: nothing here sets a locale
 _YEARS = range(1700, 2200)  # 20240131 is a date, 10000101 a number
 _TRIED = 200  # values that tell which notations are possible
-_SECOND = 1_000_000  # microseconds
-_DAY = 86_400 * _SECOND
 
 
 def read_dates(texts: pl.Series, layouts: Sequence[str] = LAYOUTS, known: str = "") -> "DateTexts | None":
@@ -75,7 +73,7 @@ class DateTexts:
         micros, in_day = self._clock()
         self.offset = self._offset()
         self.readable = in_range & in_day
-        self.wall = np.where(self.readable, days * _DAY + micros, 0)
+        self.wall = np.where(self.readable, days * DAY + micros, 0)
         self.instants = self.wall - np.where(self.readable, self.offset, 0)
 
     @property
@@ -149,7 +147,7 @@ class DateTexts:
             halved, late = (each.fill_null(False).to_numpy() for each in (half.is_not_null(), half == "pm"))
             fits &= ~halved | ((hour >= 1) & (hour <= 12))
             hour = np.where(halved, hour % 12 + 12 * late, hour)
-        return ((hour * 60 + minute) * 60 + second) * _SECOND + micros, fits
+        return ((hour * 60 + minute) * 60 + second) * SECOND + micros, fits
 
     def _offset(self) -> np.ndarray:
         """Microseconds that each clock is ahead of UTC (rows,)."""
@@ -158,7 +156,7 @@ class DateTexts:
         digits = self.parts["zone"].str.replace_all(r"[^0-9]", "").str.pad_end(4, "0").cast(pl.Int64, strict=False)
         minutes = digits.fill_null(0).to_numpy() // 100 * 60 + digits.fill_null(0).to_numpy() % 100
         behind = self.parts["zone"].str.contains("-", literal=True).fill_null(False).to_numpy()
-        return np.asarray(np.where(behind, -1, 1) * minutes * 60 * _SECOND)
+        return np.asarray(np.where(behind, -1, 1) * minutes * 60 * SECOND)
 
     def _template(self) -> str:
         """How a time is written: as the last one that names an hour, or else as the last one."""

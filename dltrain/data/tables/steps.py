@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-_SECOND = 1_000_000  # microseconds
-_DAY = 86_400 * _SECOND
-_SIZES = {"hour": 3600 * _SECOND, "minute": 60 * _SECOND, "second": _SECOND, "millisecond": 1000, "microsecond": 1}
+SECOND = 1_000_000  # microseconds
+HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
+_SIZES = {"hour": HOUR, "minute": 60 * SECOND, "second": SECOND, "millisecond": 1000, "microsecond": 1}
 _EPOCH = datetime(1970, 1, 1)
 _MOST_DIGITS = Decimal(10) ** 20
 _DAYS_OF_WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -69,8 +69,8 @@ class Step:
         if self.unit in ("numbers", "microseconds"):
             return np.asarray(moments.instants - moments.instants[0])
         assert moments.wall is not None
-        days, clock = np.divmod(moments.wall, _DAY)
-        part = (clock - clock[0]) / _DAY  # of a day: what is at another time of day is between two steps
+        days, clock = np.divmod(moments.wall, DAY)
+        part = (clock - clock[0]) / DAY  # of a day: what is at another time of day is between two steps
         dates = days.astype("M8[D]")
         if self.unit == "days":
             return np.asarray(days - days[0] + part)
@@ -99,7 +99,7 @@ class Step:
             instants = (_EPOCH + timedelta(microseconds=last + self.count * ahead) for ahead in range(1, count + 1))
             return [instant.replace(tzinfo=UTC).astimezone(moments.zone) for instant in instants]
         assert moments.wall is not None
-        days, clock = divmod(int(moments.wall[-1]), _DAY)
+        days, clock = divmod(int(moments.wall[-1]), DAY)
         walls = (_EPOCH + timedelta(days=day, microseconds=clock) for day in self._days_after(days, count))
         # By way of UTC: an hour that the change to summer time leaves out becomes the one behind it.
         return [wall.replace(tzinfo=moments.zone).astimezone(UTC).astimezone(moments.zone) for wall in walls]
@@ -121,7 +121,7 @@ def find_step(moments: Moments) -> Step:
     """The step of times that rise, two at least: the most frequent one, in the largest unit that all of them fit."""
     if moments.wall is None:
         return Step("numbers", _most_frequent(np.diff(moments.instants)))
-    days, clock = np.divmod(moments.wall, _DAY)
+    days, clock = np.divmod(moments.wall, DAY)
     if len(np.unique(clock)) == 1:
         return _months(days) or _weekdays(days) or Step("days", _most_frequent(np.diff(days)))
     return Step("microseconds", _most_frequent(np.diff(moments.instants)))
@@ -166,7 +166,7 @@ def _weekdays(days: np.ndarray) -> Step | None:
     if days[-1] - days[0] < 7 * _WEEKS:
         mask = _WORKDAYS if not counts[5:].any() and (np.diff(days) > 1).any() else "1111111"
     step = Step("weekdays", 1, mask)
-    return step if 2 <= mask.count("1") <= 6 and step.fits(Moments(days * _DAY, days * _DAY)) else None
+    return step if 2 <= mask.count("1") <= 6 and step.fits(Moments(days * DAY, days * DAY)) else None
 
 
 def _counted(count: float, unit: str) -> str:

@@ -12,14 +12,13 @@ import polars as pl
 
 from dltrain.data.tables.dates import COMPACT, DateTexts, read_dates
 from dltrain.data.tables.dialect import PLAIN, Dialect, as_numbers
-from dltrain.data.tables.steps import Moments, Step, find_step
+from dltrain.data.tables.steps import DAY, SECOND, Moments, Step, find_step
 from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_SECOND = 1_000_000  # microseconds
 _EPOCH = date(1970, 1, 1).toordinal()
-_PER_DAY = {"d": 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+_PER_DAY = {"d": 1, "ms": 86_400_000, "us": DAY, "ns": 86_400_000_000_000}
 _DAYS = (date.min.toordinal() - _EPOCH, date.max.toordinal() - _EPOCH)  # since 1970, that Python has
 
 
@@ -51,7 +50,7 @@ def read_times(column: pl.Series, layout: str = "", dialect: Dialect = PLAIN) ->
     if column.dtype in (pl.Date, pl.Datetime):
         return _dates(column)
     if column.dtype == pl.Duration:
-        seconds = column.dt.total_microseconds() / _SECOND
+        seconds = column.dt.total_microseconds() / SECOND
         return _plain(seconds, column.to_physical(), lambda number: str(timedelta(seconds=number)))
     numbers = as_numbers(column, dialect)
     if numbers.count() and 2 * numbers.count() > column.count():
