@@ -187,11 +187,10 @@ def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str, dialect:
         times = read_times(column, layout, dialect)
     except DataError as error:
         raise DataError(f"'{path}', {error}; leave dataset.time out where the rows have no times") from error
-    if not times.readable.all():
-        row = int(np.flatnonzero(~times.readable)[0])
+    if (odd := times.first_unreadable) is not None:
         kind = "number" if times.moments.wall is None else "date"
-        found = f"the time {shown(column, row)} is not a {kind} as the others are"
-        raise DataError(f"{place}, {row_name(path, row, dialect)}: {found}; every row needs its time")
+        found = f"the time {shown(column, odd)} is not a {kind} as the others are"
+        raise DataError(f"{place}, {row_name(path, odd, dialect)}: {found}; every row needs its time")
     falls = np.flatnonzero(np.diff(times.order) <= 0)
     if len(falls):
         row = int(falls[0]) + 1

@@ -36,6 +36,11 @@ class Times:
     write: Callable[[Any], Any]
     layout: str = ""
 
+    @property
+    def first_unreadable(self) -> int | None:
+        """The first row that holds no time."""
+        return next(iter(np.flatnonzero(~self.readable).tolist()), None)
+
 
 def read_times(column: pl.Series, layout: str = "", dialect: Dialect = PLAIN) -> Times:
     """The times in a column of texts, dates or numbers; ``layout`` is how an earlier run has read its dates.
@@ -88,9 +93,8 @@ def next_times(
         times = read_times(column, layout, dialect)
     except DataError as error:
         raise DataError(f"'{name}', {error}") from error
-    if not times.readable.all():
-        value = shown(column, int(np.flatnonzero(~times.readable)[0]))
-        raise DataError(f"'{name}': the time {value} is not written as the others are")
+    if (row := times.first_unreadable) is not None:
+        raise DataError(f"'{name}': the time {shown(column, row)} is not written as the others are")
     if (np.diff(times.order) <= 0).any():
         raise DataError(f"'{name}': the times of the last rows do not rise; sort the file by time")
     own = step if step and step.fits(times.moments) else find_step(times.moments)
