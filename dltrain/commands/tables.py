@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from dltrain.errors import to_type
-from dltrain.report.figures import figure
+from dltrain.report.figures import confusions, figure
 from dltrain.system.answer import stdout
 from dltrain.system.console import Console, in_one_line, styled
 from dltrain.training.metric_names import lower_is_better
@@ -65,16 +65,10 @@ def _confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
 
 
 def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
-    found = [
-        (count, names[row], names[column])
-        for row, counts in enumerate(matrix)
-        for column, count in enumerate(counts)
-        if count and row != column
-    ]
     table = Table(header_style="bold", title="most frequent confusions", title_style="dim")
     for heading in ("true class", "predicted class", "samples"):
         table.add_column(heading)
-    for count, true, predicted in sorted(found, reverse=True)[:_CONFUSIONS]:
+    for count, true, predicted in confusions(matrix, names)[:_CONFUSIONS]:
         table.add_row(in_one_line(true), in_one_line(predicted), figure(count))
     return table
 

@@ -1,6 +1,7 @@
 """Numbers as people read them, in tables, lines and pages; ``figure`` in ``page.js`` does the same for the charts."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -22,3 +23,14 @@ def figure(value: Any) -> str:
 def short(value: float, digits: int = 4) -> str:
     """A number in a line, with the digits that tell: ``12,346``, ``45.12``, ``0.05``, ``1.235e-05``."""
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
+def confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Which classes are taken for which others, the most frequent first: how often, the true and the predicted one."""
+    found = [
+        (count, names[true], names[predicted])
+        for true, counts in enumerate(matrix)
+        for predicted, count in enumerate(counts)
+        if count and true != predicted
+    ]
+    return sorted(found, reverse=True)

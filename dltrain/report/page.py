@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dltrain.report import charts as charting
+from dltrain.report.figures import confusions
 from dltrain.report.html import chart_places, escaped, facts, figure, page, picture, section, table
 from dltrain.report.story import Mistake, Story
 
@@ -112,16 +113,7 @@ def _cell(count: int, share: float, right: bool) -> str:
 
 
 def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    found = sorted(
-        (
-            (count, names[true], names[predicted])
-            for true, counts in enumerate(matrix)
-            for predicted, count in enumerate(counts)
-            if count and true != predicted
-        ),
-        reverse=True,
-    )
-    rows = [[true, predicted, figure(count)] for count, true, predicted in found[:_CONFUSIONS]]
+    rows = [[true, predicted, figure(count)] for count, true, predicted in confusions(matrix, names)[:_CONFUSIONS]]
     return "<h3>Most frequent confusions</h3>" + table(["true class", "predicted class", "samples"], rows)
 
 
