@@ -228,7 +228,7 @@ def test_wandb_goes_on_with_the_run_that_was_resumed(tmp_path, wandb_flushed):
 
 
 def test_flatten_joins_keys_with_dots_and_keeps_plain_values():
-    assert flatten(CONFIG) == {
+    assert flatten(CONFIG | {"pruner": {}}) == {
         "optim.lr": 0.1,
         "optim.betas": "[0.9, 0.999]",
         "seed": 1,

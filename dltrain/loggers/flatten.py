@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dltrain.system.structure import flat
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"optim": {"lr": 1}}`` as ``{"optim.lr": 1}``; lists become text."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"optim": {"lr": 1}}`` as ``{"optim.lr": 1}``; lists become text, and what holds nothing is left out."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flat(config).items()
+        if not isinstance(value, Mapping)
+    }

@@ -19,7 +19,7 @@ import yaml
 from dltrain.errors import DltrainError, RecordError
 from dltrain.system import yaml_text
 from dltrain.system.files import kind_of
-from dltrain.system.structure import Structure, mismatch
+from dltrain.system.structure import Structure, flat, mismatch
 
 log = logging.getLogger(__name__)
 
@@ -254,15 +254,6 @@ def choices_of(run: Path) -> dict[str, Any]:
     composed = _yaml(run / ".hydra" / "hydra.yaml", _HYDRA, "what Hydra leaves of a run")
     choices: dict[str, Any] = composed.get("hydra", {}).get("runtime", {}).get("choices", {})
     return choices
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as ``optim.lr``."""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return found
 
 
 def _same(value: Any, default: Any) -> bool:

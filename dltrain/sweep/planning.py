@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from dltrain.config.rules import shown
 from dltrain.config.session import output_folder
 from dltrain.errors import ConfigError
-from dltrain.runs.record import flat
 from dltrain.sweep.ledger import STEERING, Job, Key, Ledger, key_of, naming
 from dltrain.sweep.pool import Planned
 from dltrain.system.files import finite
+from dltrain.system.structure import flat
 
 log = logging.getLogger(__name__)
 

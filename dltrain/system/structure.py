@@ -1,4 +1,4 @@
-"""What a file that was read must hold: plain types at named places. Another program may have written it."""
+"""Plain types at named places: what a file that was read must hold, as another program may have written it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
@@ -50,3 +50,12 @@ def _of_mapping(value: Mapping[Any, Any], structure: dict[Any, Structure], outer
 
 def _first(found: Iterable[str]) -> str:
     return next((text for text in found if text), "")
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as ``optim.lr``."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found

@@ -21,7 +21,6 @@ from dltrain.runs.record import (
     changed_from_defaults,
     choices_of,
     command_of,
-    flat,
     history_of,
     read_config,
     read_environment,
@@ -29,6 +28,7 @@ from dltrain.runs.record import (
 )
 from dltrain.system.device import Precision
 from dltrain.system.files import write_text
+from dltrain.system.structure import flat
 from dltrain.trained.predictions import original, probabilities
 from dltrain.training.inference import Loss, predict
 from dltrain.training.metrics import by_class
