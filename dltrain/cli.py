@@ -1,6 +1,7 @@
 """The command line: verbs, Hydra around training, messages and exit codes. Imports no torch before it trains."""
 
 import io
+import logging
 import os
 import re
 import shlex
@@ -102,8 +103,6 @@ def follow(arguments: Sequence[str]) -> int:
     verb = _verb(arguments)
     if verb not in _SHARED:
         return 0
-    import logging
-
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         with signals.handled() as stop:

@@ -8,6 +8,7 @@ from dltrain.distributed.launch.start import launched
 from dltrain.errors import UserError
 from dltrain.system import worker
 from dltrain.system.answer import on_terminal, print_json
+from dltrain.system.log import log_to
 
 _SPLITS = ("train", "val", "test", "all")
 
@@ -39,7 +40,6 @@ def evaluate(arguments: Sequence[str]) -> None:
 def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
     from dltrain.distributed.meeting import joined
     from dltrain.system.device import process_state, threads_of_run
-    from dltrain.system.log import log_to
     from dltrain.trained.loaded import load_run
     from dltrain.training.inference import evaluate as evaluate_batches
     from dltrain.training.metrics import metrics_for

@@ -18,6 +18,7 @@ from dltrain.runs.folder import path_of
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
 from dltrain.system.files import written_whole
+from dltrain.system.log import log_to
 from dltrain.system.machine import Lock
 
 _METHODS = ("integrated_gradients", "input_x_gradient")
@@ -48,7 +49,6 @@ def explain(arguments: Sequence[str]) -> None:
 
 def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None, method: Any) -> None:
     from dltrain.data.inputs import read_inputs
-    from dltrain.system.log import log_to
     from dltrain.trained.explaining import explain as explain_batches
     from dltrain.trained.loaded import load_run
 

@@ -8,6 +8,7 @@ from dltrain.errors import UserError, did_you_mean
 from dltrain.runs.folder import path_of
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
+from dltrain.system.log import log_to
 
 _SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt", "safetensors": ".safetensors"}
 _EXTRAS = {"onnx": ("onnx", ("onnx", "onnxscript", "onnxruntime")), "safetensors": ("safetensors", ("safetensors",))}
@@ -29,7 +30,6 @@ def export(arguments: Sequence[str]) -> None:
     if out and not out.absolute().parent.is_dir():
         raise UserError(f"out={out}: there is no folder '{out.parent}'")
 
-    from dltrain.system.log import log_to
     from dltrain.trained.export import BATCHES
     from dltrain.trained.export import export as write
     from dltrain.trained.loaded import load_run

@@ -14,7 +14,7 @@ from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.runs.folder import path_of
 from dltrain.system import worker
 from dltrain.system.answer import give, on_terminal, print_json, stdout
-from dltrain.system.log import can_redraw
+from dltrain.system.log import can_redraw, log_to
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,6 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     from dltrain.data.inputs import is_stream, read_inputs
     from dltrain.distributed.meeting import joined
     from dltrain.system.device import computing_threads, threads_of_run
-    from dltrain.system.log import log_to
     from dltrain.trained.loaded import load_run
 
     log_to(None, speaks=worker.rank() == 0)

@@ -9,6 +9,7 @@ from dltrain.errors import UserError
 from dltrain.runs.folder import find_run, is_in_use, is_there, path_of
 from dltrain.sweep.ledger import is_sweep
 from dltrain.system.answer import on_terminal, print_json, say
+from dltrain.system.log import log_to
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -27,7 +28,6 @@ def report(arguments: Sequence[str]) -> None:
         where = "name its folder, such as outputs/<date>/<time>"
         raise UserError(f"there is no run '{words[0]}', and no sweep of that name; {where}")
     run, overrides = run_of(words, "dltrain report RUN [out=FILE]")
-    from dltrain.system.log import log_to
     from dltrain.trained.reporting import report_run
 
     log_to(None)

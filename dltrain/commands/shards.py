@@ -8,6 +8,7 @@ from dltrain.data.folders import text_of
 from dltrain.errors import UserError, did_you_mean
 from dltrain.runs.folder import path_of
 from dltrain.system.answer import on_terminal, print_json
+from dltrain.system.log import log_to
 
 _USAGE = "dltrain shards FOLDER OUT [format=tar|parquet]"
 _FORMATS = ("tar", "parquet")
@@ -38,7 +39,6 @@ def shards(arguments: Sequence[str]) -> None:
     samples, seed = _number(own, "samples", 10_000, 1), _number(own, "seed", 0, 0)
 
     from dltrain.data.shard_files.writing import write_shards
-    from dltrain.system.log import log_to
 
     log_to(None)
     counts = write_shards(folder, out, format, samples, seed)  # type: ignore[arg-type]

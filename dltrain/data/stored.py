@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, get_args
 
 from dltrain.data.base import Facts, Kind, Task
+from dltrain.errors import ConfigError
 from dltrain.system.structure import Structure, mismatch
 
 _NUMBER = int | float
@@ -138,7 +139,6 @@ def _of_scaling(mean: Sequence[float], std: Sequence[float], count: int) -> Iter
 
 def _of_dialect(stored: Mapping[str, Any]) -> Iterator[str]:
     from dltrain.data.tables.dialect import Dialect, dialect_of
-    from dltrain.errors import ConfigError
 
     written = asdict(Dialect.of(stored))
     del written["width"]

@@ -27,6 +27,7 @@ from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.planning import plan_jobs
 from dltrain.sweep.pool import Engine, Planned, Pool
 from dltrain.sweep.pruning import Judge, judge_of
+from dltrain.sweep.result import finish_sweep
 from dltrain.sweep.search import Search
 from dltrain.system.extras import require_extras
 
@@ -121,8 +122,6 @@ class Jobs(Launcher):
         try:
             pool.run()
         except Interrupted:
-            from dltrain.sweep.result import finish_sweep
-
             finish_sweep(ledger.folder)
             log.warning("to go on: the same command with %s", to_type("hydra.sweep.dir", ledger.folder))
             raise

@@ -13,6 +13,7 @@ from dltrain.distributed.launch.job import SweepTask
 from dltrain.runs.folder import own_sweep_folder
 from dltrain.sweep.launcher import register
 from dltrain.sweep.ledger import is_sweep
+from dltrain.sweep.result import finish_sweep
 from dltrain.system.answer import on_terminal, print_json
 
 
@@ -40,8 +41,6 @@ def run_sweep(composer: Composer, cfg: DictConfig, words: Sequence[str], command
 
 
 def _finish(cfg: DictConfig, folder: Path) -> bool:
-    from dltrain.sweep.result import finish_sweep
-
     # Another launcher than ours keeps no ledger, and a search that finds its trials done starts none.
     if str(cfg.hydra.launcher._target_).startswith("hydra_plugins.dltrain.") or is_sweep(folder):
         return finish_sweep(folder)
