@@ -183,7 +183,7 @@ def _train(arguments: Sequence[str]) -> int:
             from dltrain.sweep.start import run_sweep
 
             return int(not run_sweep(composer, cfg, flags.words, shlex.join(["dltrain", *arguments])))
-        from dltrain.distributed.launch.job import run_alone
+        from dltrain.trained.launch.job import run_alone
 
         run_alone(context_of(cfg, composer.loader), cfg, arguments)
     return 0

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain.distributed.launch import ending, start
 from dltrain.distributed.layers import share_layers
 from dltrain.distributed.world import World, _span
 from dltrain.errors import CheckpointError, ConfigError, TrainingError
 from dltrain.runs import checkpoint
 from dltrain.runs.record import read_result
 from dltrain.runs.shards import joined
+from dltrain.trained.launch import ending, start
 from dltrain.training.metrics import RegressionMetrics
 
 # 70 training samples: batches of 16, 16, 16, 16 and 6, which 2 and 3 processes divide unevenly.

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dltrain.commands.arguments import own_keys, run_of
-from dltrain.distributed.launch.start import launched
 from dltrain.errors import UserError
 from dltrain.system import worker
 from dltrain.system.answer import on_terminal, print_json
 from dltrain.system.log import log_to
+from dltrain.trained.launch.start import launched
 
 _SPLITS = ("train", "val", "test", "all")
 

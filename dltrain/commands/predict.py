@@ -9,12 +9,12 @@ from typing import Any
 
 from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
-from dltrain.distributed.launch.start import launched
 from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.runs.folder import path_of
 from dltrain.system import worker
 from dltrain.system.answer import give, on_terminal, print_json, stdout
 from dltrain.system.log import can_redraw, log_to
+from dltrain.trained.launch.start import launched
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 from dltrain import config
 from dltrain.commands.arguments import run_of
 from dltrain.config.earlier import locate_files, of_run, require_trusted
-from dltrain.distributed.launch.start import command_of, launched
 from dltrain.runs.folder import find_run, own_folder, started_elsewhere
 from dltrain.runs.record import read_config, read_environment, read_result
 from dltrain.system.log import log_to
+from dltrain.trained.launch.start import command_of, launched
 
 
 def resume(arguments: Sequence[str]) -> None:

@@ -4,8 +4,7 @@
 - ``world``: how they divide a batch, and what they compute together.
 - ``layers``: batch norm and dropout over the batch of all.
 - ``strategy``: copies of the network that agree on gradients (DDP), or shards of it (FSDP2).
-- ``launch`` starts them on this machine, and says how they ended where they could not.
 
-What a launcher says in the environment is read by :mod:`dltrain.system.worker`, checkpoints of shards are written by
-:mod:`dltrain.runs.sharded`.
+They are started on this machine by :mod:`dltrain.trained.launch`. What a launcher says in the environment is read by
+:mod:`dltrain.system.worker`, checkpoints of shards are written by :mod:`dltrain.runs.sharded`.
 """

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from dltrain.distributed.launch.job import SweepTask
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.pruning import Judge
 from dltrain.system import signals
 from dltrain.system.answer import is_told, report
 from dltrain.system.machine import shorten_spin
+from dltrain.trained.launch.job import SweepTask
 from dltrain.training.monitor import Pruning
 
 _POLL = 0.5  # seconds between two looks at the running jobs

@@ -9,12 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.compose import Composer
 from dltrain.config.session import context_of
-from dltrain.distributed.launch.job import SweepTask
 from dltrain.runs.folder import own_sweep_folder
 from dltrain.sweep.launcher import register
 from dltrain.sweep.ledger import is_sweep
 from dltrain.sweep.result import finish_sweep
 from dltrain.system.answer import on_terminal, print_json
+from dltrain.trained.launch.job import SweepTask
 
 
 def run_sweep(composer: Composer, cfg: DictConfig, words: Sequence[str], command: str) -> bool:

@@ -17,12 +17,12 @@ from multiprocessing.process import BaseProcess
 
 from hydra.types import HydraContext
 
-from dltrain.distributed.launch.job import SweepTask
 from dltrain.errors import UserError
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.sweep.pruning import Judge
 from dltrain.system.machine import available_memory, core_count, die_with_parent
 from dltrain.system.signals import HANDLED
+from dltrain.trained.launch.job import SweepTask
 from dltrain.training.monitor import Pruning
 
 _JOB_MEMORY = 1.5 * 2**30  # bytes that a job with torch and a small data set takes

@@ -11,10 +11,10 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from dltrain.distributed.launch.job import SweepTask
 from dltrain.errors import ConfigError, UserError
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.system.machine import die_with
+from dltrain.trained.launch.job import SweepTask
 
 
 @dataclass

@@ -17,11 +17,11 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from dltrain.distributed.launch.job import SweepTask
 from dltrain.errors import ConfigError, Interrupted, UserError
 from dltrain.sweep.engines.forked import take_share
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.system.machine import die_with
+from dltrain.trained.launch.job import SweepTask
 
 _STATE_SECONDS = 5.0  # between two questions to SLURM for a job that has been cancelled
 _WARNED, _CANCELLED = (Interrupted(number).exit_code for number in (signal.SIGUSR1, signal.SIGTERM))

@@ -13,13 +13,13 @@ from secrets import token_hex
 from types import FrameType
 from typing import Any
 
-from dltrain.distributed.launch.ending import Left, settle_failure, settle_signal
 from dltrain.errors import ConfigError, Interrupted, quoted
 from dltrain.runs.record import read_result
 from dltrain.system import worker
 from dltrain.system.answer import give
 from dltrain.system.signals import handled_by, leave_closed_terminal
 from dltrain.system.worker import COMMAND, LAUNCHER
+from dltrain.trained.launch.ending import Left, settle_failure, settle_signal
 
 _SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from dltrain import config
 from dltrain.config import session
-from dltrain.distributed.launch import start
 from dltrain.runs.folder import discarded_unless_begun, own_folder
 from dltrain.system import signals, worker
 from dltrain.system.answer import stdout_kept, unheard
+from dltrain.trained.launch import start
 from dltrain.training.monitor import Pruning
 
 
