@@ -85,6 +85,18 @@ def test_settings_of_the_process_come_back_whatever_they_were(before):
         torch.backends.cudnn.benchmark = own[1]
 
 
+def test_a_process_that_only_warns_of_what_cannot_be_repeated_goes_on_doing_so():
+    own = settings()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        for deterministic in (True, False):
+            with process_state(1, deterministic):
+                assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            assert settings()[0] and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(own[0])
+
+
 def test_an_error_inside_puts_everything_back_and_goes_on():
     before = settings(), random.getstate(), torch.get_rng_state()
     with pytest.raises(KeyError), process_state(1, deterministic=True):

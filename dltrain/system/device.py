@@ -113,29 +113,42 @@ def process_state(seed: int, deterministic: bool, tf32: bool = False, threads: i
     ``threads`` is how many compute on the CPU; with ``auto`` one, until there is a network to pick them for.
     ``tf32`` lets a GPU multiply float32 matrices in its faster format of 10 bits (convolutions do so by default).
 
-    What was set before comes back at the end, threads and random states of the CPU included, so that a run leaves no
-    trace in its process: neither in another run nor in whatever draws the runs of a sweep.
+    What was set before comes back at the end, threads and random states included, so that a run leaves no trace in its
+    process: neither in another run nor in whatever draws the runs of a sweep.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    deterministic_before = torch.are_deterministic_algorithms_enabled()
+    warns_before = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark_before = torch.backends.cudnn.benchmark
     matmul = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 and torch.cuda.is_available() else matmul)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
     if deterministic:
         # cuBLAS reads it once, when it is first used; without it, its products are not repeatable.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _set_deterministic(deterministic, benchmark=not deterministic)
     try:
-        with computing_threads(1 if threads == "auto" else int(threads)):
+        with random_states_kept(), computing_threads(1 if threads == "auto" else int(threads)):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
             yield
     finally:
-        _set_deterministic(*before)
+        _set_deterministic(deterministic_before, benchmark_before, warns_before)
         torch.set_float32_matmul_precision(matmul)
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Within, Python, NumPy and torch may draw; behind it their random states are as before."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+        if of_gpus:
+            torch.cuda.set_rng_state_all(of_gpus)
 
 
 def seed_apart(seed: int, step: int, rank: int) -> None:
@@ -176,10 +189,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _set_deterministic(deterministic: bool, benchmark: bool) -> None:
+def _set_deterministic(deterministic: bool, benchmark: bool, warns: bool = False) -> None:
     # torch imports its compiler to note the mode there: more than two seconds that only a change is worth.
-    if deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(deterministic)
+    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if (deterministic, warns) != now:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
     torch.backends.cudnn.benchmark = benchmark
 
 

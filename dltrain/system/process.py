@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 @contextmanager
@@ -52,9 +52,12 @@ def leave(code: int) -> NoReturn:
 def _logging_kept() -> Iterator[None]:
     """Loggers that libraries make and set up meanwhile stay as these want them."""
     before = {logger: (list(logger.handlers), logger.level, logger.disabled) for logger in _loggers()}
+    known: list[Any] = logging._handlerList  # type: ignore[attr-defined]
+    kept, known[:] = list(known), []  # to set logging up closes all that stand in it
     try:
         yield
     finally:
+        known[:] = [*kept, *known]
         for logger in _loggers():
             if logger in before or logger.name.partition(".")[0] == "dltrain":
                 handlers, level, logger.disabled = before.get(logger, ([], logging.NOTSET, False))

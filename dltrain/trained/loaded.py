@@ -1,5 +1,6 @@
 """A trained network, ready for use: whatever looks at a run after its training begins here."""
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from dltrain.distributed.world import World
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import find_run, require_one_run, started_elsewhere
-from dltrain.system.device import Precision, pick_device, pick_precision
+from dltrain.system.device import Precision, pick_device, pick_precision, random_states_kept
 from dltrain.training.shapes import require_fitting
 
 Split = Literal["train", "val", "test", "all"]
@@ -82,6 +83,10 @@ class Loaded:
         Raises:
             UserError: there is no such part.
         """
+        return replace(self, cfg=copy.deepcopy(self.cfg))._loader(split, world)
+
+    def _loader(self, split: Split | None, world: World | None) -> tuple[Loader, Split]:
+        """:meth:`loader`, which changes the configuration."""
         if self.moved and (folder := self._folder_of(split or "test")):
             self.cfg.dataset.root = escaped(str(folder))  # all of its samples are this part
             data, part, name = self._all(), "train", split or "test"
@@ -147,7 +152,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     except (TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' holds other facts or preprocessing than of a data set: {error}") from error
     device = pick_device(cfg.device)
-    with unfetched(cfg.model):
+    with unfetched(cfg.model), random_states_kept():  # the weights that it draws are not those that it gets
         model: nn.Module = make(cfg, "model")
     try:
         model.load_state_dict(content["model"])
