@@ -14,7 +14,7 @@ from dltrain import __version__
 from dltrain.commands.completion import asks_for_completion, complete
 from dltrain.commands.help import asks_for_help, help_text
 from dltrain.commands.verbs import VERBS
-from dltrain.errors import SIGNALLED, ConfigError, UserError, did_you_mean, exit_code_of, quoted
+from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of, quoted
 from dltrain.system import answer, signals, worker
 from dltrain.system.answer import stdout_kept
 from dltrain.system.machine import die_with_parent, shorten_spin
@@ -72,19 +72,18 @@ def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, error
     except BaseException as error:
-        cause = explained(error)
+        cause = _explained(error)
         return answer.report(cause), None if answer.is_told(cause) else cause
     return code, None
 
 
-def explained(error: BaseException) -> BaseException:
-    """``error``, or what one of Hydra's says of the configuration in dltrain's words."""
-    if "hydra" in sys.modules:
-        from dltrain.config.translate import is_composition_error, translated
+def _explained(error: BaseException) -> BaseException:
+    """``error`` in dltrain's words; without Hydra there is none of its own to explain."""
+    if "hydra" not in sys.modules:
+        return error
+    from dltrain.config.translate import explained
 
-        if is_composition_error(error):
-            return ConfigError(translated(error))
-    return error
+    return explained(error)
 
 
 def _release_others(arguments: Sequence[str]) -> None:
@@ -220,7 +219,7 @@ def _completed_by_hydra(arguments: Sequence[str]) -> str:
         with redirect_stdout(offered):
             _train(arguments)
     except Exception as error:
-        if not isinstance(explained(error), UserError):
+        if not isinstance(_explained(error), UserError):
             raise
     return offered.getvalue()
 

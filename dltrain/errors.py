@@ -33,14 +33,23 @@ class UserError(DltrainError):
 
     exit_code = 2
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Each thing that is wrong, a sentence of its own."""
+        return (str(self),)
+
 
 class ConfigError(UserError):
     """One or more problems of a configuration, each a sentence of its own."""
 
     def __init__(self, problems: Iterable[str]):
-        self.problems = tuple(problems)
-        several = f"{len(self.problems)} problems in the configuration:\n  - " if len(self.problems) > 1 else ""
-        super().__init__(several + "\n  - ".join(self.problems))
+        self._problems = tuple(problems)
+        several = f"{len(self._problems)} problems in the configuration:\n  - " if len(self._problems) > 1 else ""
+        super().__init__(several + "\n  - ".join(self._problems))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return self._problems
 
 
 class DataError(UserError):

@@ -1,6 +1,6 @@
 """``dltrain evaluate``: the metrics of a run's network on a part of its data, or on other data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dltrain.commands.arguments import own_keys, run_of
@@ -22,11 +22,13 @@ def evaluate(arguments: Sequence[str]) -> None:
     words, own = own_keys(arguments, ["split"])
     run, overrides = run_of(words, "dltrain evaluate RUN [split=test] [overrides]")
     split = own.get("split")
-    if split not in (None, *_SPLITS):
-        raise UserError(f"split={split} is not allowed: it must be one of {', '.join(_SPLITS)}")
+    require_split(split)
     if launched("evaluate", arguments, overrides):
         return
-    answer = _evaluated(run, split, overrides)
+    from dltrain.trained.loaded import load_run
+
+    log_to(None, speaks=worker.rank() == 0)
+    answer = evaluated(load_run(run, overrides), split)
     if worker.rank() > 0:
         return
     if on_terminal():
@@ -37,15 +39,19 @@ def evaluate(arguments: Sequence[str]) -> None:
         print_json(answer)
 
 
-def _evaluated(run: str, split: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
+def require_split(split: Any) -> None:
+    """Raise :class:`UserError` for what is no part of the data."""
+    if split not in (None, *_SPLITS):
+        raise UserError(f"split={split} is not allowed: it must be one of {', '.join(_SPLITS)}")
+
+
+def evaluated(loaded: Any, split: Any) -> dict[str, Any]:
+    """The answer of ``dltrain evaluate`` for a part of the data, the test part by default."""
     from dltrain.distributed.meeting import joined
     from dltrain.system.device import process_state, threads_of_run
-    from dltrain.trained.loaded import load_run
     from dltrain.training.inference import evaluate as evaluate_batches
     from dltrain.training.metrics import metrics_for
 
-    log_to(None, speaks=worker.rank() == 0)
-    loaded = load_run(run, overrides)
     cfg, device = loaded.cfg, loaded.precision.device
     tf32, threads = cfg.trainer.precision == "auto", threads_of_run(cfg.trainer.threads)  # as in training
     with process_state(cfg.seed, cfg.deterministic, tf32, threads), joined(device) as world:

@@ -1,7 +1,7 @@
 """``dltrain predict``: what the network of a run says of new inputs."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -125,24 +125,16 @@ class Broken:
 
 def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", world: Any) -> Iterator[list[Any]]:
     """The rows of all pieces in order, in rank 0; each process of ``world`` computes every ``world.size``-th one."""
+    from dltrain.trained.predictions import predicted_rows
+
     for together in iter(lambda: list(islice(pieces, world.size)), []):
-        own = list(_computed(loaded, together[world.rank])) if world.rank < len(together) else []
+        own = list(predicted_rows(loaded, together[world.rank])) if world.rank < len(together) else []
         for rank, (rows, found) in enumerate(world.gather((own, broken.take()))):
             if rank > 0 and loaded.facts.kind == "image":  # of tables all processes have read all
                 for name, cause in found:
                     broken.report(name, cause)
             yield from rows
         broken.take()
-
-
-def _computed(loaded: Any, batches: Iterable[Any]) -> Iterator[list[Any]]:
-    from dltrain.trained.predictions import rows_of
-    from dltrain.training.inference import predict as predict_batches
-
-    device = loaded.precision.device
-    ready = ((names, loaded.transform(raw.to(device))) for names, raw in batches)
-    for names, outputs in predict_batches(loaded.model, ready, loaded.precision):
-        yield from rows_of(loaded.facts, loaded.loss, names, outputs)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
@@ -70,6 +70,7 @@ SHARED: dict[str, Any] = {
     "scheduler.pct_start": Number(0, 1),  # torch takes 1 and divides by zero behind the last step
     "optim.lr": Number(0),
 }
+Config: TypeAlias = DictConfig
 _OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "data")
 _WORD = 2**63
 _NEEDED = ("dataset.batch_size", "scheduler.interval")

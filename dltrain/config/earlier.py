@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain.config.literal import escaped, of_composed, of_resolved
-from dltrain.config.targets import needs_trust, trust_at
+from dltrain.config.targets import Trust, needs_trust, trust_at
 from dltrain.config.translate import too_deep
 from dltrain.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -165,6 +165,13 @@ def require_trusted(cfg: DictConfig) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def packages_of(cfg: DictConfig) -> list[str]:
+    """The packages that have to be vouched for where this configuration comes back with a checkpoint."""
+    content = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    found = [needs_trust(target, Trust((), True)) for _, target in _targets(content, "")]
+    return [package for package in dict.fromkeys(found) if package]
 
 
 def _targets(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from yaml import MarkedYAMLError, YAMLError
 from dltrain.config.complete import COMPLETE
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import file_problems, hidden_header
-from dltrain.errors import did_you_mean
+from dltrain.errors import ConfigError, did_you_mean
 from dltrain.system.yaml_text import DEEPEST, TOO_DEEP
 
 # Lines of Hydra's messages that help with Hydra, not with dltrain.
@@ -65,6 +65,11 @@ def is_composition_error(error: BaseException) -> bool:
     """Whether Hydra, OmegaConf or YAML could not make a configuration of what the user wrote."""
     kinds = (HydraException, OmegaConfBaseException, YAMLError)
     return isinstance(error, kinds) and not isinstance(error, InstantiationException)
+
+
+def explained(error: BaseException) -> BaseException:
+    """``error``, or what one of Hydra's says of the configuration in dltrain's words."""
+    return ConfigError(translated(error)) if is_composition_error(error) else error
 
 
 def translated(error: BaseException) -> list[str]:

@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from dltrain.data.base import Fitted, NamedBatch, Report
 from dltrain.data.folders import IMAGES, files_in, say_left_out, text_of
-from dltrain.data.images.decode import WHITE, Decoding, UnreadableError, decode
+from dltrain.data.images.decode import WHITE, Decoding, UnreadableError, decode, pixels_of
 from dltrain.errors import DataError, UserError
 from dltrain.system.files import kind_of
 from dltrain.system.machine import core_count
@@ -34,11 +37,7 @@ def read_inputs(
         UserError: the run's data set is the user's own, and only that knows how to read files.
     """
     kind = fitted.facts.kind
-    if not fitted.preprocessing:
-        raise UserError(
-            f"the data set '{fitted.facts.name}' of the run has not stored its preprocessing, so new files cannot be"
-            " read as it reads them; a data set of your own does so with Data(preprocessing=...)"
-        )
+    _require_preprocessing(fitted)
     files = find_files(words, IMAGES if kind == "image" else TABLES)
     if kind == "image":
         starts = range(0, len(files), batch_size)
@@ -48,6 +47,72 @@ def read_inputs(
     if kind == "table":
         return ([batch] for batch in read_tables(files, fitted, batch_size, report)), len(files)
     return ([batch] for batch in read_last_windows(files, fitted, report)), len(files)
+
+
+def read_values(values: Any, fitted: Fitted, batch_size: int, report: Report) -> Iterator[Iterable[NamedBatch]]:
+    """As :func:`read_inputs`, of what lies in memory: a frame of polars' or pandas', or images.
+
+    Images are an array (batch, height, width, channels) or (batch, height, width) uint8, a tensor (batch, channels,
+    height, width) uint8, or a list of arrays (height, width, channels) of any sizes.
+
+    Raises:
+        DataError: this is nothing that such a run reads.
+        UserError: as :func:`read_inputs`.
+    """
+    _require_preprocessing(fitted)
+    kind = fitted.facts.kind
+    if kind == "image":
+        images = _as_images(values)
+        starts = range(0, len(images), batch_size)
+        return ([_images_of(images, slice(start, start + batch_size), fitted)] for start in starts)
+    if not hasattr(values, "columns"):
+        raise DataError(f"a run on a {kind} predicts from a polars or pandas frame, or files, not {_type_of(values)}")
+    from dltrain.data.rows import as_polars, read_last_windows, read_tables
+
+    if kind == "table":
+        return ([batch] for batch in read_tables([as_polars(values)], fitted, batch_size, report))
+    return ([batch] for batch in read_last_windows([as_polars(values)], fitted, report))
+
+
+def _require_preprocessing(fitted: Fitted) -> None:
+    if not fitted.preprocessing:
+        raise UserError(
+            f"the data set '{fitted.facts.name}' of the run has not stored its preprocessing, so new files cannot be"
+            " read as it reads them; a data set of your own does so with Data(preprocessing=...)"
+        )
+
+
+def _as_images(values: Any) -> list[np.ndarray]:
+    """Each image as (height, width) or (height, width, channels) uint8; raises :class:`DataError` as told above."""
+    several = values.ndim if isinstance(values, Tensor | np.ndarray) else 4 if isinstance(values, list | tuple) else 0
+    images = [_as_image(image) for image in values] if several in (3, 4) else []
+    if several == 3 and images and images[0].shape[-1] in (3, 4):
+        raise DataError(f"an array {tuple(values.shape)} is one image: give a list of images, [image]")
+    shapes = "(images, height, width, channels), a tensor (images, channels, height, width), or a list of images"
+    if several not in (3, 4):
+        raise DataError(f"a run on images predicts from files, an array {shapes}, not {_type_of(values)}")
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+            raise DataError(f"images are uint8 from 0 to 255 in an array {shapes}, not {_type_of(image)}")
+    return images
+
+
+def _as_image(image: Any) -> np.ndarray:
+    if isinstance(image, Tensor):
+        image = image.cpu().permute(1, 2, 0) if image.ndim == 3 else image.cpu()
+    array = np.asarray(image)
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+
+
+def _type_of(value: Any) -> str:
+    shape = tuple(getattr(value, "shape", ()))
+    return f"{type(value).__name__}{f' {shape} {value.dtype}' if shape and hasattr(value, 'dtype') else ''}"
+
+
+def _images_of(images: Sequence[np.ndarray], part: slice, fitted: Fitted) -> NamedBatch:
+    decoding, levels = _decoding_of(fitted), fitted.preprocessing.get("levels", 255)
+    pixels = [_in_range(pixels_of(Image.fromarray(image), decoding), levels) for image in images[part]]
+    return [(str(number),) for number in range(len(images))[part]], torch.from_numpy(np.stack(pixels))
 
 
 def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
@@ -100,10 +165,7 @@ def _matching(pattern: str, suffixes: Sequence[str], left_out: Counter[str]) -> 
 
 def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[NamedBatch]:
     """A batch (batch, channels, height, width) uint8 of images, in the size, channels and range of the run's own."""
-    stored = fitted.preprocessing
-    levels = stored.get("levels", 255)
-    channels, height, width = fitted.facts.input_shape
-    decoding = Decoding(channels, height, width, stored.get("background"), stored.get("white", WHITE))
+    decoding, levels = _decoding_of(fitted), fitted.preprocessing.get("levels", 255)
 
     def read(path: Path) -> np.ndarray | str:
         try:
@@ -119,6 +181,12 @@ def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterat
     whole = [(path, image) for path, image in zip(paths, images, strict=True) if not isinstance(image, str)]
     if whole:
         yield [(text_of(path),) for path, _ in whole], torch.from_numpy(np.stack([image for _, image in whole]))
+
+
+def _decoding_of(fitted: Fitted) -> Decoding:
+    stored = fitted.preprocessing
+    channels, height, width = fitted.facts.input_shape
+    return Decoding(channels, height, width, stored.get("background"), stored.get("white", WHITE))
 
 
 def _in_range(pixels: np.ndarray, levels: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,26 +30,29 @@ from dltrain.errors import DataError
 _TIMES = 50  # rows at the end of a series that tell its step
 _PARQUET_ROWS = 65_536  # read at a time
 
+Source = Path | pl.DataFrame  # which is read as a Parquet file that holds it
 
-def read_tables(files: Sequence[Path], fitted: Fitted, batch_size: int, report: Report) -> Iterator[NamedBatch]:
-    """Features (batch, features) float32 of the rows of ``files``, each named by its file and its row from 1."""
+
+def read_tables(sources: Sequence[Source], fitted: Fitted, batch_size: int, report: Report) -> Iterator[NamedBatch]:
+    """Features (batch, features) float32 of the rows of ``sources``, each named by its file and its row from 1."""
     encoder, target = TableEncoder.of(fitted.preprocessing), fitted.facts.target_name
-    for path in files:
+    for source in sources:
+        name = _name_of(source)
         try:
-            for first, frame in _frames(path, encoder.columns, encoder.dialect, target, batch_size, report):
-                encoder = encoder.settled(frame, str(path))
+            for first, frame in _frames(source, encoder.columns, encoder.dialect, target, batch_size, report):
+                encoder = encoder.settled(frame, name)
                 typed = encoder.cast(frame)
                 bad = encoder.unknown(typed) | _not_numbers(frame, typed, list(encoder.numeric))
                 for row, cause in bad.items():
-                    report(f"{text_of(path)}, row {first[row]}", cause)
+                    report(f"{name}, row {first[row]}", cause)
                 good = [row for row in range(frame.height) if row not in bad]
                 if good:
-                    yield [(text_of(path), first[row]) for row in good], encoder.encode(typed[good])
+                    yield [(name, first[row]) for row in good], encoder.encode(typed[good])
         except DataError as error:
-            report(text_of(path), str(error))
+            report(name, str(error))
 
 
-def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[NamedBatch]:
+def read_last_windows(sources: Sequence[Source], fitted: Fitted, report: Report) -> Iterator[NamedBatch]:
     """The last window of each series (1, steps, features) float32, named by its file and the times that follow it."""
     stored, window = fitted.preprocessing, fitted.facts.input_shape[0]
     dialect = Dialect.of(stored)
@@ -56,38 +60,51 @@ def read_last_windows(files: Sequence[Path], fitted: Fitted, report: Report) -> 
     step = Step(**stored["step"]) if stored.get("step") else None  # earlier versions have left none
     columns: list[str] = stored["columns"]
     wanted = list(dict.fromkeys([*columns, *([time] if time else [])]))
-    for path in files:
+    for source in sources:
+        name = _name_of(source)
         try:
-            tail, rows = _tail(path, wanted, dialect, max(window, _TIMES))
-            written = with_notation(dialect, tail, str(path))
-            values = _window(tail.tail(window), columns, window, path, written)
+            tail, rows = _tail(source, wanted, dialect, max(window, _TIMES))
+            written = with_notation(dialect, tail, name)
+            values = _window(tail.tail(window), columns, window, name, written)
             count = fitted.facts.num_outputs
             times = (
-                next_times(tail[time], count, str(path), stored.get("time_layout", ""), step, written)
+                next_times(tail[time], count, name, stored.get("time_layout", ""), step, written)
                 if time
                 else list(range(rows + 1, rows + count + 1))
             )
             scaled = ((values - np.array(stored["mean"])) / np.array(stored["std"])).astype(np.float32)
-            yield [(text_of(path), times)], torch.from_numpy(scaled).unsqueeze(0)
+            yield [(name, times)], torch.from_numpy(scaled).unsqueeze(0)
         except DataError as error:
-            report(text_of(path), str(error))
+            report(name, str(error))
 
 
-def _tail(path: Path, columns: Sequence[str], dialect: Dialect, count: int) -> tuple[pl.DataFrame, int]:
+def as_polars(frame: Any) -> pl.DataFrame:
+    """A frame of polars' or pandas', the latter with nulls for what counts there as missing."""
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    plain = frame.astype(object).where(frame.notna(), None)  # without pyarrow, which polars' own way needs
+    return pl.DataFrame({str(name): plain.iloc[:, place].tolist() for place, name in enumerate(plain.columns)})
+
+
+def _name_of(source: Source) -> str:
+    return "the frame" if isinstance(source, pl.DataFrame) else text_of(source)
+
+
+def _tail(source: Source, columns: Sequence[str], dialect: Dialect, count: int) -> tuple[pl.DataFrame, int]:
     """The last ``count`` rows of a file, and how many it has."""
 
     def refuse(name: str, cause: str) -> None:
         raise DataError(f"{name}: {cause}; a series must not have gaps")
 
     tail, last = pl.DataFrame(), 0
-    for numbers, frame in _frames(path, columns, dialect, "", max(count, 1024), refuse):
+    for numbers, frame in _frames(source, columns, dialect, "", max(count, 1024), refuse):
         tail, last = pl.concat([tail, frame] if tail.width else [frame]).tail(count), numbers[-1]
     if not tail.width:
-        raise DataError(f"'{path}' has no rows")
+        raise DataError(f"'{_name_of(source)}' has no rows")
     return tail, last
 
 
-def _window(tail: pl.DataFrame, columns: Sequence[str], window: int, path: Path, dialect: Dialect) -> np.ndarray:
+def _window(tail: pl.DataFrame, columns: Sequence[str], window: int, path: str, dialect: Dialect) -> np.ndarray:
     if tail.height < window:
         raise DataError(f"'{path}' has {tail.height} rows; the run reads {window} to forecast what follows")
     numbers = [as_numbers(tail[name], dialect) for name in columns]
@@ -109,34 +126,40 @@ def _not_numbers(frame: pl.DataFrame, typed: pl.DataFrame, numeric: Sequence[str
 
 
 def _frames(
-    path: Path, columns: Sequence[str], dialect: Dialect, target: str, size: int, report: Report
+    source: Source, columns: Sequence[str], dialect: Dialect, target: str, size: int, report: Report
 ) -> Iterator[tuple[list[int], pl.DataFrame]]:
     """``columns`` of at most ``size`` rows at a time, with the numbers of the rows, from 1 below the header.
 
     Raises:
         DataError: the file cannot be read, or lacks a column.
     """
-    blocks = _parquet_blocks(path, columns, dialect) if is_parquet(path) else _csv_blocks(path, dialect, target, report)
+    name = _name_of(source)
+    if isinstance(source, Path) and not is_parquet(source):
+        blocks = _csv_blocks(source, dialect, target, report)
+    else:
+        blocks = _typed_blocks(source, columns, dialect)
     try:
         for numbers, block in blocks:
-            require_columns(block, columns, str(path), "columns of the run")
+            require_columns(block, columns, name, "columns of the run")
             part = selected(block, columns)
             for offset in range(0, block.height, size):
                 yield numbers[offset : offset + size], part[offset : offset + size]
     except UNREADABLE as error:
-        raise unreadable(path, error) from error
+        raise unreadable(name, error) from error
 
 
-def _parquet_blocks(path: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[tuple[list[int], pl.DataFrame]]:
-    if text_of(path) != str(path):
-        raise DataError(f"'{text_of(path)}': the name of a Parquet file must be UTF-8 text; rename it")
-    lazy = pl.scan_parquet(path)
-    require_columns(pl.DataFrame(schema=lazy.collect_schema()), columns, str(path), "columns of the run")
+def _typed_blocks(source: Source, columns: Sequence[str], dialect: Dialect) -> Iterator[tuple[list[int], pl.DataFrame]]:
+    """Rows of a Parquet file or a frame."""
+    name = _name_of(source)
+    if isinstance(source, Path) and name != str(source):
+        raise DataError(f"'{name}': the name of a Parquet file must be UTF-8 text; rename it")
+    lazy = source.lazy() if isinstance(source, pl.DataFrame) else pl.scan_parquet(source)
+    require_columns(pl.DataFrame(schema=lazy.collect_schema()), columns, name, "columns of the run")
     height = int(lazy.select(pl.len()).collect().item())
     for start in range(0, height, _PARQUET_ROWS):
         block = parquet_values(lazy.select(columns).slice(start, _PARQUET_ROWS).collect(), dialect)
         for column in block.get_columns():
-            require_plain(column, str(path))
+            require_plain(column, name)
         yield list(range(start + 1, start + 1 + block.height)), block
 
 

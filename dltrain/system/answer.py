@@ -5,6 +5,7 @@ first row on, and nothing follows it.
 """
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -57,6 +58,21 @@ def unheard() -> Iterator[None]:
             yield
         finally:
             _kept.pop()
+            _given.clear()
+
+
+@contextmanager
+def captured() -> Iterator[io.StringIO]:
+    """Within, an answer goes into the text that is yielded, also where stdout is a terminal; ``print`` writes to
+    stderr."""
+    text, given = io.StringIO(), _given.is_set()
+    _kept.append(text)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield text
+    finally:
+        _kept.pop()
+        if not given:
             _given.clear()
 
 

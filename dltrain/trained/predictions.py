@@ -1,13 +1,14 @@
 """Outputs of a network as rows for people: a class with probabilities, or values in original units."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dltrain.data.base import Facts
-from dltrain.training.inference import Loss
+from dltrain.data.base import Facts, NamedBatch
+from dltrain.trained.loaded import Loaded
+from dltrain.training.inference import Loss, predict
 
 Columns = dict[str, type]  # name -> str, int or float
 Row = list[Any]
@@ -21,6 +22,14 @@ def columns_of(facts: Facts) -> Columns:
     if facts.task == "classification":
         return named | {"class": str, "confidence": float} | {f"p_{name}": float for name in facts.class_names}
     return named | ({"time": str} if facts.kind == "series" else {}) | {"value": float}
+
+
+def predicted_rows(loaded: Loaded, batches: Iterable[NamedBatch]) -> Iterator[Row]:
+    """The rows of ``batches`` of raw samples, as they come."""
+    device = loaded.precision.device
+    ready = ((names, loaded.transform(raw.to(device))) for names, raw in batches)
+    for names, outputs in predict(loaded.model, ready, loaded.precision):
+        yield from rows_of(loaded.facts, loaded.loss, names, outputs)
 
 
 def rows_of(facts: Facts, loss: Loss, names: Sequence[tuple[Any, ...]], outputs: Tensor) -> Iterator[Row]:

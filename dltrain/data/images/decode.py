@@ -124,18 +124,22 @@ def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:
         UnreadableError: the file cannot be read, or holds no whole image of a known format.
     """
     with _reading(file) as image:
-        upright = _upright(image)
-        if _is_deep(upright):
-            upright = _with_8_bits(upright, to.white)
-        if to.background and (upright.mode in _WITH_ALPHA or "transparency" in upright.info):
-            ground = Image.new("RGBA", upright.size, to.background)
-            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-        if "transparency" in upright.info:  # convert() would warn that it cannot keep it
-            del upright.info["transparency"]
-        upright = upright.convert("RGB" if to.channels == 3 else "L")
-        if upright.size != (to.width, to.height):
-            upright = upright.resize((to.width, to.height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(upright)
+        return pixels_of(_upright(image), to)
+
+
+def pixels_of(image: Image.Image, to: Decoding) -> np.ndarray:
+    """An upright image as (channels, height, width) uint8."""
+    if _is_deep(image):
+        image = _with_8_bits(image, to.white)
+    if to.background and (image.mode in _WITH_ALPHA or "transparency" in image.info):
+        ground = Image.new("RGBA", image.size, to.background)
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    if "transparency" in image.info:  # convert() would warn that it cannot keep it
+        del image.info["transparency"]
+    image = image.convert("RGB" if to.channels == 3 else "L")
+    if image.size != (to.width, to.height):
+        image = image.resize((to.width, to.height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
     return pixels[np.newaxis] if to.channels == 1 else pixels.transpose(2, 0, 1)
 
 

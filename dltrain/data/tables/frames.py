@@ -19,7 +19,7 @@ from dltrain.system.files import kind_of
 UNREADABLE = (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
-def unreadable(file: Path, error: BaseException) -> DataError:
+def unreadable(file: Path | str, error: BaseException) -> DataError:
     """What to raise for one of :data:`UNREADABLE`."""
     return DataError(f"'{file}' cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
 
