@@ -13,7 +13,7 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from dltrain.config.hydra_section import check_hydra
+from dltrain.config.hydra_section import check_hydra, check_names
 from dltrain.config.nodes import check_nodes
 from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
@@ -98,6 +98,7 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # type: ignore[misc]  # it takes any
     with answered_by(hydra):
         values, unresolved = _plain(job)
+        names = list(check_names(cfg))
     found = [
         *_oversized(values, ""),
         *_missing(OmegaConf.to_container(job, resolve=False)),
@@ -112,7 +113,7 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         unknown = [str(key) for key in hydra if key not in known]
         found += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
         plain = OmegaConf.to_container(cfg, resolve=False)
-        found += (*check_hydra(plain), *_oversized(OmegaConf.to_container(hydra, resolve=False), "hydra"))
+        found += (*names, *check_hydra(plain), *_oversized(OmegaConf.to_container(hydra, resolve=False), "hydra"))
     by_key: dict[str, Problem] = {}
     raw = OmegaConf.to_container(job, resolve=False)
     for problem in found:

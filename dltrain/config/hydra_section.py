@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from dltrain.config.rules import Problem
 from dltrain.errors import did_you_mean
 
@@ -17,6 +19,7 @@ _FOLDERS = {  # of Hydra's, with an example each
     "hydra.sweep.dir": "my_sweep",
     "hydra.sweep.subdir": "'${hydra.job.num}'",
 }
+_NAMES = {"hydra.job.name": "my_log", "hydra.output_subdir": ".hydra"}  # in the run folder, with an example each
 _CALLBACKS = tuple(f"hydra.experimental.callbacks.{name}" for name in ("LogJobReturnCallback", "PickleJobInfoCallback"))
 _PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # Hydra makes those alone that have registered there
 _FILES = tuple(f"logging.handlers.{name}FileHandler" for name in ("Rotating", "TimedRotating", "Watched"))
@@ -57,6 +60,14 @@ def check_hydra(cfg: Any) -> Iterator[Problem]:
         node = _followed(hydra.get(name), cfg, ())
         problems = [*_check_texts(key, node), *check(key, node)]
         yield from {problem.key: problem for problem in reversed(problems)}.values()  # the first of each key
+
+
+def check_names(cfg: Any) -> Iterator[Problem]:
+    """Names of what Hydra writes into the run folder, resolved: with a slash or dots they would lead out of it."""
+    for key, example in _NAMES.items():
+        name = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)  # Hydra itself ends where it cannot
+        if name is not None and (name in ("", ".", "..") or "/" in name):
+            yield Problem(key, f"must be a name within the run folder, without a slash: write {key}={example}", name)
 
 
 def _check_job(hydra: Mapping[str, Any]) -> Iterator[Problem]:
