@@ -416,6 +416,24 @@ def test_no_memory_even_for_single_samples_ends_the_run(tmp_path):
         make_trainer(tmp_path, model, images(32, (5,))).fit()
 
 
+def test_batches_are_cut_into_so_many_parts_and_no_more(tmp_path):
+    """Thousands of single samples would be computed for as long as anybody waits."""
+    samples = images(4096, (5,))
+    model = Hungry((5,), 10)
+    model.room = 1
+    trainer = make_trainer(tmp_path, model, samples)
+    trainer.train.batch_size = 4096
+    with pytest.raises(TrainingError, match=r"out of memory even for a batch in 64 parts at step 1: CUDA"):
+        trainer.fit()
+    assert [event["accumulate"] for event in trainer.events] == [2, 4, 8, 16, 32, 64]
+    model.in_training = False
+    trainer.train.batch_size = 1024
+    loader = make_trainer(tmp_path, model, samples, val=samples).val
+    loader.batch_size = 1024
+    with pytest.raises(TrainingError, match=r"out of memory in an evaluation, in batches of 16: CUDA"):
+        trainer.evaluate(loader)
+
+
 def test_on_oom_stop_ends_the_run_at_once(tmp_path):
     trainer = make_trainer(tmp_path, Hungry((5,), 10), images(32, (5,)), on_oom="stop")
     with pytest.raises(TrainingError, match=r"out of memory at step 1: .*dataset\.batch_size"):

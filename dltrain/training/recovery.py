@@ -16,6 +16,7 @@ from dltrain.training.state import State
 log = logging.getLogger(__name__)
 
 _MOST_ROLLBACKS = 5
+_MOST_PARTS = 64  # of a batch: what does not fit then is rarely its samples, and so many parts take their time
 
 
 class NotFinite(Exception):
@@ -113,9 +114,11 @@ def halve(trainer: State, samples: int, error: RuntimeError) -> None:
     """
     if not is_out_of_memory(error):
         raise error
-    at_least = trainer.accumulate >= samples // trainer.smallest
+    single = trainer.accumulate >= samples // trainer.smallest
+    at_least = single or trainer.accumulate >= _MOST_PARTS
     if trainer.on_oom == "stop" or at_least or trainer.world.size > 1:
         fewest = "single samples" if trainer.smallest == 1 else "pairs of samples"
+        fewest = fewest if single else f"a batch in {trainer.accumulate} parts"
         least = f" even for {fewest}" if at_least else ""
         halves = "" if at_least or trainer.world.size > 1 else ", trainer.on_oom=halve"  # where it can help
         raise TrainingError(
@@ -133,8 +136,12 @@ def halve_batches(trainer: State, loader: Loader, error: RuntimeError) -> None:
     """After ``error``, evaluate in batches of half the size; raises as :func:`halve` does."""
     if not is_out_of_memory(error):
         raise error
-    if trainer.on_oom == "stop" or loader.batch_size == 1 or trainer.world.size > 1:
-        raise TrainingError(f"out of memory in an evaluation: {str(error).splitlines()[0]}") from error
+    least = max(trainer.train.batch_size // _MOST_PARTS, 1)
+    if trainer.on_oom == "stop" or loader.batch_size <= least or trainer.world.size > 1:
+        raise TrainingError(
+            f"out of memory in an evaluation, in batches of {loader.batch_size}: {str(error).splitlines()[0]}; try a"
+            " smaller dataset.batch_size or model, or trainer.precision=bf16"
+        ) from error
     torch.cuda.empty_cache()
     loader.batch_size = max(loader.batch_size // 2, 1)
     trainer.events.append({"event": "out of memory", "step": trainer.step, "evaluation_batch": loader.batch_size})
