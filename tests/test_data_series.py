@@ -19,6 +19,7 @@ from dltrain.data.base import Data, Fitted, Samples
 from dltrain.data.bundled import sunspots
 from dltrain.data.rows import read_last_windows
 from dltrain.data.series import series
+from dltrain.data.table import table
 from dltrain.data.tables.times import next_times
 from dltrain.errors import ConfigError, DataError
 
@@ -701,3 +702,17 @@ def test_times_that_nobody_can_write_are_one_message(times):
 def test_large_numbers_go_on_in_full_as_long_as_they_are_counted_in():
     assert next_times([str(2**62 + row) for row in range(9)], 1, "t") == [2**62 + 9]
     assert next_times([f"{row}e300" for row in range(9)], 1, "t") == [9e300]
+
+
+@pytest.mark.parametrize("large", [1e308, 1e150], ids=str)
+def test_numbers_too_large_to_measure_or_to_compute_with_are_named(tmp_path, large):
+    rows = [float(row % 5) for row in range(60)]
+    path = write_columns(tmp_path, other=rows, value=[large if row == 3 else -row for row in rows])
+    with pytest.raises(DataError, match="column 'value': its numbers are too large to take their mean"):
+        series(path, "value", window=4, horizon=2)
+    path = write_columns(tmp_path, value=[*rows[:-1], large])  # of the test part
+    with pytest.raises(DataError, match=r"column 'value', row 60 \(line 61\): 1e\+\d+ is too far"):
+        series(path, "value", window=4, horizon=2)
+    path = write_columns(tmp_path, other=[large if row == 3 else row for row in rows], value=rows)
+    with pytest.raises(DataError, match="column 'other': its numbers are too large"):
+        table(path, "value", task="regression", val_fraction=0, test_fraction=0)

@@ -17,7 +17,14 @@ from dltrain.data.source import describe_file
 from dltrain.data.splits import held_size
 from dltrain.data.tables.dates import read_dates
 from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of
-from dltrain.data.tables.frames import check_numbers, read_frame, require_columns, require_plain, row_name
+from dltrain.data.tables.frames import (
+    check_numbers,
+    read_frame,
+    require_columns,
+    require_measured,
+    require_plain,
+    row_name,
+)
 from dltrain.data.tables.notation import with_notation
 from dltrain.data.tables.steps import DAY, HOUR, TOLERANCE, Moments, Step, find_step
 from dltrain.data.tables.times import Times, read_times, shown
@@ -97,8 +104,15 @@ def series(
             f"'{path}' has {len(values)} rows, {bounds[0]} of them for training, and one sample takes"
             f" {window + horizon} (dataset.window={window} + dataset.horizon={horizon})"
         )
-    mean, std = _scaling(values[: bounds[0]], fitted)
-    scaled = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    mean, std = _scaling(values[: bounds[0]], features, path, fitted)
+    with np.errstate(over="ignore"):
+        scaled = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    if len(beyond := (~scaled.isfinite()).nonzero()):
+        row, place = beyond[0].tolist()
+        raise DataError(
+            f"'{path}', column '{features[place]}', {row_name(path, row, dialect)}: {values[row, place]:g} is too far"
+            " from the values of the training rows to compute with; mend it"
+        )
     target_values = scaled[:, 0].contiguous()
 
     def part(lower: int, upper: int, label: str) -> Windows | None:
@@ -139,13 +153,22 @@ def series(
     )
 
 
-def _scaling(values: np.ndarray, fitted: Fitted | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each column of the training rows ``values``, or those of the earlier run."""
+def _scaling(
+    values: np.ndarray, names: Sequence[str], path: str, fitted: Fitted | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each column of the training rows ``values``, or those of the earlier run.
+
+    Raises:
+        DataError: numbers of a column are so large that it has neither.
+    """
     if fitted:
         return np.array(fitted.preprocessing["mean"]), np.array(fitted.preprocessing["std"])
-    std = values.std(0)
-    std[np.ptp(values, 0) == 0] = 1  # rounding may leave a constant column a tiny deviation
-    return values.mean(0), std
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = values.mean(0), values.std(0)
+        std[np.ptp(values, 0) == 0] = 1  # rounding may leave a constant column a tiny deviation
+    for name, *measured in zip(names, mean, std, strict=True):
+        require_measured(path, name, measured)
+    return mean, std
 
 
 def _part_bounds(rows: int, val_fraction: float, test_fraction: float) -> tuple[int, int, int]:

@@ -19,7 +19,14 @@ from dltrain.data.tables.categories import Categories, spellings
 from dltrain.data.tables.columns import nothing_to_read, sort_columns
 from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of, selected
 from dltrain.data.tables.encoder import TableEncoder
-from dltrain.data.tables.frames import check_numbers, is_parquet, read_frame, require_columns, require_plain
+from dltrain.data.tables.frames import (
+    check_numbers,
+    is_parquet,
+    read_frame,
+    require_columns,
+    require_measured,
+    require_plain,
+)
 from dltrain.data.tables.notation import MOSTLY, with_notation
 from dltrain.errors import ConfigError, DataError
 
@@ -99,6 +106,8 @@ def table(
             raise nothing_to_read(frame, path, target, ignore, not class_names, dialect)
         encoder = TableEncoder.fit(typed[parts[0].numpy()], numeric, texts, max_categories, dialect)
         mean, std = (0.0, 1.0) if class_names else _mean_and_std(values[parts[0]])
+        for column, measured in (*encoder.numeric.items(), (target, {"mean": mean, "std": std})):
+            require_measured(path, column, measured.values())
     if not class_names:
         values = ((values - mean) / std).float().unsqueeze(1)
     inputs = encoder.encode(typed)

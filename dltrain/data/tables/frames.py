@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from dltrain.data.tables.notation import looks_like_data
 from dltrain.errors import ConfigError, DataError, did_you_mean, to_type
 from dltrain.system.files import kind_of
 
+_LARGEST = 3.4e38  # of single precision, in which networks and metrics compute
 # What polars raises for a file that is damaged; of some it panics, which is no Exception.
 UNREADABLE = (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
@@ -82,6 +83,15 @@ def require_plain(column: pl.Series, path: str) -> None:
         raise DataError(
             f"'{path}', column '{column.name}' is of type {column.dtype}; only numbers, texts, dates and true/false can"
             f" be used; leave other columns out with {to_type('dataset.ignore', [column.name])}"
+        )
+
+
+def require_measured(path: str, name: str, measured: Iterable[float]) -> None:
+    """Raise :class:`DataError` where mean or deviation of a column, as ``measured``, are beyond single precision."""
+    if not all(abs(number) <= _LARGEST for number in measured):  # nor is infinity, or NaN
+        raise DataError(
+            f"'{path}', column '{name}': its numbers are too large to take their mean and deviation; divide them by a"
+            " power of ten, or leave the column out"
         )
 
 
