@@ -84,3 +84,12 @@ def test_a_sweep_that_cannot_begin_leaves_no_folder(dltrain, tmp_path):
     refused = dltrain(*SWEEP[:1], *SHORT, *SWEEP[1:], "hydra/sweeper=optuna", "hydra.sweeper.sampler=nope")
     assert refused.code == 2
     assert bytes_of(tmp_path) == {}
+
+
+def test_a_job_does_not_run_where_a_link_in_its_sweep_leads(dltrain, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "1").symlink_to(tmp_path / "elsewhere")
+    refused = dltrain(*SWEEP[:1], *SHORT, *SWEEP[1:])
+    assert refused.code == 2 and "job 1 would run in" in refused.stderr and "outside of the sweep" in refused.stderr
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -65,6 +65,11 @@ def plan_jobs(
                 f"job {number} would run in {job.folder}, which is no folder within the sweep's:"
                 " let hydra.sweep.subdir name one, as ${hydra.job.num} does"
             )
+        elif job.status != "done" and not _is_within(job.folder.resolve(), ledger.folder.resolve()):
+            shared.append(
+                f"job {number} would run in {job.folder.resolve()}, outside of the sweep, where the link {job.folder}"
+                " leads: put the folder itself in the place of the link"
+            )
         elif (other := places.setdefault(job.folder, job)) is not job:  # each would take the other's result for its own
             shared.append(
                 f"jobs {other.number} and {number} would share the folder {job.folder}:"
