@@ -110,3 +110,13 @@ def test_a_variable_that_a_file_copies_and_that_is_not_there_is_named(dltrain, t
     assert outcome.result["problems"] == [
         "my_conf/experiment/mine.yaml: hydra.job.env_copy: there is no environment variable NOPE"
     ]
+
+
+def test_keys_that_no_data_set_fills_in_are_named_in_a_file(dltrain, tmp_path):
+    (tmp_path / "my_conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "my_conf" / "experiment" / "mine.yaml").write_text("# @package _global_\ndata: {1: 2}\n")
+    outcome = dltrain("--config-dir", "my_conf", "experiment=mine")
+    assert outcome.code == 2
+    assert outcome.result["problems"] == [
+        "data.1 (my_conf/experiment/mine.yaml, line 2): the data set fills in data, which has no such key: leave it out"
+    ]

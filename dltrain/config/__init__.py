@@ -72,6 +72,10 @@ SHARED: dict[str, Any] = {
 }
 Config: TypeAlias = DictConfig
 _OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "data")
+_FACTS = (
+    *("name", "task", "kind", "input_shape", "num_outputs", "class_names", "samples", "files"),
+    *("steps_per_epoch", "schedule_length"),
+)
 _WORD = 2**63
 _NEEDED = ("dataset.batch_size", "scheduler.interval")
 
@@ -104,6 +108,7 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         *_missing(OmegaConf.to_container(job, resolve=False)),
         *unresolved,
         *_unknown(values, "", list(_all_keys(values, ""))),
+        *_unknown_facts(values.get("data", {})),
         *_values(values),
         *check_nodes(values, partial(trust_at, cfg)),
         *(check_files(values["dataset"]) if reads_data and isinstance(values.get("dataset"), dict) else ()),
@@ -221,6 +226,16 @@ def _unknown(values: Mapping[str, Any], prefix: str, everything: Collection[str]
             else:
                 inner = sorted(key for key in CLOSED if key.startswith(f"{full}."))
                 yield Problem(full, f"holds further keys: give one of {', '.join(inner)} a value", value)
+
+
+def _unknown_facts(data: Any) -> Iterator[Problem]:
+    """Keys of ``data`` that no data fill in; what others have as a value is of an earlier run, and is filled anew."""
+    if not isinstance(data, dict):
+        yield Problem("data", "the data set fills this in: leave it out", data)
+        return
+    for name in data:
+        if name not in _FACTS:
+            yield Problem(f"data.{name}", "the data set fills in data, which has no such key: leave it out")
 
 
 def _misplaced(name: str, prefix: str, value: Any) -> str:
