@@ -60,21 +60,7 @@ def plan_jobs(
         values = _values(config)
         job = known or ledger.plan(number, overrides, output_folder(config))
         changed += _changes(job, values)
-        if not _is_within(job.folder, ledger.folder):
-            shared.append(
-                f"job {number} would run in {job.folder}, which is no folder within the sweep's:"
-                " let hydra.sweep.subdir name one, as ${hydra.job.num} does"
-            )
-        elif job.status != "done" and not _is_within(job.folder.resolve(), ledger.folder.resolve()):
-            shared.append(
-                f"job {number} would run in {job.folder.resolve()}, outside of the sweep, where the link {job.folder}"
-                " leads: put the folder itself in the place of the link"
-            )
-        elif (other := places.setdefault(job.folder, job)) is not job:  # each would take the other's result for its own
-            shared.append(
-                f"jobs {other.number} and {number} would share the folder {job.folder}:"
-                " let hydra.sweep.subdir tell them apart, as ${hydra.job.num} does"
-            )
+        shared += _misplaced(job, ledger.folder, places)
         job.config = values
         with read_write(config.hydra):  # of now, wherever and whenever the job will run
             config.hydra.sweep.dir = str(ledger.folder)
@@ -89,6 +75,25 @@ def plan_jobs(
     if problems := [*changed, *shared]:
         raise ConfigError(problems)
     return found
+
+
+def _misplaced(job: Job, sweep: Path, places: dict[Path, Job]) -> Iterator[str]:
+    """What is wrong with the folder of a job; ``places`` has the folders of the others."""
+    if not _is_within(job.folder, sweep):
+        yield (
+            f"job {job.number} would run in {job.folder}, which is no folder within the sweep's:"
+            " let hydra.sweep.subdir name one, as ${hydra.job.num} does"
+        )
+    elif job.status != "done" and not _is_within(job.folder.resolve(), sweep.resolve()):
+        yield (
+            f"job {job.number} would run in {job.folder.resolve()}, outside of the sweep, where the link {job.folder}"
+            " leads: put the folder itself in the place of the link"
+        )
+    elif (other := places.setdefault(job.folder, job)) is not job:  # each would take the other's result for its own
+        yield (
+            f"jobs {other.number} and {job.number} would share the folder {job.folder}:"
+            " let hydra.sweep.subdir tell them apart, as ${hydra.job.num} does"
+        )
 
 
 def _is_within(inner: Path, outer: Path) -> bool:
