@@ -79,6 +79,10 @@ class Case:
     changed: list[str]  # files
     foreign: bool = True  # its files are of somebody else, who may not learn of this user's environment
 
+    def __post_init__(self) -> None:
+        if "--config-name" in self.arguments:  # a configuration that is named is a program, and may ask for anything
+            self.foreign = False
+
 
 Run = Callable[[Sequence[str]], Ended]
 
