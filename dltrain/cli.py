@@ -7,8 +7,9 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 from dltrain import __version__
 from dltrain.commands.completion import asks_for_completion, complete
@@ -162,26 +163,41 @@ def _execute(arguments: list[str]) -> int:
     return 0
 
 
-def _train(arguments: Sequence[str]) -> int:
-    """``dltrain [overrides]``: a run, a sweep, or what flags of Hydra's ask to see; as :func:`_dispatch`."""
+@contextmanager
+def _composed(arguments: Sequence[str], each_job: bool = False) -> Iterator[tuple[Any, Any] | None]:
+    """What ``arguments`` ask for, checked, and what composed it; ``None`` where Hydra has shown what was to be seen.
+
+    Within, Hydra is as a run needs it. Of a sweep ``each_job`` must be in order, and not only some.
+    """
     from dltrain.config.compose import Composer, show
     from dltrain.config.flags import parse_flags
-    from dltrain.config.session import context_of, hydra_session
+    from dltrain.config.session import hydra_session
 
     with hydra_session():
         flags = parse_flags(arguments)
         if flags.shows:
             show(flags)
-            return 0
+            yield None
+            return
         composer = Composer(flags)
         with stdout_kept():  # the check imports classes of the user's
-            cfg = composer()
-        if flags.sweeps:
+            cfg = composer(each_job)
+        yield composer, cfg
+
+
+def _train(arguments: Sequence[str]) -> int:
+    """``dltrain [overrides]``: a run, a sweep, or what flags of Hydra's ask to see; as :func:`_dispatch`."""
+    with _composed(arguments) as composed:
+        if composed is None:
+            return 0
+        composer, cfg = composed
+        if composer.flags.sweeps:
             if worker.is_worker():
                 raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
             from dltrain.sweep.start import run_sweep
 
-            return int(not run_sweep(composer, cfg, flags.words, shlex.join(["dltrain", *arguments])))
+            return int(not run_sweep(composer, cfg, shlex.join(["dltrain", *arguments])))
+        from dltrain.config.session import context_of
         from dltrain.trained.launch.job import run_alone
 
         run_alone(context_of(cfg, composer.loader), cfg, arguments)
@@ -190,24 +206,17 @@ def _train(arguments: Sequence[str]) -> int:
 
 def check(arguments: Sequence[str]) -> None:
     """``dltrain check``: composes as for a run or a sweep, of which each job must be in order, and looks at it."""
-    from dltrain.config.compose import Composer, show
-    from dltrain.config.flags import parse_flags
-    from dltrain.config.session import hydra_session, output_folder, without_hydra
-
-    with hydra_session():
-        flags = parse_flags(arguments)
-        if flags.shows:
-            show(flags)
+    with _composed(arguments, each_job=True) as composed:
+        if composed is None:
             return
-        composer = Composer(flags)
-        with stdout_kept():
-            cfg = composer(each_job=True)
-        if flags.sweeps:
+        composer, cfg = composed
+        if composer.flags.sweeps:
             from dltrain.commands.jobs import list_jobs
 
             list_jobs(composer.jobs())
         else:
             from dltrain.commands.check import check as check_run
+            from dltrain.config.session import output_folder, without_hydra
 
             check_run(without_hydra(cfg), output_folder(cfg))
 

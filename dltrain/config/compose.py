@@ -39,7 +39,7 @@ class Composer:
 
     def __init__(self, flags: Flags):
         self.name = config_name(flags)
-        self.is_sweep = flags.sweeps
+        self.flags = flags
         self.loader = Loader.of(flags.config_dir)
         self.problems: list[str] = []
         self._parser = OverridesParser.create(self.loader)
@@ -59,7 +59,7 @@ class Composer:
         Raises:
             ConfigError: every problem of the configuration, in one list.
         """
-        return self._whole_sweep(each_job) if self.is_sweep else self._run()
+        return self._whole_sweep(each_job) if self.flags.sweeps else self._run()
 
     def _run(self) -> DictConfig:
         cfg = self._composed(self._right(self.overrides))
@@ -159,7 +159,7 @@ class Composer:
                 continue
             if impossible := sweeps.impossible(override):
                 self.problems.append(impossible)
-            elif override.is_sweep_override() and not self.is_sweep:
+            elif override.is_sweep_override() and not self.flags.sweeps:
                 self.problems.append(translate.unswept(override))
             else:
                 found.append(override)
@@ -230,7 +230,7 @@ class Composer:
                 with _no_warnings():
                     self._bases[chosen] = self.loader.load_sweep_config(self._sweep, list(chosen))
         self._from(chosen)
-        return copy.deepcopy(self._bases[chosen]) if self.is_sweep else self._bases[chosen]
+        return copy.deepcopy(self._bases[chosen]) if self.flags.sweeps else self._bases[chosen]
 
     def _load(self, texts: Sequence[str]) -> DictConfig:
         with _no_warnings():

@@ -1,6 +1,5 @@
 """A sweep from its start to its end: its folder, its sweeper, and what won. Imports no torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from dltrain.system.answer import on_terminal, print_json
 from dltrain.trained.launch.job import SweepTask
 
 
-def run_sweep(composer: Composer, cfg: DictConfig, words: Sequence[str], command: str) -> bool:
+def run_sweep(composer: Composer, cfg: DictConfig, command: str) -> bool:
     """Run the jobs of the sweep ``cfg`` and say what won; returns whether all of them are done.
 
-    ``words`` are the flags of one job, ``command`` is what was typed.
+    ``command`` is what was typed.
 
     Raises:
         UserError: the folder cannot be the sweep's, or what else its sweeper and its launcher say.
@@ -31,7 +30,7 @@ def run_sweep(composer: Composer, cfg: DictConfig, words: Sequence[str], command
     context.callbacks.on_multirun_start(config=cfg, config_name=name)
     with own_sweep_folder(folder):
         sweeper = Plugins.instance().instantiate_sweeper(
-            config=cfg, hydra_context=context, task_function=SweepTask(tuple(words))
+            config=cfg, hydra_context=context, task_function=SweepTask(tuple(composer.flags.words))
         )
         typed: Any = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
         sweeper.sweep(typed)
