@@ -97,7 +97,7 @@ class Outcome:
 @pytest.fixture
 def dltrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+) -> Iterator[Callable[..., Outcome]]:
     """Runs the command line in this process, in a working directory of its own, without the final picture.
 
     Sweeps run in a fresh process: they fork their jobs, and this process has threads by the time.
@@ -114,7 +114,15 @@ def dltrain(
         code = cli.main(list(arguments))
         return Outcome(code, *capsys.readouterr())
 
-    return run
+    yield run
+    forget_modules_in(tmp_path)
+
+
+def forget_modules_in(folder: Path) -> None:
+    """Forget what was imported from ``folder``: another test's module of the same name is another one."""
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or os.devnull).is_relative_to(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
