@@ -18,7 +18,17 @@ from dltrain.system.files import kind_of
 
 log = logging.getLogger(__name__)
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# The formats of images that are read, by Pillow's names, and how their files end. Pillow knows more, but some of those
+# start programs (EPS).
+IMAGE_FORMATS = {
+    "JPEG": (".jpeg", ".jpg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+}
+IMAGES = tuple(sorted(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes))
 _SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),

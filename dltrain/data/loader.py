@@ -3,9 +3,7 @@
 import copy
 import math
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -15,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.base import Ordered, Samples
-from dltrain.data.draws import hashed_draws
+from dltrain.data.workers import follow_parent
 from dltrain.errors import DltrainError, TrainingError
-from dltrain.system.machine import core_count, die_with_parent, has_shared_memory
+from dltrain.system.machine import core_count, has_shared_memory
 
 _READ_AHEAD = 4  # batches that each worker has ready
+# SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), whose constants are unsigned; torch multiplies modulo 2 ** 64.
+_STEP, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 Batch = tuple[Tensor, Tensor, Tensor]  # indices of the samples, raw inputs, targets
 
@@ -202,29 +202,11 @@ class Loader:
             prefetch_factor=_READ_AHEAD if workers else None,
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=partial(_follow_the_run, os.getpid()),
+            worker_init_fn=partial(follow_parent, os.getpid()),
             # They are to be this process's own children, which end with it.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             generator=self._generator(2),  # of the workers, for what a user's data set draws
         )
-
-
-def _follow_the_run(parent: int, worker: int) -> None:
-    """End with the run, however it ends, and leave signals to it: a terminal and a batch system send them to all."""
-    die_with_parent(signal.SIGKILL, parent)
-    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told_by, args=(parent,), daemon=True).start()
-
-
-def _end_when_told_by(parent: int) -> None:
-    """SIGTERM is also how torch ends a worker that does not end by itself: only then does it count."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        continue
-    os._exit(0)
 
 
 class _BatchSampler:
@@ -276,3 +258,24 @@ def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Ba
         ahead = copied  # type: ignore[assignment]
     if ahead is not None:
         yield ahead
+
+
+def hashed_draws(key: int, width: int, indices: Tensor) -> Tensor:
+    """Random numbers (batch, width) in [0, 1) float32 that belong to the samples ``indices`` (batch,) int64 and to
+    ``key``, computed on their device when they are needed: no table of them grows with a data set.
+    """
+    columns = torch.arange(width, device=indices.device)
+    bits = _splitmix(_splitmix(indices + _splitmix(torch.full_like(indices[:1], key))).unsqueeze(1) + columns)
+    return _shifted(bits, 40).float() / 2**24
+
+
+def _splitmix(bits: Tensor) -> Tensor:
+    bits = bits * _STEP + _STEP
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """``bits`` shifted right as unsigned numbers are."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)

@@ -4,21 +4,19 @@ import contextlib
 import logging
 import math
 import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
-from dltrain.errors import ConfigError, DataError, TrainingError, did_you_mean
-from dltrain.system.machine import core_count, die_with_parent, has_shared_memory
+from dltrain.data.folders import IMAGE_FORMATS
+from dltrain.data.workers import forked
+from dltrain.errors import ConfigError, DataError, did_you_mean
+from dltrain.system.machine import core_count
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +30,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What a file may be, whatever its name says: of others Pillow knows, some start programs (EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_FORMATS = tuple(IMAGE_FORMATS)  # what a file may be, whatever its name says
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_CAN_BE_DEEP = (".png", ".tif", ".tiff")
+_CAN_BE_DEEP = IMAGE_FORMATS["PNG"] + IMAGE_FORMATS["TIFF"]
 _DEEP_SAMPLE = 100  # files whose largest value is looked for: it tells a number of bits, not a brightness
 WHITE = 65535.0  # in images of more than 8 bits a pixel
 _CHUNK = 64  # files a task of the pool decodes
@@ -265,29 +262,3 @@ def _pool(count: int) -> Iterator[Executor | None]:
         return
     with forked(workers) as pool:
         yield pool
-
-
-@contextlib.contextmanager
-def forked(workers: int) -> Iterator[Executor]:
-    """Processes that hold what this one holds, for work on files; threads where processes cannot be forked safely."""
-    pool: Executor
-    if sys.platform == "linux" and has_shared_memory():
-        # A fresh interpreter would import torch first. The children touch Pillow, NumPy and readers of files alone.
-        context = multiprocessing.get_context("fork")
-        pool = ProcessPoolExecutor(workers, context, _follow_the_parent, (os.getpid(),))
-    else:
-        pool = ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    except BrokenProcessPool as error:
-        raise TrainingError("a process that reads data was killed; is there enough memory?") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _follow_the_parent(parent: int) -> None:
-    """End with it, and leave signals to it."""
-    die_with_parent(signal.SIGKILL, parent)
-    for number in (signal.SIGINT, signal.SIGHUP):  # which a terminal sends to all
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

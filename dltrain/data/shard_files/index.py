@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dltrain.data.base import Task
 from dltrain.data.cache import cache_folder, cached_rows, key_of
-from dltrain.data.images.decode import forked
 from dltrain.data.shard_files.runs import Runs
+from dltrain.data.workers import forked
 from dltrain.errors import DataError
 from dltrain.system.machine import core_count
 
