@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,12 +32,22 @@ def slurm(tmp_path, monkeypatch) -> Path:
     return tmp_path / "slurm"
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait, as long as ``process`` runs, if one is given; fail with all that it and the jobs have written."""
     deadline = time.monotonic() + 120
-    while not what():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+    while not condition():
+        if process is not None and process.poll() is not None:
+            pytest.fail("\n".join(["the sweep ended early:", *process.communicate(), *logs()]))
+        if time.monotonic() > deadline:
+            pytest.fail("\n".join(["it took too long:", *logs()]))
         time.sleep(0.05)
+
+
+def logs() -> Iterator[str]:
+    """What jobs have written, under the names of the files: submitit's, those of the stand-in for SLURM, the runs'."""
+    for pattern in ("**/.submitit/**/*_log.*", "slurm/*/err", "**/train.log"):
+        for path in Path().glob(pattern):
+            yield f"--- {path}\n{path.read_text()}"
 
 
 def sweep_of(*arguments: str) -> subprocess.Popen[str]:
