@@ -13,22 +13,23 @@ import torch
 
 from dltrain.data.adapted import ToFloat
 from dltrain.data.base import Data, Facts, Fitted, Task
+from dltrain.data.folders import part_folders, part_in, subfolders, text_of
 from dltrain.data.images.augment import make_augment, require_augment
 from dltrain.data.images.decode import WHITE, decoding_of
 from dltrain.data.images.transforms import Normalize, statistics_of
-from dltrain.data.shard_files.classes import class_lookup, classes_of
 from dltrain.data.shard_files.contents import Picture
 from dltrain.data.shard_files.formats import Layout, layout_of, measured, with_white_measured
-from dltrain.data.shard_files.index import Index, indexed
-from dltrain.data.shard_files.listing import shard_files
-from dltrain.data.shard_files.runs import Runs
-from dltrain.data.shard_files.samples import ShardSamples, Targets, label_blocks
+from dltrain.data.shard_files.index import Index, Runs, indexed
+from dltrain.data.shard_files.samples import ShardSamples, Targets, class_lookup, classes_of, label_blocks
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import held_size
-from dltrain.errors import ConfigError
+from dltrain.errors import ConfigError, DataError
+from dltrain.system.files import kind_of
 
 log = logging.getLogger(__name__)
 
+_SUFFIXES = (".tar", ".parquet")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 _MEASURED = 512  # images, for the mean of a channel to within about a per cent: a set is not all read before training
 
 
@@ -193,3 +194,54 @@ def _decoded_by(layout: Layout) -> dict[str, Any]:
     if not isinstance(decode, Picture):  # arrays of pixels, which nothing has decoded
         return {}
     return {"background": decode.decoding.background, "white": decode.decoding.white}
+
+
+def shard_files(root: str) -> dict[str, list[Path]]:
+    """The shards of each part, in the order of their names.
+
+    A part has a folder ``train/``, ``val/`` or ``test/``, or shards with it as a word of their names, in any usual
+    spelling: ``train-000000.tar``, ``imagenet1k-validation-00.tar``. Where none is for training all of them are.
+
+    Raises:
+        DataError: there is no such folder, it holds no shards, or shards of both formats.
+    """
+    top = Path(os.path.expanduser(root)).resolve()
+    if not top.is_dir():
+        raise DataError(f"there is no folder '{root}'; dataset.root must hold shards, *.tar or *.parquet")
+    loose = _shards_in(top)
+    folders = part_folders(top)
+    parts: dict[str, list[Path]] = {}
+    for part in ("train", "val", "test"):
+        inside = _shards_in(folders[part]) if part in folders else []
+        found = inside or [path for path in loose if part_in(path.stem) == part]
+        if found:
+            parts[part] = found
+    _say_unknown(top, [folder for folder in subfolders(top).values() if folder not in folders.values()])
+    if "train" not in parts and loose:
+        parts = {"train": loose}
+    if "train" not in parts:
+        raise DataError(f"'{root}' holds no shards{_hint(top)}: put them into '{top / 'train'}' as *.tar or *.parquet")
+    kinds = {path.suffix.lower() for files in parts.values() for path in files}
+    if len(kinds) > 1:
+        raise DataError(f"'{root}' holds shards of two formats, {' and '.join(sorted(kinds))}; keep one of them")
+    return parts
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
+    for path in found:
+        if kind := kind_of(path):
+            log.warning("%s is left out: it is %s, no file", path, kind)
+    return sorted(path for path in found if path.is_file())
+
+
+def _say_unknown(top: Path, folders: list[Path]) -> None:
+    if unknown := [f"'{text_of(folder.name)}'" for folder in folders if _shards_in(folder)]:
+        log.warning("%s: shards in %s are left out: parts are called train, val and test", top, ", ".join(unknown))
+
+
+def _hint(top: Path) -> str:
+    packed = [path.name for path in sorted(top.rglob("*")) if path.name.endswith(_COMPRESSED)]
+    return f"; '{packed[0]}' is compressed, which shards must not be" if packed else ""

@@ -14,9 +14,8 @@ from dltrain.data.base import Fitted, Kind, Task
 from dltrain.data.folders import IMAGES
 from dltrain.data.images.decode import Decoding, white_for
 from dltrain.data.shard_files.contents import LargestValue, NumpyFile, Picture
-from dltrain.data.shard_files.index import Index, Shards
+from dltrain.data.shard_files.index import Index, Runs, Shards
 from dltrain.data.shard_files.parquet import ParquetImages, ParquetRows, RowGroups, class_names_in, columns_of, frame_of
-from dltrain.data.shard_files.runs import Runs
 from dltrain.data.shard_files.tar import TarShards, content_of, members_of
 from dltrain.data.tables.columns import sort_columns
 from dltrain.data.tables.encoder import TableEncoder
