@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from made import write_images
 
 from dltrain.system.machine import Lock
 
@@ -92,4 +93,91 @@ def test_a_job_does_not_run_where_a_link_in_its_sweep_leads(dltrain, tmp_path):
     (tmp_path / "place" / "1").symlink_to(tmp_path / "elsewhere")
     refused = dltrain(*SWEEP[:1], *SHORT, *SWEEP[1:])
     assert refused.code == 2 and "job 1 would run in" in refused.stderr and "outside of the sweep" in refused.stderr
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+# What a run writes, or may: files, folders, and files within these.
+WRITTEN = (
+    *("config.yaml", "environment.json", "metrics.csv", "result.json", "train.log", "report.html", "curves.png"),
+    *(".hydra", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "multirun.yaml"),
+    *("checkpoints", "checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/last-1.pt", "checkpoints/best-2"),
+    *("logs", "logs/rank-1.log", "profile", "tensorboard", "wandb", "wandb/run_id", "explain", "of_a_logger.db"),
+)
+
+
+def link_out(run, name):
+    """Move what is in ``run`` at ``name`` out of it, and leave a link in its place."""
+    place = run / name
+    place.parent.mkdir(exist_ok=True)
+    target = run.parent / "elsewhere" / place.name
+    target.parent.mkdir()
+    if place.exists():
+        place.rename(target)
+    place.symlink_to(target)
+
+
+@pytest.mark.parametrize("command", [("resume", "place"), (*RUN[:1], "resume=auto")], ids=" ".join)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_link_that_leads_out_of_a_run_is_refused(dltrain, tmp_path, places, name, command):
+    shutil.copytree(places / "run", tmp_path / "place")
+    link_out(tmp_path / "place", name)
+    before = bytes_of(tmp_path)
+    refused = dltrain(*command, *(SHORT[1:] if command[0] != "resume" else ()), "trainer.epochs=2")
+    assert refused.code == 2, refused.stderr
+    assert f"{name}' is a link to '{tmp_path / 'elsewhere'}" in refused.stderr and "remove the link" in refused.stderr
+    assert bytes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["result.json", "report.html", "checkpoints", "model.pt", "model.pt.json"])
+def test_verbs_that_read_a_run_write_nothing_where_a_link_leads(verb, tmp_path, places, name):
+    shutil.copytree(places / "run", tmp_path / "place")
+    link_out(tmp_path / "place", name)
+    before = bytes_of(tmp_path / "elsewhere")
+    for arguments in (["report", "place"], ["evaluate", "place"], ["export", "place", "format=state_dict"]):
+        outcome = verb(*arguments)
+        assert outcome.code == 0, outcome.stderr
+    assert bytes_of(tmp_path / "elsewhere") == before
+
+
+@pytest.mark.parametrize("name", ["explain", "explain/attributions.jsonl"])
+def test_an_explanation_is_not_written_where_a_link_leads(verb, finished_runs, tmp_path, name):
+    pytest.importorskip("captum")
+    write_images(tmp_path / "photos", count=1)
+    shutil.copytree(finished_runs["digits"], tmp_path / "place")
+    link_out(tmp_path / "place", name)
+    before = bytes_of(tmp_path)
+    refused = verb("explain", "place", "photos/train/dark/00.png")
+    assert refused.code == 2 and f"{name}' is a link to '" in refused.stderr
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_run_goes_on_with_links_to_its_folder_within_it_and_of_wandb(dltrain, tmp_path, places):
+    shutil.copytree(places / "run", tmp_path / "elsewhere")
+    (tmp_path / "place").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "train.log").rename(tmp_path / "elsewhere" / "older.log")
+    (tmp_path / "elsewhere" / "train.log").symlink_to("older.log")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "place")
+    (tmp_path / "elsewhere" / "wandb" / "offline-run-1" / "logs").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "wandb" / "offline-run-1" / "logs" / "debug-core.log").symlink_to(tmp_path / "core.log")
+    assert dltrain("resume", "place", "trainer.epochs=2").code == 0
+    assert "behind step" in (tmp_path / "elsewhere" / "older.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["multirun.yaml", "sweep.csv", ".submitit", "1/train.log"])
+@pytest.mark.parametrize("launcher", [(), BASIC], ids=["dltrain's", "Hydra's"])
+def test_a_link_that_leads_out_of_a_sweep_is_refused(dltrain, tmp_path, name, launcher):
+    (tmp_path / "place").mkdir()
+    link_out(tmp_path / "place", name)
+    before = bytes_of(tmp_path)
+    refused = dltrain(*SWEEP[:1], *SHORT, *SWEEP[1:], *launcher)
+    assert refused.code == 2 and f"{name}' is a link to '" in refused.stderr
+    assert bytes_of(tmp_path) == before
+
+
+def test_no_job_of_another_launcher_runs_where_a_link_leads(dltrain, tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "place" / "1").symlink_to(tmp_path / "elsewhere")
+    refused = dltrain(*SWEEP[:1], *SHORT, *SWEEP[1:], *BASIC)
+    assert refused.code == 2 and "place/1' is a link to '" in refused.stderr
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -14,7 +14,7 @@ from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.report.figures import short
-from dltrain.runs.folder import path_of
+from dltrain.runs.folder import path_of, require_no_link_out
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
 from dltrain.system.files import written_whole
@@ -54,7 +54,9 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
 
     log_to(None)
     loaded = load_run(run, overrides)
-    out = out or loaded.folder / "explain"
+    if not out:
+        require_no_link_out(loaded.folder)
+        out = loaded.folder / "explain"
     broken = Broken()
     pieces, _ = read_inputs(inputs, loaded.fitted, _BATCH, broken.report)
     count, largest = 0, 0.0

@@ -33,11 +33,13 @@ _OF_SWEEP = ("sweep.json", "multirun.yaml")
 class RunFolder:
     """The folder of one run, in which Hydra writes ``.hydra/`` and ``train.log`` before the run begins.
 
-    ``run_id`` is what its files have in common that no other run has, once it has begun.
+    ``run_id`` is what its files have in common that no other run has, once it has begun. With ``job_links`` it is the
+    folder of a sweep, in which the folders of jobs may be links.
     """
 
-    def __init__(self, path: Path, command: str, writes: bool = True):
+    def __init__(self, path: Path, command: str, writes: bool = True, job_links: bool = False):
         self.path = path
+        self.job_links = job_links
         self.writes = writes  # one of several processes does it for all
         self.command = command
         self.run_id = ""
@@ -56,22 +58,26 @@ class RunFolder:
         """Keep other processes from running here; the lock ends with this process, however it ends.
 
         Raises:
-            UserError: another process runs here, or the folder cannot be written to.
+            UserError: another process runs here, the folder cannot be written to, or a link in it leads out of it.
         """
-        lock = Lock(self.path)
-        try:
-            lock.take()
-            # Where there are no locks, somebody else may have made the folder.
-            self._is_new = lock.is_held and {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
-            self._before = {path: path.read_bytes() for path in self._of_hydra()}
-            self._logged = self._log.stat().st_size if self._log.exists() else 0
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process runs in '{self.path}'; wait for it, or name another folder with hydra.run.dir=...,"
-                " or hydra.sweep.dir=... for a sweep"
-            ) from error
-        except OSError as error:
-            raise UserError(f"'{self.path}' cannot be used: {error}") from error
+        with contextlib.ExitStack() as unless_held:
+            lock = Lock(self.path)
+            unless_held.callback(lock.release)
+            try:
+                lock.take()
+                require_no_link_out(self.path, self.job_links)
+                # Where there are no locks, somebody else may have made the folder.
+                self._is_new = lock.is_held and {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
+                self._before = {path: path.read_bytes() for path in self._of_hydra()}
+                self._logged = self._log.stat().st_size if self._log.exists() else 0
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another process runs in '{self.path}'; wait for it, or name another folder with"
+                    " hydra.run.dir=..., or hydra.sweep.dir=... for a sweep"
+                ) from error
+            except OSError as error:
+                raise UserError(f"'{self.path}' cannot be used: {error}") from error
+            unless_held.pop_all()
         self._lock = lock
 
     @property
@@ -196,6 +202,28 @@ class RunFolder:
         remove_empty(self.path)
 
 
+def require_no_link_out(path: Path, job_links: bool = False) -> None:
+    """Raise :class:`UserError` where a symbolic link within the folder ``path`` leads out of it.
+
+    The folder may come from somebody else, and what is written to the name would land where the link leads. The folder
+    itself may be a link. With ``job_links`` so may folders right in it, which belong to jobs of a sweep.
+    """
+    root = path.resolve()
+    for folder, folders, files in os.walk(root):
+        for inner in (Path(folder, name) for name in (*folders, *files)):
+            target = Path(os.path.realpath(inner))
+            if not inner.is_symlink() or target.is_relative_to(root):
+                continue
+            if job_links and inner.parent == root and target.is_dir() and not inner.name.startswith("."):
+                continue
+            raise UserError(
+                f"'{path / inner.relative_to(root)}' is a link to '{target}', outside of this folder, where nothing may"
+                " be written: put the file or folder itself in its place, or remove the link"
+            )
+        if os.path.basename(folder) == "wandb":  # its runs have a link to a log of W&B's; each gets a new folder
+            folders.clear()
+
+
 def remove_empty(path: Path) -> None:
     """Remove the folder ``path`` and the two above it, as far as they hold nothing."""
     for folder in (path, *list(path.parents)[:2]):
@@ -210,9 +238,9 @@ def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
     """The run folder ``path``, for this process alone; it is as it was if its run does not get as far as to begin.
 
     Raises:
-        UserError: it cannot be made, or another process runs there.
+        UserError: it cannot be made, another process runs there, or a link leads out of it.
     """
-    with _locked(path, command) as folder:
+    with _locked(RunFolder(path, command), "hydra.run.dir") as folder:
         try:
             yield folder
         finally:
@@ -221,13 +249,13 @@ def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
 
 
 @contextmanager
-def own_sweep_folder(path: Path) -> Iterator[None]:
-    """The folder ``path`` of a sweep, for this process alone.
+def own_sweep_folder(path: Path, job_links: bool) -> Iterator[None]:
+    """The folder ``path`` of a sweep, for this process alone; with ``job_links`` folders of jobs in it may be links.
 
     Raises:
-        UserError: it cannot be made, another process runs there, or it is that of a run.
+        UserError: it cannot be made, another process runs there, a link leads out of it, or it is that of a run.
     """
-    with _locked(path, "", "hydra.sweep.dir") as folder:
+    with _locked(RunFolder(path, "", job_links=job_links), "hydra.sweep.dir") as folder:
         folder.require_no_run()
         try:
             yield
@@ -238,12 +266,11 @@ def own_sweep_folder(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, command: str, key: str = "hydra.run.dir") -> Iterator[RunFolder]:
+def _locked(folder: RunFolder, key: str) -> Iterator[RunFolder]:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the run folder cannot be made: {error}; name another with {key}=...") from error
-    folder = RunFolder(path, command)
     folder.lock()
     try:
         yield folder

@@ -28,7 +28,8 @@ def run_sweep(composer: Composer, cfg: DictConfig, command: str) -> bool:
     context = context_of(cfg, composer.loader)
     name, folder = cfg.hydra.job.config_name, Path(str(cfg.hydra.sweep.dir)).absolute()
     context.callbacks.on_multirun_start(config=cfg, config_name=name)
-    with own_sweep_folder(folder):
+    # Our launchers look where each job would write; where they do not, no job that is done may be on another disk.
+    with own_sweep_folder(folder, job_links=_has_our_launcher(cfg)):
         sweeper = Plugins.instance().instantiate_sweeper(
             config=cfg, hydra_context=context, task_function=SweepTask(tuple(composer.flags.words))
         )
@@ -41,8 +42,12 @@ def run_sweep(composer: Composer, cfg: DictConfig, command: str) -> bool:
 
 def _finish(cfg: DictConfig, folder: Path) -> bool:
     # Another launcher than ours keeps no ledger, and a search that finds its trials done starts none.
-    if str(cfg.hydra.launcher._target_).startswith("hydra_plugins.dltrain.") or is_sweep(folder):
+    if _has_our_launcher(cfg) or is_sweep(folder):
         return finish_sweep(folder)
     if not on_terminal():
         print_json({"status": "done", "sweep": str(folder)})
     return True
+
+
+def _has_our_launcher(cfg: DictConfig) -> bool:
+    return str(cfg.hydra.launcher._target_).startswith("hydra_plugins.dltrain.")
