@@ -18,7 +18,7 @@ from dltrain.config.rules import LATER, Choice, Either, Many, Number
 from dltrain.config.yaml_lines import file_problems, key_lines
 from dltrain.errors import ConfigError
 from dltrain.models.layers import ACTIVATIONS, Activation
-from dltrain.training.metric_names import NAMES
+from dltrain.report.metrics import NAMES
 from dltrain.training.metrics import ClassificationMetrics, RegressionMetrics
 
 NEEDED = {

@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from dltrain.data.base import Facts
-from dltrain.training.metric_names import lower_is_better
+from dltrain.report.metrics import lower_is_better
 from dltrain.training.metrics import ClassificationMetrics, MeanLoss, Metrics, RegressionMetrics, metrics_for
 from dltrain.training.monitor import Best, EarlyStopping
 

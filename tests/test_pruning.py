@@ -16,11 +16,11 @@ import pytest
 from conftest import fresh
 
 from dltrain.errors import UserError
+from dltrain.report.metrics import lower_is_better
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import outcome
 from dltrain.sweep.pruning import FILE, GridJudge, Judge
 from dltrain.system.extras import install_line
-from dltrain.training.metric_names import lower_is_better
 from dltrain.training.monitor import Pruning
 from tests.made import on_terminal
 from tests.test_search import LR, study

@@ -30,12 +30,12 @@ from dltrain.distributed.world import World
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
+from dltrain.report.metrics import lower_is_better
 from dltrain.runs.checkpoint import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
 from dltrain.system.machine import CoreWatch
 from dltrain.training.averaging import ExponentialMovingAverage
-from dltrain.training.metric_names import lower_is_better
 from dltrain.training.metrics import metrics_for
 from dltrain.training.monitor import Best, EarlyStopping
 from dltrain.training.progress import View, make_view

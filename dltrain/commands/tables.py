@@ -8,9 +8,9 @@ from rich.table import Table
 
 from dltrain.errors import to_type
 from dltrain.report.figures import confusions, figure
+from dltrain.report.metrics import labelled
 from dltrain.system.answer import stdout
 from dltrain.system.console import Console, in_one_line, styled
-from dltrain.training.metric_names import lower_is_better
 
 _WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
 _CONFUSIONS = 15
@@ -24,7 +24,7 @@ def show_evaluation(answer: Mapping[str, Any]) -> None:
     figures.add_column("metric")
     figures.add_column(answer["split"], justify="right")
     for name, value in answer["metrics"].items():
-        figures.add_row(f"{name} {'↓' if lower_is_better(name) else '↑'}", figure(value))
+        figures.add_row(labelled(name), figure(value))
     console.print(figures)
     if "classes" in answer:
         console.print(_classes(answer["classes"]))
@@ -124,7 +124,7 @@ def show_comparison(
     for name, numbers in metrics.items():
         cells = enumerate(map(figure, numbers))
         marked = [styled(f"{cell} *", "bold green") if index in best[name] else cell for index, cell in cells]
-        figures.add_row(f"{in_one_line(name)} {'↓' if lower_is_better(name) else '↑'}", *marked)
+        figures.add_row(in_one_line(labelled(name)), *marked)
     console.print(keys if config else "the configurations are the same")
     console.print(figures if metrics else "no run has a result yet")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from dltrain.config.rules import LATER, Problem
 from dltrain.errors import ConfigError, did_you_mean
+from dltrain.report.metrics import NAMES, about_test, lower_is_better
 from dltrain.system import worker
 from dltrain.system.expression import Expression
 from dltrain.system.files import kind_of
-from dltrain.training.metric_names import NAMES, about_test, lower_is_better
 
 _TASKS = {  # of dltrain's own data sets; a table tells its task once it is read, unless dataset.task names it
     **dict.fromkeys(("diabetes", "sunspots", "series"), "regression"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dltrain.report.figures import short
+from dltrain.report.metrics import by_chart
 from dltrain.report.story import Rows, Story, Test
 
 _POINTS = 2000  # that a curve keeps
@@ -13,27 +14,17 @@ _BARS = 30
 
 Chart = dict[str, Any]
 
-# Which metrics share a chart; the scaled ones tell the same as those in units.
-_GROUPS = (
-    ("Loss", ("loss",)),
-    ("Accuracy and F1", ("accuracy", "f1", "precision", "recall", "top5_accuracy")),
-    ("Error", ("mae", "rmse")),
-    ("R²", ("r2",)),
-)
-
 
 def curves(history: Rows, best_epoch: int | None, target: str = "") -> list[Chart]:
     """Loss, metrics and learning rate over the epochs."""
     if not history:
         return []
     rows = thinned(history, best_epoch)
+    epochs = [int(row["epoch"]) for row in rows]
     charts = []
-    for title, members in (*_GROUPS, ("Learning rate", ("lr",))):
-        names = [name for member in members for name in history[0] if name.rpartition("/")[2] == member]
-        if names:
-            unit = f" in units of {target}" if title == "Error" and target else ""
-            series = [{"name": name, "values": [number(row[name]) for row in rows]} for name in names]
-            charts.append(line(title + unit, "epoch", [int(row["epoch"]) for row in rows], series, mark=best_epoch))
+    for title, names in by_chart(history[0], target).items():
+        series = [{"name": name, "values": [number(row[name]) for row in rows]} for name in names]
+        charts.append(line(title, "epoch", epochs, series, mark=best_epoch))
     return charts
 
 

@@ -5,11 +5,9 @@ from typing import Any
 
 from dltrain.report.charts import Chart, line, number, thinned
 from dltrain.report.html import escaped, figure, page, section, table
+from dltrain.report.metrics import leading, lower_is_better
 from dltrain.report.page import places
 from dltrain.report.story import Rows
-
-_CURVES = ("loss", "accuracy", "mae", "r2")
-_LOWER = ("loss", "mae")  # is better
 
 
 def render_comparison(
@@ -42,23 +40,20 @@ _SAME = '<p class="soft">The configurations are the same.</p>'
 
 
 def curves(names: Sequence[str], histories: Sequence[Rows]) -> list[Chart]:
-    """A chart a metric, a curve a run."""
+    """A chart for the first metric of each kind and for the learning rate, with a curve for each run."""
     histories = [thinned(rows, None) if rows else [] for rows in histories]
     epochs = sorted({int(row["epoch"]) for rows in histories for row in rows})
-    metrics = dict.fromkeys(name for rows in histories if rows for name in rows[0])
+    names_of_all = list(dict.fromkeys(name for rows in histories if rows for name in rows[0]))
     charts = []
-    for metric in metrics:
-        if metric != "lr" and metric.rpartition("/")[2] not in _CURVES:
-            continue
+    for metric in [*leading(names_of_all), *(["lr"] if "lr" in names_of_all else [])]:
         series = []
         for name, rows in zip(names, histories, strict=True):
             values = {int(row["epoch"]): number(row.get(metric)) for row in rows}
             series.append({"name": name, "values": [values.get(epoch) for epoch in epochs]})
         title = "learning rate" if metric == "lr" else metric
-        lower = metric.endswith(_LOWER)
-        # Long runs have lost some epochs.
-        charts.append({**line(title, "epoch", epochs, series), "joined": True, "lower": lower})
-    return sorted(charts, key=lambda chart: chart["title"] == "learning rate")
+        # Joined, because long runs have lost some epochs.
+        charts.append({**line(title, "epoch", epochs, series), "joined": True, "lower": lower_is_better(metric)})
+    return charts
 
 
 def _marked(text: str, best: bool) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dltrain.report.drawing import new_figure, save
+from dltrain.report.metrics import metric_of
 
 
 def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
@@ -11,7 +12,7 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, title: str
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in history]
-    panels = [[name for name in history[0] if name.endswith("/loss")], _main_metrics(list(history[0])), ["lr"]]
+    panels = [[name for name in history[0] if name.endswith("/loss")], _headlines(list(history[0])), ["lr"]]
     panels = [names for names in panels if names]
     figure = new_figure(title, (4.4 * len(panels), 3.6))
     for axes, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -27,10 +28,6 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, title: str
     save(figure, path)
 
 
-def _main_metrics(names: Sequence[str]) -> list[str]:
+def _headlines(names: Sequence[str]) -> list[str]:
     """The metric to look at besides the loss: accuracy for classification, the error in its units for regression."""
-    for main in ("accuracy", "mae"):
-        found = [name for name in names if name.endswith(f"/{main}")]
-        if found:
-            return found
-    return []
+    return [name for name in names if metric_of(name).level == "headline" and not name.endswith("/loss")]

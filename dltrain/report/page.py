@@ -6,11 +6,11 @@ from typing import Any
 from dltrain.report import charts as charting
 from dltrain.report.figures import confusions
 from dltrain.report.html import chart_places, escaped, facts, figure, page, picture, section, table
+from dltrain.report.metrics import summary
 from dltrain.report.story import Mistake, Story
 
 _WIDEST_MATRIX = 25  # classes; of more, the most frequent confusions are listed
 _CONFUSIONS = 20
-_MAIN = ("accuracy", "f1", "mae", "rmse", "r2", "loss")
 _TILES = 4
 
 
@@ -56,7 +56,7 @@ def _outcome(story: Story) -> str:
     """A few large figures: the test metrics, or while there are none those of the best epoch so far."""
     result, best = story.result, story.result.get("best", {})
     part, metrics = ("test", result["test"]) if result.get("test") else ("validation", best.get("val", {}))
-    tiles = [(f"{part} {name}", figure(metrics[name])) for name in _MAIN if name in metrics][:_TILES]
+    tiles = [(f"{part} {name}", figure(metrics[name])) for name in summary(metrics)[:_TILES]]
     if not tiles and story.history:
         tiles = [("training loss", figure(story.history[-1].get("train/loss")))]
     if best:

@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dltrain.report.figures import short
+from dltrain.report.metrics import lower_is_better
 from dltrain.runs.record import command_of
 from dltrain.sweep.ledger import Job, Ledger, grouped
-from dltrain.training.metric_names import lower_is_better
 
 
 @dataclass

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.nodes import settled
 from dltrain.errors import ConfigError
+from dltrain.report.metrics import lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, key_of, setting
 from dltrain.system.structure import flat
-from dltrain.training.metric_names import lower_is_better
 
 FILE = "pruning.log"  # the study of a sweep whose jobs nobody searches for
 

@@ -4,12 +4,12 @@ import logging
 import os
 from pathlib import Path
 
+from dltrain.report.metrics import about_test
 from dltrain.runs.record import history_of
 from dltrain.sweep.ledger import settled
 from dltrain.sweep.outcome import Outcome, outcome
 from dltrain.system.answer import on_terminal, print_json
 from dltrain.system.files import write_text
-from dltrain.training.metric_names import about_test
 
 _PAGES = ("report.html", "curves.png")  # what a job is linked to: the first that it has
 

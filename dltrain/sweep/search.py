@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config import sweeps
 from dltrain.errors import ConfigError, UserError, did_you_mean
+from dltrain.report.metrics import NAMES, about_test, lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.pruning import Judge, make_pruner, monitor
 from dltrain.sweep.space import distribution, grid_values, typed
 from dltrain.system.extras import install_line
-from dltrain.training.metric_names import NAMES, about_test, lower_is_better
 
 log = logging.getLogger(__name__)
 

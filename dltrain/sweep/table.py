@@ -7,19 +7,20 @@ from typing import Any
 from rich.table import Table
 
 from dltrain.report.figures import short
+from dltrain.report.metrics import metric_of
 from dltrain.sweep.outcome import Outcome
 from dltrain.system.answer import stdout
 from dltrain.system.console import Console, in_one_line
 
 _SHOWN = 20
-_MAIN = ("loss", "accuracy", "mae")  # sweep.csv and sweep.html have the others
 
 
 def print_outcome(found: Outcome) -> None:
     """The best choices first, then what failed and why, then the command of the best job."""
     console = Console(file=stdout())
     keys = list(dict.fromkeys(key for choice in found.choices for key in choice.settings))
-    names = [name for name in found.ledger.metrics() if name.rpartition("/")[2] in _MAIN and name != found.monitor]
+    # The rest is in sweep.csv and sweep.html.
+    names = [name for name in found.ledger.metrics() if metric_of(name).level == "headline"]
     metrics = list(dict.fromkeys([found.monitor, *(metric for metric, _ in found.ledger.objectives), *names]))
     table = Table(box=None, pad_edge=False)
     summary = found.summary()

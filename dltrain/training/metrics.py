@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dltrain.data.base import Facts
 from dltrain.distributed.world import World
-from dltrain.training.metric_names import NAMES
+from dltrain.report.metrics import NAMES
 
 
 class Metrics(Protocol):

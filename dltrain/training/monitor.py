@@ -7,7 +7,7 @@ from typing import Any
 
 from dltrain.errors import UserError
 from dltrain.report.figures import short
-from dltrain.training.metric_names import lower_is_better
+from dltrain.report.metrics import lower_is_better
 
 
 @dataclass

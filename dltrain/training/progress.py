@@ -14,9 +14,9 @@ from rich.table import Table
 from torch import Tensor
 
 from dltrain.report.figures import figure, short
+from dltrain.report.metrics import labelled
 from dltrain.system.console import Console, in_one_line
 from dltrain.system.log import EPOCHS, can_redraw
-from dltrain.training.metric_names import lower_is_better
 from dltrain.training.metrics import MeanLoss
 from dltrain.training.monitor import Best
 
@@ -164,7 +164,6 @@ def result_table(test: Mapping[str, float], val: Mapping[str, float]) -> Table:
         if metrics:
             table.add_column(title, justify="right")
     for name in dict.fromkeys([*val, *test]):
-        arrow = "↓" if lower_is_better(name) else "↑"
         cells = [figure(metrics[name]) if name in metrics else "" for metrics in (val, test) if metrics]
-        table.add_row(f"{in_one_line(name)} {arrow}", *cells)
+        table.add_row(in_one_line(labelled(name)), *cells)
     return table
