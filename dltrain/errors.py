@@ -8,6 +8,7 @@
     │   ├── RecordError        another file of a run or sweep that is damaged or foreign
     │   └── MismatchError      parts that do not fit each other: a CNN for a table
     └── TrainingError          exit 1: training itself failed, for example diverged
+        └── LostPeerError      another process of the run is no longer there; its launcher knows why
 
 Anything else that escapes is a bug, here or in the user's own class, and keeps its traceback (exit 1).
 A signal that ends a run is :class:`Interrupted`, no ``Exception``: only the command line catches it.
@@ -70,6 +71,10 @@ class MismatchError(UserError):
 
 class TrainingError(DltrainError):
     """Training failed; the message says where and what to try."""
+
+
+class LostPeerError(TrainingError):
+    """Another process of the run is no longer there."""
 
 
 SIGNALLED = 128  # exit codes above are a signal's, as a shell has them

@@ -19,7 +19,7 @@ from torch import nn
 
 from dltrain.distributed.layers import share_layers
 from dltrain.distributed.world import World, _span
-from dltrain.errors import CheckpointError, ConfigError, TrainingError
+from dltrain.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from dltrain.runs import checkpoint
 from dltrain.runs.record import read_result
 from dltrain.runs.shards import joined
@@ -322,6 +322,15 @@ def worker(rank: int) -> int:
     raise AssertionError(f"no process has rank {rank}")
 
 
+def assert_killed(out: str, errors: str, run: Path, victim: int) -> None:
+    """stderr and the result say once that the process with the rank ``victim`` was killed."""
+    cause = f"rank {victim} was killed by signal 9"
+    assert errors.count("dltrain: ") == 1 and f"dltrain: {cause}" in errors, errors
+    result = json.loads((run / "result.json").read_text())
+    for answer in (json.loads(out), result):
+        assert answer["status"] == "failed" and answer["error"].startswith(cause)
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_which_can_go_on(together, tmp_path, monkeypatch, victim):
@@ -330,10 +339,7 @@ def test_a_killed_process_ends_the_run_which_can_go_on(together, tmp_path, monke
     os.kill(worker(victim), signal.SIGKILL)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.count("dltrain: ") == 1 and f"rank {victim}" in errors
-    assert json.loads(out)["status"] == "failed"
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["status"] == "failed" and f"rank {victim}" in result["error"]
+    assert_killed(out, errors, tmp_path / "run", victim)
     done = len(history(tmp_path / "run"))
     ended = together(3, "resume", "run", f"trainer.epochs={done + 1}")
     assert ended[0].code == 0 and len(history(tmp_path / "run")) == done + 1
@@ -378,9 +384,9 @@ class Net(MLP):
 """
 
 
-def leaving(folder: Path, *launcher: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def leaving(folder: Path, *launcher: str, code: str = LEAVING, **environment: str) -> subprocess.CompletedProcess[str]:
     """A run of two processes whose network does what the environment says."""
-    (folder / "mine.py").write_text(LEAVING)
+    (folder / "mine.py").write_text(code)
     options = [*SMALL, "model=mlp", "model._target_=mine.Net", "report=false", "hydra.run.dir=run"]
     return subprocess.run(
         [sys.executable, "-m", *launcher, *options],
@@ -400,6 +406,38 @@ def test_own_code_that_leaves_with_an_exit_code_is_a_failure_that_names_its_rank
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == json.loads(run.stdout)["status"] == "failed"
     assert result["error"].startswith(f"rank {victim} ")
+
+
+KILLED = """
+import os, time
+from dltrain.distributed.world import Group
+from dltrain.models import MLP
+WHEN, IS_VICTIM, SECONDS = os.environ["WHEN"], os.environ.get("RANK") == "1", 2
+close = Group.close
+def close_slowly(group):
+    if WHEN == "as it leaves":
+        time.sleep(SECONDS)
+    close(group)
+Group.close = close_slowly
+class Net(MLP):
+    steps = 0
+    def forward(self, inputs):
+        Net.steps += self.training
+        if Net.steps >= 8 and self.training == (WHEN != "in the test"):
+            if IS_VICTIM:
+                os.kill(os.getpid(), 9)
+            if WHEN != "as it leaves":
+                time.sleep(SECONDS)
+        return super().forward(inputs)
+"""
+
+
+@pytest.mark.parametrize("when", ["at a step", "in the test", "as it leaves"])
+def test_the_signal_of_the_launcher_is_not_why_a_run_ends(tmp_path, when):
+    """Rank 0 receives it before it notices that rank 1 was killed, or on its way out."""
+    run = leaving(tmp_path, "dltrain", "trainer.devices=2", "dataset.val_fraction=0", code=KILLED, WHEN=when)
+    assert run.returncode == 1, run.stderr
+    assert_killed(run.stdout, run.stderr, tmp_path / "run", 1)
 
 
 def test_a_process_that_aborts_when_the_run_is_done_is_no_failure(tmp_path):
@@ -448,12 +486,21 @@ RUNNING, DONE = {"status": "running"}, {"status": "done"}
     [
         ({0: 1, 1: -9}, {0: "a bug"}, {"status": "failed"}, False, 1, "", "failed"),
         ({1: -9, 0: 1}, {0: "rank 1 has ended"}, {"status": "failed"}, True, 1, "", "failed"),
+        ({1: -9, 0: 1}, {}, {"status": "failed"}, False, 1, "rank 1 was killed by signal 9", "failed"),
+        ({0: 1, 1: -9}, {}, {"status": "failed"}, False, 1, "rank 1 was killed by signal 9", "failed"),
+        ({1: -9, 0: 143}, {}, {"status": "interrupted"}, False, 1, "rank 1 was killed by signal 9", "failed"),
+        ({0: 143, 1: -9}, {}, RUNNING, False, 1, "rank 1 was killed by signal 9", "failed"),
+        ({0: 143, 2: 1, 1: -9}, {}, RUNNING, False, 1, "rank 1 was killed by signal 9", "failed"),
+        ({1: -9, 0: -15}, {}, RUNNING, False, 1, "rank 1 was killed by signal 9", "failed"),
+        ({1: 1, 0: 143}, {1: "a bug"}, {"status": "interrupted"}, False, 1, "rank 1: a bug", "failed"),
+        ({0: 143, 1: -15}, {}, {"status": "interrupted"}, False, 143, "signal 15", "interrupted"),
         ({0: -9, 1: 1}, {1: "rank 0 has ended"}, RUNNING, False, 1, "rank 0 was killed by signal 9", "failed"),
         ({0: -11, 1: -15}, {}, {}, False, 1, "rank 0 was killed by signal 11", None),
         ({1: 2, 0: 2}, {0: "rank 1: no file", 1: "no file"}, {}, False, 2, "", None),
         ({1: 2, 0: -15}, {1: "no file"}, {}, False, 2, "rank 1: no file", None),
-        ({0: 1, 1: 1}, {1: "rank 0 has ended"}, RUNNING, False, 1, "rank 0 ended with exit code 1", "failed"),
-        ({1: 138, 0: 138}, {0: "interrupted"}, {"status": "interrupted"}, True, 138, "", "interrupted"),
+        ({0: 1, 1: 1}, {}, RUNNING, False, 1, "rank 0 ended with exit code 1", "failed"),
+        ({0: 1, 1: 1}, {1: "no file"}, RUNNING, False, 1, "rank 1: no file", "failed"),
+        ({1: 138, 0: 138}, {}, {"status": "interrupted"}, False, 138, "signal 10", "interrupted"),
         ({1: -6, 0: -15}, {}, DONE, False, 0, "warning: rank 1 was killed by signal 6", "done"),
         ({0: -6}, {}, DONE, True, 0, "warning: rank 0 was killed by signal 6", "done"),
     ],
@@ -468,11 +515,11 @@ def test_the_launcher_says_what_nobody_has_said(tmp_path, capsys, codes, errors,
             (folder / "answered").touch()
     if result:
         (tmp_path / "result.json").write_text(json.dumps(result))
-    left = ending.Left(tmp_path / "logs", tmp_path, before={})
+    leftovers = ending.Leftovers(tmp_path / "logs", tmp_path, before={})
     ended, told = 0, ""
     try:
-        ending.settle_failure(codes, left)
-    except TrainingError as error:
+        ending.settle_failure(codes, leftovers)
+    except (TrainingError, Interrupted) as error:
         ended, told = error.exit_code, "" if error.is_told else str(error)
     out, err = capsys.readouterr()
     assert ended == code

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from dltrain.distributed.world import Group, World
-from dltrain.errors import SIGNALLED, DltrainError, Interrupted, TrainingError, exit_code_of
+from dltrain.errors import SIGNALLED, DltrainError, Interrupted, LostPeerError, TrainingError, exit_code_of
 from dltrain.system import worker
-from dltrain.system.answer import say_how_it_ended
+from dltrain.system.answer import is_left_to_launcher, report, say_how_it_ended
 
 _PLAN, _ERROR, _FOLDER = "plan", "error", "dltrain run folder"  # keys of the stores
 _NO_PLAN = "null"
@@ -78,9 +77,9 @@ class Meeting:
         while not self.store.check([_PLAN]):  # the store's own waiting would keep signals from being handled
             lost = self._lost()
             if failed := self._failure():
-                raise _ElsewhereError(*failed)
+                raise failed[1]
             if lost and not self.store.check([_PLAN]):
-                raise TrainingError(f"{lost} has ended before there was anything to do")
+                raise LostPeerError(f"{lost} has ended before there was anything to do")
             time.sleep(_POLL / 10)
         told = json.loads(self.store.get(_PLAN).decode())
         return None if told is None else Plan(*told)
@@ -88,15 +87,15 @@ class Meeting:
     def tell(self, error: BaseException) -> None:
         """Tell the others what has ended this process, unless another has failed before."""
         self.leave()
-        code = exit_code_of(error)
         text = str(error) or type(error).__name__
         if isinstance(error, Interrupted):
             told = "interrupted"
         else:
             told = text if isinstance(error, DltrainError) else f"a bug: {text}"
         with contextlib.suppress(dist.DistError):  # the store has gone with the process that kept it
-            self.store.compare_set(_ERROR, "", f"{self.rank} {code} {told}")
-        if self.rank > 0:  # rank 0 says it itself
+            failure = self.rank, exit_code_of(error), told, isinstance(error, LostPeerError)
+            self.store.compare_set(_ERROR, "", json.dumps(failure))
+        if self.rank > 0 and not is_left_to_launcher(error):  # rank 0 says it itself
             worker.leave_error(told)
 
     def explained(self, error: BaseException) -> BaseException:
@@ -108,12 +107,9 @@ class Meeting:
             lost = self._lost()
             failed = self._failure()  # behind the look at who is left: who ends says why before
             if lost and not failed:
-                return TrainingError(f"{lost} has ended without a word: it was killed, left, or had no memory")
+                return LostPeerError(f"{lost} has ended without a word: it was killed, left, or had no memory")
             time.sleep(_POLL / 10)
-        if failed and failed[0] != self.rank:
-            signal = failed[1] - SIGNALLED
-            return Interrupted(signal) if signal > 0 else _ElsewhereError(*failed)
-        return error
+        return failed[1] if failed and failed[0] != self.rank else error
 
     def leave(self) -> None:
         """Look no longer at what becomes of the others."""
@@ -121,12 +117,12 @@ class Meeting:
         if threading.current_thread() is not self._watcher:
             self._watcher.join()
 
-    def _failure(self) -> tuple[int, int, str] | None:
-        """Rank, exit code and message of the first process that has failed."""
+    def _failure(self) -> tuple[int, BaseException] | None:
+        """The rank of the first process that has failed, and what has ended it."""
         with contextlib.suppress(dist.DistError):
             if self._looking.check([_ERROR]):
-                rank, code, text = self._looking.get(_ERROR).decode().split(" ", 2)
-                return int(rank), int(code), text
+                rank, code, text, is_lost_peer = json.loads(self._looking.get(_ERROR).decode())
+                return rank, _elsewhere(rank, code, text, is_lost_peer)
         return None
 
     def _lost(self) -> str:
@@ -144,21 +140,20 @@ class Meeting:
         """End this process where it waits for one that has failed: some collectives wait for half an hour."""
         while not self._left.wait(_POLL):
             if (failed := self._failure()) and failed[0] != self.rank and not self._left.wait(_PATIENCE):
+                code = exit_code_of(failed[1])
                 if self.rank == 0:
-                    error = _ElsewhereError(*failed)
-                    told = "interrupted" if failed[1] > SIGNALLED else str(error)
-                    print(f"dltrain: {told}", file=sys.stderr, flush=True)
-                    say_how_it_ended(failed[1], error)
-                    worker.leave_error(told)
-                os._exit(failed[1])
+                    report(failed[1])
+                    say_how_it_ended(code, failed[1])
+                os._exit(code)
 
 
-class _ElsewhereError(TrainingError):
-    """What has ended another process, and with it the run."""
-
-    def __init__(self, rank: int, code: int, text: str):
-        super().__init__(f"rank {rank}: {text}")
-        self.exit_code = code
+def _elsewhere(rank: int, code: int, text: str, is_lost_peer: bool) -> BaseException:
+    """What has ended the process ``rank``, and with it the run."""
+    if code > SIGNALLED:
+        return Interrupted(code - SIGNALLED)
+    error = LostPeerError(text) if is_lost_peer else TrainingError(f"rank {rank}: {text}")
+    error.exit_code = code
+    return error
 
 
 def _met() -> tuple[Any, int, int]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, exit_code_of
+from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, LostPeerError, exit_code_of
 from dltrain.system import worker
 from dltrain.system.files import finite
 from dltrain.system.streams import printable
@@ -115,7 +115,7 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error)
         worker.leave_error(f"a bug: {_text_of(error)}")
         return 1
-    if not is_told(error):
+    if not is_told(error) and not is_left_to_launcher(error):
         print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
         worker.leave_error(text)  # once it is said: the launcher says what has not been
     return exit_code_of(error)
@@ -126,13 +126,21 @@ def is_told(error: BaseException) -> bool:
     return isinstance(error, SystemExit) or bool(getattr(error, "is_told", False))
 
 
+def is_left_to_launcher(error: BaseException | None) -> bool:
+    """Whether dltrain's launcher says what ended the run, of which ``error`` is only the effect in this process.
+
+    The launcher stops the others once a process has ended, and they may receive its signal before they notice why.
+    """
+    return isinstance(error, LostPeerError | Interrupted | KeyboardInterrupt) and worker.has_launcher()
+
+
 def say_how_it_ended(code: int, error: BaseException | None) -> None:
     """Answer for a command that ``error`` has ended with exit code ``code``, unless there is an answer.
 
     Where a launcher starts the processes of a run anew, this is not how it ended.
     """
     is_last_word = code > SIGNALLED or not worker.may_start_again()
-    if is_last_word and stdout() and not (_given.is_set() or on_terminal()):
+    if is_last_word and not is_left_to_launcher(error) and stdout() and not (_given.is_set() or on_terminal()):
         print_json(ending(code, error))
 
 

@@ -22,6 +22,11 @@ def is_launched_by_dltrain() -> bool:
     return is_worker() and COMMAND in os.environ
 
 
+def has_launcher() -> bool:
+    """Whether dltrain's launcher waits for this process, and says how the run ended where this one cannot know."""
+    return is_launched_by_dltrain() and os.getppid() == int(os.environ[LAUNCHER])
+
+
 def rank() -> int:
     """Which of the processes this is, from 0; 0 where it is the only one."""
     return int(os.environ["RANK"]) if is_worker() else 0

@@ -10,7 +10,7 @@ from dltrain.build import Parts
 from dltrain.errors import DltrainError, Interrupted, exit_code_of
 from dltrain.runs.folder import RunFolder
 from dltrain.system import worker
-from dltrain.system.answer import ending, give, on_terminal, print_json, stdout
+from dltrain.system.answer import ending, give, is_left_to_launcher, on_terminal, print_json, stdout
 from dltrain.trained.resume import candidates
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ _PRINTED = ("status", "run", "error", "best", "test", "seconds")
 def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     """Say in ``result.json`` that ``error`` ended the run.
 
-    On stdout as well, unless the launcher starts the run again; on a terminal the traceback of a bug says enough.
+    On stdout as well, unless the launcher says it, or starts the run again; on a terminal the traceback of a bug says
+    enough.
     """
     trainer = parts.trainer
     if not trainer.world.is_main:
@@ -38,7 +39,7 @@ def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     saved = any(path.exists() for path in candidates(folder.path))
     how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
     log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
-    if worker.may_start_again() and not interrupted:
+    if is_left_to_launcher(error) or (worker.may_start_again() and not interrupted):
         return
     if not on_terminal() or isinstance(error, KeyboardInterrupt | Interrupted | DltrainError):
         show(result, error)

@@ -1,4 +1,4 @@
-"""How a run in several processes has ended, by what its launcher saw and what they have left: the last word is said."""
+"""How a run in several processes ended, by what its launcher saw and by what they left: the launcher's last word."""
 
 import json
 import shlex
@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dltrain.errors import Interrupted, TrainingError
+from dltrain.errors import SIGNALLED, Interrupted, TrainingError
 from dltrain.runs.record import read_result
 from dltrain.system.files import write_json
 from dltrain.system.signals import HANDLED
 from dltrain.system.worker import ANSWERED_FILE, ERROR_FILE
 
-_OWN = {1, 2, *(Interrupted(number).exit_code for number in HANDLED)}  # exit codes that dltrain leaves with
+_EXIT_CODES = {1, 2, *(Interrupted(number).exit_code for number in HANDLED)}  # that dltrain ends with
 _CLOSING = {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM)}  # how the launcher ends the others
 
 
-class Left:
-    """What the processes of a run in the folder ``path``, if it has one, have left.
+class Leftovers:
+    """What the processes of a run in the folder ``path``, if it has one, left.
 
     ``before`` is what ``result.json`` held when they began.
     """
@@ -33,66 +33,75 @@ class Left:
             self.result = {}
 
     @property
-    def has_spoken(self) -> bool:
+    def has_said_why(self) -> bool:
         """Whether rank 0 has said on stderr why it ended."""
         return 0 in self.errors
 
     def finish(self, status: str, cause: str = "") -> None:
-        """Say how the run ended in ``result.json``, where it says something else, and on stdout, where nobody has."""
+        """Write to ``result.json`` how the run ended, unless rank 0 knew, and show it where rank 0 has not."""
         from dltrain.trained.result import show
 
-        if self.path and self.result.get("status") == "running":
+        is_done = self.result.get("status") == "done"
+        is_wrong = self.result.get("status") == "running" or (bool(cause) and not self.has_said_why)
+        if self.path and self.result and not is_done and is_wrong:
             self.result |= {"status": status} | ({"error": cause} if cause else {})
             write_json(self.path / "result.json", self.result)
-        is_done = self.result.get("status") == "done"
-        if self.result and not self.has_answered and (is_done or not self.has_spoken):
+        if self.result and not self.has_answered and (is_done or not self.has_said_why):
             show(self.result)
 
 
-def settle_signal(error: Interrupted, left: Left) -> NoReturn:
-    """End this process, the launcher, which was asked to by a signal.
+def settle_signal(error: Interrupted, leftovers: Leftovers) -> NoReturn:
+    """End this process, the launcher, which a signal asked to stop.
 
     Raises:
-        Interrupted: ``error``, which rank 0 may have told already.
+        Interrupted: ``error``.
     """
-    left.finish("interrupted")
-    error.is_told = left.has_spoken
+    leftovers.finish("interrupted")
+    error.is_told = leftovers.has_said_why
     raise error
 
 
-def settle_failure(codes: Mapping[int, int], left: Left) -> None:
-    """Say what nobody has said of a run whose ranks ended with ``codes``, the first to fail first; negative: a signal.
+def settle_failure(codes: Mapping[int, int], leftovers: Leftovers) -> None:
+    """Say what rank 0 has not said of a run whose ranks ended with ``codes``, the first to end first; negative: a
+    signal.
 
     Raises:
-        TrainingError: why, which rank 0 may have told already. A run that was done before nevertheless is.
+        TrainingError: why, which rank 0 may have said already. A run that was done before nevertheless is.
+        Interrupted: all of them were asked to stop, by another process than the launcher.
     """
-    rank, code = next(iter(codes.items()))
-    sudden = _sudden(codes)
-    told = f"rank {rank}: {left.errors[rank]}" if rank in left.errors else f"rank {rank} ended with exit code {code}"
-    cause = sudden or told
-    left.finish("failed", cause)
-    if sudden and left.result.get("status") == "done":
-        print(f"warning: {sudden}, when the run was done", file=sys.stderr)
+    killed = _killed(codes, leftovers)
+    rank = next((rank for rank in codes if rank in leftovers.errors), next(iter(codes)))
+    code, said = codes[rank], leftovers.errors.get(rank)
+    if code > SIGNALLED and not killed:
+        settle_signal(Interrupted(code - SIGNALLED), leftovers)
+    cause = killed or (f"rank {rank} ended with exit code {code}" if said is None else f"rank {rank}: {said}")
+    is_logged = leftovers.result.get("status") in ("failed", "interrupted")  # with how to go on
+    leftovers.finish("failed", cause)
+    if killed and leftovers.result.get("status") == "done":
+        print(f"warning: {killed}, when the run was done", file=sys.stderr)
         return
-    error = TrainingError(f"{cause}{_how_to_go_on(left.path)}")
-    error.exit_code = 1 if sudden else code
-    error.is_told = left.has_spoken and not any(map(_is_foreign, codes.values()))
+    error = TrainingError(cause if is_logged else f"{cause}{_how_to_go_on(leftovers.path)}")
+    error.exit_code = 1 if killed else code
+    error.is_told = leftovers.has_said_why and not any(map(_is_foreign, codes.values()))
     raise error
 
 
-def _sudden(codes: Mapping[int, int]) -> str:
-    """Which rank has ended without that dltrain knew, and how; empty where none has."""
+def _killed(codes: Mapping[int, int], leftovers: Leftovers) -> str:
+    """Which rank ended without a word of dltrain's, and how; empty where none did."""
+    is_explained = False  # by a rank that ended earlier
     for number, (rank, code) in enumerate(codes.items()):
         if _is_foreign(code):
             return f"rank {rank} left by itself, with exit code {code}"
-        if code < 0 and (number == 0 or code not in _CLOSING):
+        by_launcher = code in _CLOSING and (is_explained or (code == -signal.SIGTERM and number > 0))
+        if code < 0 and not by_launcher:
             return f"rank {rank} was killed by signal {-code}"
+        is_explained |= rank in leftovers.errors
     return ""
 
 
 def _is_foreign(code: int) -> bool:
     """Whether a user's own code has left with this exit code, of which rank 0 can only guess."""
-    return code >= 0 and code not in _OWN
+    return code >= 0 and code not in _EXIT_CODES
 
 
 def _how_to_go_on(path: Path | None) -> str:

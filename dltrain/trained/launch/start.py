@@ -19,7 +19,7 @@ from dltrain.system import worker
 from dltrain.system.answer import give
 from dltrain.system.signals import handled_by, leave_closed_terminal
 from dltrain.system.worker import COMMAND, LAUNCHER
-from dltrain.trained.launch.ending import Left, settle_failure, settle_signal
+from dltrain.trained.launch.ending import Leftovers, settle_failure, settle_signal
 
 _SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
 
@@ -98,12 +98,12 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
             ended = {rank: failure.exitcode for rank, failure in error.failures.items()}
         if not ended:
             return
-        left = Left(Path(logs), path, before)
-        if left.has_answered:
+        leftovers = Leftovers(Path(logs), path, before)
+        if leftovers.has_answered:
             give()
     if isinstance(ended, Interrupted):  # outside of "except": torch's own message is not why
-        settle_signal(ended, left)
-    settle_failure(ended, left)
+        settle_signal(ended, leftovers)
+    settle_failure(ended, leftovers)
 
 
 @contextmanager
