@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,9 +18,9 @@ from dltrain.runs import checkpoint
 from dltrain.runs.checkpoint import Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
-from dltrain.training import recovery
 from dltrain.training.finite import FiniteWatch, diagnose
 from dltrain.training.monitor import Best
+from dltrain.training.recovery import Recovery
 
 
 class Spoiled(torch.autograd.Function):
@@ -74,7 +73,7 @@ def spoiled(folder: Path, where: str, *steps: int, **options):
 @pytest.mark.parametrize("immediate", [True, False], ids=["at once", "asynchronously"])
 def test_the_message_has_the_step_the_learning_rate_the_layer_and_advice(tmp_path, where, told, immediate):
     trainer = spoiled(tmp_path, where, 7)
-    trainer.watch._immediate = immediate
+    trainer.recovery.watch._immediate = immediate
     # Noticed asynchronously, the weights have become infinite by then, from the first layer on.
     told = told if immediate else r"the weights \d\.\w+ are not finite"
     message = rf"step 7 \(epoch 2, learning rate 0.05\) is not finite; {told}.*optim\.lr.*clip_norm.*on_nonfinite"
@@ -85,7 +84,7 @@ def test_the_message_has_the_step_the_learning_rate_the_layer_and_advice(tmp_pat
 def test_the_state_saved_before_stays_the_last_one(tmp_path):
     for immediate in (True, False):
         trainer = spoiled(tmp_path, "gradient", 7, due=Due(every_n_epochs=None, every_n_steps=1))
-        trainer.watch._immediate = immediate
+        trainer.recovery.watch._immediate = immediate
         with pytest.raises(TrainingError):
             trainer.fit()
         trainer.checkpoints.settle()
@@ -144,9 +143,9 @@ def test_a_skipped_step_leaves_weights_buffers_and_draws_as_they_were(tmp_path, 
             nn.functional.cross_entropy(twin(inputs), targets).backward()
             optimizer.step()
     assert_equal_weights(trainer.model, twin)
-    (event,) = trainer.events
+    (event,) = trainer.recovery.events
     assert (event["event"], event["step"]) == ("step skipped", 3)
-    assert checkpoint.load(tmp_path / "last.pt")["trainer"]["events"] == trainer.events
+    assert checkpoint.load(tmp_path / "last.pt")["trainer"]["events"] == trainer.recovery.events
     assert math.isfinite(trainer.history[0]["train/loss"])
 
 
@@ -161,7 +160,7 @@ def test_an_epoch_of_which_every_step_is_skipped_still_ends(tmp_path):
 @pytest.mark.parametrize("immediate", [True, False], ids=["at once", "asynchronously"])
 def test_a_rollback_goes_back_to_the_last_state_and_on_at_half_the_rate(tmp_path, immediate):
     trainer = spoiled(tmp_path, "gradient", 7, on_nonfinite="rollback", epochs=3)
-    trainer.watch._immediate = immediate
+    trainer.recovery.watch._immediate = immediate
     layer = trainer.model[2]
     real = trainer.load_state_dict
 
@@ -172,7 +171,7 @@ def test_a_rollback_goes_back_to_the_last_state_and_on_at_half_the_rate(tmp_path
     trainer.load_state_dict = mended
     trainer.fit()
     assert [row["lr"] for row in trainer.history] == [0.05, 0.025, 0.025]
-    (event,) = trainer.events
+    (event,) = trainer.recovery.events
     assert (event["event"], event["step"], event["to"]) == ("rollback", 7, 4)
     # The same by hand: an epoch, then two at half the rate from its state.
     twin = spoiled(tmp_path, "gradient", epochs=1)
@@ -187,7 +186,7 @@ def test_a_rollback_gives_up_after_a_few_times(tmp_path):
     trainer = spoiled(tmp_path, "gradient", 7, on_nonfinite="rollback")
     with pytest.raises(TrainingError, match=r"step 7 .*learning rate 0\.0015625"):
         trainer.fit()
-    assert [event["event"] for event in trainer.events] == ["rollback"] * 5
+    assert [event["event"] for event in trainer.recovery.events] == ["rollback"] * 5
 
 
 def test_a_rollback_mends_a_rate_that_is_too_high(tmp_path):
@@ -212,7 +211,7 @@ def test_a_rollback_mends_a_rate_that_is_too_high(tmp_path):
         epochs=1,
     )
     trainer.fit()
-    assert [event["event"] for event in trainer.events] == ["rollback"] * 2
+    assert [event["event"] for event in trainer.recovery.events] == ["rollback"] * 2
     assert trainer.history[0]["lr"] == 1.5
     assert abs(float(model.weight.detach())) < 1e-6
 
@@ -277,7 +276,7 @@ def test_infinite_gradients_of_a_scaled_loss_do_not_count(tmp_path):
     trainer = make_trainer(tmp_path, MLP((5,), 10), images(32, (5,)), precision=Precision(CPU, torch.float16))
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # far more than float16 can hold
     trainer.fit()
-    assert trainer.epoch == 2 and trainer.events == []
+    assert trainer.epoch == 2 and trainer.recovery.events == []
     assert trainer.scaler.get_scale() < 2.0**40
     assert checkpoint.load(tmp_path / "last.pt")["trainer"]["scaler"]["scale"] == trainer.scaler.get_scale()
 
@@ -395,7 +394,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_more_parts_with_the_same_resul
     for left, right in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-14)
     assert short.history[1]["train/loss"] == pytest.approx(by_hand.history[1]["train/loss"], rel=1e-12)
-    assert [event["accumulate"] for event in short.events] == [2, 4]
+    assert [event["accumulate"] for event in short.recovery.events] == [2, 4]
     assert checkpoint.load(tmp_path / "last.pt")["trainer"]["accumulate"] == 4
 
 
@@ -406,7 +405,7 @@ def test_the_parts_are_remembered_when_the_run_goes_on(tmp_path):
     again = make_trainer(tmp_path, Hungry((5,), 10), images(32, (5,)))
     again.load_state_dict(checkpoint.load(tmp_path / "last.pt")["trainer"])
     again.fit()
-    assert len(again.events) == 2
+    assert len(again.recovery.events) == 2
 
 
 def test_no_memory_even_for_single_samples_ends_the_run(tmp_path):
@@ -425,7 +424,7 @@ def test_batches_are_cut_into_so_many_parts_and_no_more(tmp_path):
     trainer.train.batch_size = 4096
     with pytest.raises(TrainingError, match=r"out of memory even for a batch in 64 parts at step 1: CUDA"):
         trainer.fit()
-    assert [event["accumulate"] for event in trainer.events] == [2, 4, 8, 16, 32, 64]
+    assert [event["accumulate"] for event in trainer.recovery.events] == [2, 4, 8, 16, 32, 64]
     model.in_training = False
     trainer.train.batch_size = 1024
     loader = make_trainer(tmp_path, model, samples, val=samples).val
@@ -441,14 +440,12 @@ def test_on_oom_stop_ends_the_run_at_once(tmp_path):
     assert trainer.accumulate == 1
 
 
-def test_what_is_advised_where_memory_is_short_can_help(tmp_path):
+def test_what_is_advised_where_memory_is_short_can_help():
     """Several processes cannot halve, and single samples cannot be halved."""
     for several, least, on_oom in ((False, False, "stop"), (True, False, "halve"), (False, True, "halve")):
-        trainer = make_trainer(tmp_path, MLP((5,), 10), images(32, (5,)), on_oom=on_oom)
-        trainer.accumulate = 32 if least else 1
-        trainer.world = Mock(size=2 if several else 1)
+        recovery = Recovery(torch.device("cpu"), on_oom=on_oom, is_alone=not several)
         with pytest.raises(TrainingError, match=r"dataset\.batch_size or model.*bf16") as caught:
-            recovery.halve(trainer, 32, torch.OutOfMemoryError("too much"))
+            recovery.halve(32 if least else 1, 32, 1, torch.OutOfMemoryError("too much"))
         assert ("on_oom=halve" in str(caught.value)) == (not several and not least)
 
 
@@ -463,7 +460,7 @@ def test_an_evaluation_that_does_not_fit_is_done_in_smaller_batches_with_the_sam
     metrics = [trainer.validate() for trainer in (short, roomy)]
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-12)
     assert short.val.batch_size == 2
-    assert [event["evaluation_batch"] for event in short.events] == [4, 2]
+    assert [event["evaluation_batch"] for event in short.recovery.events] == [4, 2]
 
 
 def test_an_evaluation_without_memory_for_a_single_sample_ends_the_run(tmp_path):

@@ -18,7 +18,6 @@ from torch import nn
 from dltrain.build import build
 from dltrain.errors import ConfigError
 from dltrain.schedulers import Expression, LambdaLR, RandomLR, Schedule, linear_warmup_cosine
-from dltrain.training.recovery import scale_learning_rate
 from dltrain.training.trainer import Trainer
 
 EPOCHS = 30
@@ -245,7 +244,7 @@ def test_the_rates_of_a_schedule_made_of_others_are_scaled_as_a_whole(run):
     whole, scaled = (run("none", *nested("one behind the other")) for _ in range(2))
     expected = rates(whole)
     before = rates(scaled, epochs=range(2))
-    scale_learning_rate(scaled, 0.5)
+    scaled.scale_learning_rate(0.5)
     behind = [0.5 * rate for rate in expected[2 * STEPS :]]
     assert before + rates(scaled, epochs=range(2, EPOCHS)) == pytest.approx(expected[: 2 * STEPS] + behind)
 

@@ -29,7 +29,7 @@ def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
         return
     interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = {} if interrupted else {"error": str(error) or type(error).__name__}
-    events = {"events": trainer.events} if trainer.events else {}
+    events = {"events": trainer.recovery.events} if trainer.recovery.events else {}
     try:
         result = folder.write_result("interrupted" if interrupted else "failed", **best_of(parts), **cause, **events)
     except OSError as unwritable:  # the error itself says more than that the folder cannot be written to

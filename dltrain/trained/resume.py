@@ -16,7 +16,6 @@ from dltrain.runs import checkpoint
 from dltrain.runs.folder import path_of, require_one_run
 from dltrain.runs.record import read_or_warn, read_result
 from dltrain.system import yaml_text
-from dltrain.training.recovery import scale_learning_rate
 from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -175,8 +174,7 @@ def _place(trainer: Trainer, composed: Mapping[str, Any], changed: set[str]) -> 
     """
     assert trainer.schedule is not None
     if "optim.lr" not in changed:
-        rollbacks = sum(event["event"] == "rollback" for event in trainer.events)
-        scale_learning_rate(trainer, 0.5**rollbacks)
+        trainer.scale_learning_rate(0.5**trainer.recovery.rollbacks)
     both = (composed, yaml_text.load(trainer.checkpoints.header["composed"]))
     before, now = (_without_lengths(content["scheduler"]) for content in both)
     if before != now or "optim._target_" in changed:
@@ -205,7 +203,7 @@ def _take_up_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set
     before, rate = (group[0].get("initial_lr", group[0]["lr"]) for group in (groups, fresh))
     all_of_them = _changes_schedule(changed)  # a schedule that is made anew has left its own marks there
     if "optim.lr" in changed and before and not all_of_them:
-        scale_learning_rate(trainer, rate / before)
+        trainer.scale_learning_rate(rate / before)
     for group, new in zip(groups, fresh, strict=True):
         group.update({name: new[name] for name in _KERNELS if name in new})
         kept = ("params", "lr") if before and not all_of_them else ("params",)

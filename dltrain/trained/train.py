@@ -195,7 +195,7 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         trainer.loggers.close(told)
     timings: dict[str, Any] = {"train": round(trainer.seconds, 3), "test": round(time.perf_counter() - trained, 3)}
     timings |= {"profile": profile} if profile else {}
-    extra |= {"events": trainer.events} if trainer.events else {}
+    extra |= {"events": trainer.recovery.events} if trainer.recovery.events else {}
     return folder.write_result("done", **best_of(parts), test=test, epochs=trainer.epoch, timings=timings, **extra)
 
 

@@ -1,17 +1,16 @@
-"""What a trainer does when a step goes wrong: values that are not finite, or memory that is short."""
+"""What a run does when a step goes wrong: values that are not finite, or memory that is short."""
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dltrain.data.loader import Loader
 from dltrain.errors import TrainingError
 from dltrain.system.device import is_out_of_memory
-from dltrain.training.finite import NOTHING_FOUND, diagnose
-from dltrain.training.state import State
+from dltrain.training.finite import FiniteWatch
 
 log = logging.getLogger(__name__)
 
@@ -28,121 +27,136 @@ class NotFinite(Exception):
         self.cause = cause
 
 
-def not_finite(trainer: State, step: int, inputs: Tensor, backward: Callable[[], Tensor]) -> None:
-    """Do what ``on_nonfinite`` says about ``step``; ``backward`` computes this process's gradients of ``inputs`` alone.
+class Recovery:
+    """Decides what follows a step that goes wrong, and records it in ``events``, plain types.
 
-    Raises:
-        NotFinite: unless the step is to be skipped.
+    ``on_nonfinite`` says what follows a loss or gradient that is not finite: ``stop`` the run, ``skip`` the step, or
+    ``rollback`` to the last checkpoint and go on with half the learning rate. With ``on_oom`` ``halve`` a step that
+    runs out of memory is taken again in twice as many micro-batches, of at least ``smallest`` samples each; not so
+    unless the run ``is_alone`` in its process: others could not know.
     """
-    cause = _describe(trainer, inputs, backward)
-    trainer.watch.reset()
-    if trainer.on_nonfinite != "skip":
-        raise NotFinite(step, cause)
-    trainer.events.append({"event": "step skipped", "step": step, "cause": cause})
-    log.warning("step %d is skipped: its loss or a gradient is not finite; %s", step, cause)
+
+    def __init__(
+        self,
+        device: torch.device,
+        on_nonfinite: Literal["stop", "skip", "rollback"] = "stop",
+        on_oom: Literal["halve", "stop"] = "halve",
+        smallest: int = 1,
+        is_alone: bool = True,
+    ):
+        self.skips = on_nonfinite == "skip"
+        self.rolls_back = on_nonfinite == "rollback"
+        self.halves = on_oom == "halve" and is_alone
+        self.smallest = smallest
+        self.is_alone = is_alone
+        self.watch = FiniteWatch(device)
+        self.events: list[dict[str, Any]] = []
+        self._saved: dict[str, Any] = {}  # what a rollback goes back to
+
+    @property
+    def rollbacks(self) -> int:
+        """How often the run has gone back."""
+        return _rollbacks(self.events)
+
+    def note(self, step: int, loss: Tensor, gradients: list[Tensor]) -> int | None:
+        """Take in a step that is about to be taken; returns the first bad step as soon as it is known."""
+        bad = self.watch.note(step, loss, gradients)
+        # To leave out a step, it must be known before it is taken.
+        return self.watch.look(wait=True) if bad is None and self.skips else bad
+
+    def skip(self, step: int, cause: str) -> None:
+        """Record that ``step`` is skipped.
+
+        Raises:
+            NotFinite: it is not to be.
+        """
+        self.watch.reset()
+        if not self.skips:
+            raise NotFinite(step, cause)
+        self.events.append({"event": "step skipped", "step": step, "cause": cause})
+        log.warning("step %d is skipped: its loss or a gradient is not finite; %s", step, cause)
+
+    def copies(self, buffers: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer, such as running statistics, with a copy, should the step be skipped."""
+        return [(buffer, buffer.clone()) for buffer in buffers] if self.skips else []
+
+    def keep(self, saved: Mapping[str, Any], best: Any) -> None:
+        """Take the state that was ``saved``, with the checkpoint of the ``best`` epoch, to go back to."""
+        self._saved = {"trainer": saved, "best": best}
+
+    def roll_back(self, error: NotFinite, place: str) -> tuple[dict[str, Any], Any, float]:
+        """The state to go back to, its best epoch, and the factor on its learning rate.
+
+        Raises:
+            TrainingError: the run is not to go back, or has often enough; ``place`` says where it was.
+        """
+        if not self.rolls_back or self.rollbacks >= _MOST_ROLLBACKS:
+            raise TrainingError(
+                f"training diverged: the loss or a gradient of step {error.step} ({place}) is not finite;"
+                f" {error.cause}. Try a smaller optim.lr, trainer.clip_norm=1, or trainer.on_nonfinite=skip or rollback"
+            ) from error
+        # A copy, because the optimizer takes the tensors themselves and changes them in place.
+        state = copy.deepcopy(self._saved["trainer"])
+        factor = 0.5 ** (self.rollbacks + 1 - _rollbacks(state["events"]))
+        event = {"event": "rollback", "step": error.step, "to": state["step"], "cause": error.cause}
+        state["events"] = [*self.events, event]
+        log.warning(
+            "step %d is not finite; %s. Back to step %d, at half the learning rate",
+            *(error.step, error.cause, state["step"]),
+        )
+        return state, self._saved["best"], factor
+
+    def halve(self, parts: int, samples: int, step: int, error: RuntimeError) -> int:
+        """After ``error``, how many micro-batches to cut batches of ``samples`` into, which were cut into ``parts``.
+
+        The gradient stays as it is.
+
+        Raises:
+            RuntimeError: the error, where it is not about memory.
+            TrainingError: micro-batches cannot be smaller, or are not to be.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        are_smallest = parts >= samples // self.smallest
+        is_least = are_smallest or parts >= _MOST_PARTS
+        if is_least or not self.halves:
+            smallest = "single samples" if self.smallest == 1 else "pairs of samples"
+            least = f" even for {smallest if are_smallest else f'a batch in {parts} parts'}" if is_least else ""
+            hint = ", trainer.on_oom=halve" if self.is_alone and not is_least else ""
+            raise TrainingError(
+                f"out of memory{least} at step {step}: {str(error).splitlines()[0]}; try a smaller"
+                f" dataset.batch_size or model{hint}, or trainer.precision=bf16"
+            ) from error
+        torch.cuda.empty_cache()
+        parts *= 2
+        self.events.append({"event": "out of memory", "step": step, "accumulate": parts})
+        log.warning("out of memory at step %d: batches are computed in %d parts from here on", step, parts)
+        return parts
+
+    def halve_evaluation(self, size: int, whole: int, step: int, error: RuntimeError) -> int:
+        """After ``error``, the size of batches to evaluate in, which was ``size``; raises as :meth:`halve` does.
+
+        ``whole`` is the size of a batch in training.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        if not self.halves or size <= max(whole // _MOST_PARTS, 1):
+            raise TrainingError(
+                f"out of memory in an evaluation, in batches of {size}: {str(error).splitlines()[0]}; try a smaller"
+                " dataset.batch_size or model, or trainer.precision=bf16"
+            ) from error
+        torch.cuda.empty_cache()
+        size = max(size // 2, 1)
+        self.events.append({"event": "out of memory", "step": step, "evaluation_batch": size})
+        log.warning("out of memory in an evaluation: its batches have %d samples from here on", size)
+        return size
 
 
-def _describe(trainer: State, inputs: Tensor, backward: Callable[[], Tensor]) -> str:
-    if trainer.sharded:
-        return "in which layer it began cannot be found in a network that lies in shards"
-    device = trainer.precision.device
-    network, trainer.network = trainer.network, trainer.model  # a wrapped network does not say what its layers do
-    # A skipped step leaves the draws of those behind it alone.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            cause = diagnose(trainer.model, backward, inputs)
-        finally:
-            trainer.network = network
-    causes = trainer.world.gather(cause)
-    found = [(rank, cause) for rank, cause in enumerate(causes) if cause != NOTHING_FOUND]
-    rank, cause = (found or [(0, cause)])[0]
-    return cause if trainer.world.size == 1 else f"rank {rank}: {cause}"
-
-
-def buffers(trainer: State) -> list[tuple[Tensor, Tensor]]:
-    """What a forward pass itself changes, such as running statistics, each with a copy."""
-    return [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
-
-
-def put_back(kept: list[tuple[Tensor, Tensor]]) -> None:
-    """Undo what was done to :func:`buffers` since."""
-    for buffer, copied in kept:
+def put_back(copies: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Undo what was done to buffers since :meth:`Recovery.copies`."""
+    for buffer, copied in copies:
         buffer.copy_(copied)
 
 
-def roll_back(trainer: State, error: NotFinite) -> None:
-    """Take up the last state that was saved and go on with half the learning rate, a few times at most.
-
-    Raises:
-        TrainingError: that was not asked for, or did not help.
-    """
-    rollbacks = 1 + sum(event["event"] == "rollback" for event in trainer.events)
-    if trainer.on_nonfinite != "rollback" or rollbacks > _MOST_ROLLBACKS:
-        raise TrainingError(
-            f"training diverged: the loss or a gradient of step {error.step} (epoch {trainer.epoch + 1}, learning rate"
-            f" {trainer.lr:g}) is not finite; {error.cause}. Try a smaller optim.lr, trainer.clip_norm=1, or"
-            " trainer.on_nonfinite=skip or rollback"
-        ) from error
-    events = trainer.events
-    # A copy, because the optimizer takes the tensors themselves and changes them in place.
-    trainer.load_state_dict(copy.deepcopy(trainer.saved["trainer"]))
-    trainer.checkpoints.restore_best(trainer.saved["best"])
-    trainer.loggers.rewind(trainer.history)
-    before = sum(event["event"] == "rollback" for event in trainer.events)
-    scale_learning_rate(trainer, 0.5 ** (rollbacks - before))
-    trainer.events = [*events, {"event": "rollback", "step": error.step, "to": trainer.step, "cause": error.cause}]
-    log.warning(
-        "step %d is not finite; %s. Back to step %d, at half the learning rate", error.step, error.cause, trainer.step
-    )
-
-
-def scale_learning_rate(trainer: State, factor: float) -> None:
-    """Multiply the learning rate, and what a schedule computes it from, by ``factor``."""
-    for group in trainer.optimizer.param_groups:
-        for name in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):  # the last two are OneCycleLR's
-            group[name] *= factor
-    if trainer.schedule:
-        trainer.schedule.scale(factor)
-
-
-def halve(trainer: State, samples: int, error: RuntimeError) -> None:
-    """After ``error``, cut batches of ``samples`` into twice as many micro-batches, which leaves the gradient as it is.
-
-    Raises:
-        RuntimeError: the error, where it is not about memory.
-        TrainingError: micro-batches cannot be smaller, or are not to be.
-    """
-    if not is_out_of_memory(error):
-        raise error
-    single = trainer.accumulate >= samples // trainer.smallest
-    at_least = single or trainer.accumulate >= _MOST_PARTS
-    if trainer.on_oom == "stop" or at_least or trainer.world.size > 1:
-        fewest = "single samples" if trainer.smallest == 1 else "pairs of samples"
-        fewest = fewest if single else f"a batch in {trainer.accumulate} parts"
-        least = f" even for {fewest}" if at_least else ""
-        halves = "" if at_least or trainer.world.size > 1 else ", trainer.on_oom=halve"  # where it can help
-        raise TrainingError(
-            f"out of memory{least} at step {trainer.step + 1}: {str(error).splitlines()[0]}; try a smaller"
-            f" dataset.batch_size or model{halves}, or trainer.precision=bf16"
-        ) from error
-    torch.cuda.empty_cache()
-    trainer.accumulate *= 2
-    parts, step = trainer.accumulate, trainer.step + 1
-    trainer.events.append({"event": "out of memory", "step": step, "accumulate": parts})
-    log.warning("out of memory at step %d: batches are computed in %d parts from here on", step, parts)
-
-
-def halve_batches(trainer: State, loader: Loader, error: RuntimeError) -> None:
-    """After ``error``, evaluate in batches of half the size; raises as :func:`halve` does."""
-    if not is_out_of_memory(error):
-        raise error
-    least = max(trainer.train.batch_size // _MOST_PARTS, 1)
-    if trainer.on_oom == "stop" or loader.batch_size <= least or trainer.world.size > 1:
-        raise TrainingError(
-            f"out of memory in an evaluation, in batches of {loader.batch_size}: {str(error).splitlines()[0]}; try a"
-            " smaller dataset.batch_size or model, or trainer.precision=bf16"
-        ) from error
-    torch.cuda.empty_cache()
-    loader.batch_size = max(loader.batch_size // 2, 1)
-    trainer.events.append({"event": "out of memory", "step": trainer.step, "evaluation_batch": loader.batch_size})
-    log.warning("out of memory in an evaluation: its batches have %d samples from here on", loader.batch_size)
+def _rollbacks(events: Sequence[Mapping[str, Any]]) -> int:
+    return sum(event["event"] == "rollback" for event in events)

@@ -21,11 +21,12 @@ from dltrain.system.device import Precision, random_state, set_random_state
 from dltrain.system.machine import CoreWatch
 from dltrain.system.signals import StopRequest
 from dltrain.training.averaging import ExponentialMovingAverage
-from dltrain.training.finite import FiniteWatch
 from dltrain.training.inference import Loss
 from dltrain.training.metrics import MeanLoss, MetricsFactory
 from dltrain.training.monitor import Best, EarlyStopping, Pruning
+from dltrain.training.profiling import Unprofiled
 from dltrain.training.progress import View
+from dltrain.training.recovery import Recovery
 
 Row = dict[str, float]
 
@@ -44,12 +45,7 @@ class State:
     ``wrapped`` is ``model`` as ``torch.compile``, or what holds it in several processes, returns it; state is always
     read from ``model``.
 
-    ``world`` are the processes that share the run. Where there are several, ``on_oom`` is of no effect: the others
-    could not know.
-
-    ``on_nonfinite`` says what follows a loss or gradient that is not finite: ``stop`` the run, ``skip`` the step, or
-    ``rollback`` to the last checkpoint and go on with half the learning rate. With ``on_oom`` ``halve`` a step that
-    runs out of memory is taken again in micro-batches of half the size.
+    ``world`` are the processes that share the run. ``on_nonfinite`` and ``on_oom`` say what :class:`Recovery` does.
     """
 
     model: nn.Module
@@ -86,7 +82,6 @@ class State:
     lr: float = 0.0  # of the last step
     seconds: float = 0.0  # spent on the run until it was saved last, by all processes that had a part in it
     history: list[Row] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)  # what went wrong and was mended
 
     def __post_init__(self) -> None:
         self.scaler = self.precision.scaler()
@@ -94,8 +89,10 @@ class State:
         self.total = MeanLoss(self.precision.device)  # the training loss of the current epoch so far
         self.weighing = weighing_of(self.loss)
         self.smallest = least_samples(self.model, self.world)
-        self.watch = FiniteWatch(self.precision.device)
-        self.saved: dict[str, Any] = {}  # what a rollback goes back to
+        self.recovery = Recovery(
+            self.precision.device, self.on_nonfinite, self.on_oom, self.smallest, is_alone=self.world.size == 1
+        )
+        self.profile = Unprofiled()
         self._began = time.perf_counter()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad and p.numel()]
         self.sharded = is_sharded(self.parameters)
@@ -123,7 +120,7 @@ class State:
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             "history": [dict(row) for row in self.history],
-            "events": list(self.events),
+            "events": list(self.recovery.events),
             "total": self.total.merge(self.world).state_dict(),
             **{name: part.state_dict() for name, part in self._parts()},
             **({"ema_updates": self.ema.updates} if self.ema else {}),
@@ -142,7 +139,7 @@ class State:
             if name not in without:
                 setattr(self, name, state[name])
         self.history = [dict(row) for row in state["history"]]
-        self.events = list(state["events"])
+        self.recovery.events = list(state["events"])
         self.total = MeanLoss(self.precision.device)
         if self.world.is_main:  # the others begin at 0, so that the sum of all is what it was
             self.total.load_state_dict(state["total"])
@@ -160,8 +157,16 @@ class State:
             self.early_stopping = self.early_stopping.after(self.history)
         if self.pruning:
             self.pruning.catch_up(self.history, asks=not self.finished)
-        self.watch.reset()
+        self.recovery.watch.reset()
         set_random_state(state["random"])  # last: what is above may draw
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate, and what a schedule computes it from, by ``factor``."""
+        for group in self.optimizer.param_groups:
+            for name in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):  # the last two are OneCycleLR's
+                group[name] *= factor
+        if self.schedule:
+            self.schedule.scale(factor)
 
     def _parts(self) -> list[tuple[str, Any]]:
         """Everything with a state of its own that this run has, by name."""

@@ -14,10 +14,10 @@ from dltrain.data.loader import Loader
 from dltrain.distributed.strategy import norm_of_shards, without_sum
 from dltrain.distributed.world import World
 from dltrain.system.device import random_state, set_random_state
-from dltrain.training import recovery
+from dltrain.training.finite import NOTHING_FOUND, diagnose
 from dltrain.training.inference import evaluate, stand_in
 from dltrain.training.metrics import MeanLoss, Metrics
-from dltrain.training.recovery import NotFinite
+from dltrain.training.recovery import NotFinite, put_back
 from dltrain.training.state import Row, State
 
 log = logging.getLogger(__name__)
@@ -37,28 +37,29 @@ class Trainer(State):
             Interrupted: a signal came; the state is saved.
         """
         with self.stop.deferred():
-            if self.on_nonfinite == "rollback":
+            if self.recovery.rolls_back:
                 self.save()  # there must be something to go back to
             while not self.finished:
                 try:
                     self.train_epoch()
                     self.end_epoch(self.validate())
                 except NotFinite as error:
-                    recovery.roll_back(self, error)
+                    self.roll_back(error)
             if self.step and not self.best.epoch:
                 self.save_best()  # no epoch was ever best, but there must be weights
             self.settle()
         if self.world.size == 1:
-            self.stop.check()  # a signal that came behind the last step
+            self.stop.check()  # a signal that came after the last step
 
     def train_epoch(self) -> None:
         """Take a step for each batch that the current epoch has left."""
         self.train.set_epoch(self.epoch, self.batch)
         self.view.begin_epoch(self.epoch, self.batch)
         self.model.train()
-        for inputs, targets in self.train:
+        for inputs, targets in self.profile.batches(self.train):
             self.lr = self.optimizer.param_groups[0]["lr"]
             self.train_step(inputs, targets)
+            self.profile.end_step()
             self.step += 1
             self.batch += 1
             if self.schedule:
@@ -99,26 +100,27 @@ class Trainer(State):
 
     def train_step(self, inputs: Tensor, targets: Tensor) -> None:
         """One optimizer step over a batch; nothing waits for the device."""
-        buffers = recovery.buffers(self) if self.on_nonfinite == "skip" else []
+        buffers = self.recovery.copies(self.model.buffers())
         unit = self.unit(targets)
         loss = self.gradients(inputs, targets, unit)
         if self.clip_norm or self.clip_value:
-            self.clip()
+            with self.profile.phase("optimizer"):
+                self.clip()
         watched = [] if self.scaler.is_enabled() else [p.grad for p in self.parameters if p.grad is not None]
         if self.sharded:
             watched = [norm_of_shards(watched, self.world)]
         # Of several processes' losses each knows its own, but they must all come to the same conclusion.
-        bad = self.watch.note(self.step + 1, loss if self.world.size == 1 else torch.zeros_like(loss), watched)
-        if bad is None and self.on_nonfinite == "skip":
-            bad = self.watch.look(wait=True)  # to leave out a step, it must be known before it is taken
+        bad = self.recovery.note(self.step + 1, loss if self.world.size == 1 else torch.zeros_like(loss), watched)
         if bad is not None:
             self.not_finite(bad, (inputs, targets))
-            recovery.put_back(buffers)
+            put_back(buffers)
             return
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with self.profile.phase("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         if self.ema:
-            self.ema.update()
+            with self.profile.phase("optimizer"):
+                self.ema.update()
         if self.weighing is None:
             self.total.update(loss, len(targets))
         else:
@@ -146,7 +148,7 @@ class Trainer(State):
                     return self.backward(inputs, targets, 1.0, unit)
                 return self.accumulated(inputs, targets, unit)
             except RuntimeError as error:
-                recovery.halve(self, len(targets), error)
+                self.accumulate = self.recovery.halve(self.accumulate, len(targets), self.step + 1, error)
 
     def accumulated(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None) -> Tensor:
         """:meth:`gradients` in micro-batches."""
@@ -175,18 +177,20 @@ class Trainer(State):
         """Add the gradients of ``share`` times the mean loss over these samples; returns the loss itself."""
         rows = len(targets)
         inputs, targets = stand_in(inputs, targets)
-        with self.precision.autocast():
-            outputs = self.network(inputs)
-            if self.weighing is None:
-                loss = self.loss(outputs, targets)
-            else:
-                loss = self.weighing.of_part(outputs, targets, rows, unit)
-        objective = loss + self.penalty() if self.penalty else loss
+        with self.profile.phase("forward"):
+            with self.precision.autocast():
+                outputs = self.network(inputs)
+                if self.weighing is None:
+                    loss = self.loss(outputs, targets)
+                else:
+                    loss = self.weighing.of_part(outputs, targets, rows, unit)
+            objective = loss + self.penalty() if self.penalty else loss
         if self.world.size > 1:  # gradients are the same everywhere, so they carry the news of one process's loss
             objective = objective * torch.where(loss.detach().isfinite(), share, math.nan)
         elif share != 1.0:
             objective = objective * share
-        self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
+        with self.profile.phase("backward"):
+            self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def clip(self) -> None:
@@ -202,7 +206,8 @@ class Trainer(State):
         """Metrics of the validation part as ``val/...``; none without one."""
         if self.val is None:
             return {}
-        return {f"val/{name}": value for name, value in self.evaluate(self.val).compute().items()}
+        with self.profile.phase("validation"):
+            return {f"val/{name}": value for name, value in self.evaluate(self.val).compute().items()}
 
     def evaluate(self, loader: Loader) -> Metrics:
         """Metrics of the evaluated weights over ``loader``, in smaller batches if memory is short."""
@@ -215,7 +220,9 @@ class Trainer(State):
                 metrics.merge(self.world)
                 return metrics
             except RuntimeError as error:
-                recovery.halve_batches(self, loader, error)
+                loader.batch_size = self.recovery.halve_evaluation(
+                    loader.batch_size, self.train.batch_size, self.step, error
+                )
 
     def _until_stopped(self, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
         draws = random_state()
@@ -238,26 +245,57 @@ class Trainer(State):
 
     def save_best(self) -> None:
         """Keep the weights of this epoch as the best."""
-        self.checkpoints.save_best(self._content())
+        with self.profile.phase("checkpoints"):
+            self.checkpoints.save_best(self._content())
 
     def save(self) -> None:
         """Keep the state, to go on from."""
-        self.require_finite()  # else this would be a state that nobody can go on from
-        self.seconds, self._began = self.seconds + time.perf_counter() - self._began, time.perf_counter()
-        saved = self.checkpoints.save_last({**self._content(), "trainer": self.state_dict()})
-        self.due.saved(self.epoch, self.step)
-        if self.on_nonfinite == "rollback":
-            self.saved = {**saved, "best": self.checkpoints.newest_best}
+        with self.profile.phase("checkpoints"):
+            self.require_finite()  # else this would be a state that nobody can go on from
+            self.seconds, self._began = self.seconds + time.perf_counter() - self._began, time.perf_counter()
+            saved = self.checkpoints.save_last({**self._content(), "trainer": self.state_dict()})
+            self.due.saved(self.epoch, self.step)
+            if self.recovery.rolls_back:
+                self.recovery.keep(saved["trainer"], self.checkpoints.newest_best)
+
+    def roll_back(self, error: NotFinite) -> None:
+        """Take up the last state that was saved and go on with half the learning rate, a few times at most.
+
+        Raises:
+            TrainingError: that was not asked for, or did not help.
+        """
+        place = f"epoch {self.epoch + 1}, learning rate {self.lr:g}"
+        state, best, factor = self.recovery.roll_back(error, place)
+        self.load_state_dict(state)
+        self.checkpoints.restore_best(best)
+        self.loggers.rewind(self.history)
+        self.scale_learning_rate(factor)
 
     def require_finite(self) -> None:
         """Wait until it is known that all steps so far were finite; what ``on_nonfinite`` says where one was not."""
-        if (bad := self.watch.look(wait=True)) is not None:
+        if (bad := self.recovery.watch.look(wait=True)) is not None:
             self.not_finite(bad)
 
     def not_finite(self, step: int, batch: tuple[Tensor, Tensor] | None = None) -> None:
         """What ``on_nonfinite`` says about ``step``, whose ``batch`` is given where the step is not taken yet."""
         inputs, targets = batch or next(iter(self.train))
-        recovery.not_finite(self, step, inputs, lambda: self.gradients_alone(inputs, targets))
+        self.recovery.skip(step, self.first_layer_not_finite(inputs, targets))
+
+    def first_layer_not_finite(self, inputs: Tensor, targets: Tensor) -> str:
+        """Where values of a batch stop being finite, in a sentence; the first process that knows says so."""
+        if self.sharded:
+            return "in which layer it began cannot be found in a network that lies in shards"
+        device = self.precision.device
+        network, self.network = self.network, self.model  # a wrapped network does not say what its layers do
+        # A skipped step leaves the draws of those after it alone.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            try:
+                cause = diagnose(self.model, lambda: self.gradients_alone(inputs, targets), inputs)
+            finally:
+                self.network = network
+        causes = self.world.gather(cause)
+        rank = next((rank for rank, cause in enumerate(causes) if cause != NOTHING_FOUND), 0)
+        return cause if self.world.size == 1 else f"rank {rank}: {causes[rank]}"
 
     def gradients_alone(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """:meth:`gradients` of this process's part without those of the others, which may be looking elsewhere."""
