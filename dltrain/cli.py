@@ -90,9 +90,9 @@ def _explained(error: BaseException) -> BaseException:
 def _release_others(arguments: Sequence[str]) -> None:
     """Let the other processes go where they wait for a run that has not come about."""
     if worker.size() > 1 and _verb(arguments) in _SHARED:
-        from dltrain.distributed.meeting import meeting
+        from dltrain.distributed.rendezvous import rendezvous
 
-        meeting().announce_nothing()
+        rendezvous().publish_no_plan()
 
 
 def follow(arguments: Sequence[str]) -> int:
@@ -106,16 +106,16 @@ def follow(arguments: Sequence[str]) -> int:
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         with signals.handled() as stop:
-            from dltrain.distributed.meeting import meeting, reporting
+            from dltrain.distributed.rendezvous import rendezvous, reporting
 
-            with reporting(meeting()):
+            with reporting(rendezvous()):
                 if verb in ("evaluate", "predict"):
                     VERBS[verb](arguments[1:])
                 else:
                     from dltrain.trained.train import follow as follow_training
 
                     follow_training(stop)
-            meeting().leave()
+            rendezvous().leave()
     except BaseException as error:
         logging.getLogger(__name__).error("this process has ended", exc_info=error)
         return exit_code_of(error)
@@ -237,7 +237,7 @@ def _after_restart() -> list[str]:
     """What has the run go on where it was when the launcher had to start all of its processes anew."""
     if not worker.restarts():
         return []
-    from dltrain.distributed.meeting import earlier_folder
+    from dltrain.distributed.rendezvous import folder_before_restart
 
-    folder = earlier_folder()
+    folder = folder_before_restart()
     return [f"hydra.run.dir={quoted(folder)}", "resume=auto"] if folder else []

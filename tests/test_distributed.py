@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dltrain.distributed.layers import share_layers
-from dltrain.distributed.world import World, _span
+from dltrain.distributed.process_group import ProcessGroup, _span
 from dltrain.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from dltrain.runs import checkpoint
 from dltrain.runs.record import read_result
@@ -410,7 +410,7 @@ def test_own_code_that_leaves_with_an_exit_code_is_a_failure_that_names_its_rank
 
 KILLED = """
 import os, time
-from dltrain.distributed.world import Group
+from dltrain.distributed.process_group import Group
 from dltrain.models import MLP
 WHEN, IS_VICTIM, SECONDS = os.environ["WHEN"], os.environ.get("RANK") == "1", 2
 close = Group.close
@@ -604,9 +604,9 @@ def test_pieces_and_cuts_are_of_the_same_rows(size, micro_batches):
     indices = torch.randperm(11)
     seen = []
     for rank in range(size):
-        world = World()
-        world.size, world.rank = size, rank
-        own, pieces = world.cut(indices, micro_batches), world.pieces(11, micro_batches)
+        process_group = ProcessGroup()
+        process_group.size, process_group.rank = size, rank
+        own, pieces = process_group.cut(indices, micro_batches), process_group.slices(11, micro_batches)
         rows = [
             micro[piece.start : piece.stop]
             for micro, piece in zip(indices.tensor_split(micro_batches), pieces, strict=True)
@@ -619,7 +619,7 @@ def test_pieces_and_cuts_are_of_the_same_rows(size, micro_batches):
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 2)])
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_batch_norm_over_the_rows_of_all_is_torchs_own(shape, momentum):
-    class Pretended(World):
+    class Pretended(ProcessGroup):
         """Rank 1 of 2, to whom rank 0 says what it would."""
 
         size, rank = 2, 1
@@ -631,8 +631,8 @@ def test_batch_norm_over_the_rows_of_all_is_torchs_own(shape, momentum):
     kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
     plain = kind(3, momentum=momentum).double()
     shared = copy.deepcopy(plain)
-    world = Pretended()
-    share_layers(nn.Sequential(shared), world, sync_batchnorm=True)
+    process_group = Pretended()
+    share_layers(nn.Sequential(shared), process_group, sync_batchnorm=True)
     rows = (torch.randn(shape, dtype=torch.float64) * 3 + 10).requires_grad_()
     upward = torch.randn(shape, dtype=torch.float64)
     expected = plain(rows)
@@ -644,8 +644,8 @@ def test_batch_norm_over_the_rows_of_all_is_torchs_own(shape, momentum):
     means[0] = torch.stack([first.mean(dims), first.var(dims, correction=0) * first[:, 0].numel()])
     affine = [-1 if dim == 1 else 1 for dim in range(len(shape))]
     normalised = ((expected.detach() - plain.bias.view(affine)) / plain.weight.view(affine)).detach()[:3]
-    world.told = [means, torch.stack([upward[:3].sum(dims), (upward[:3] * normalised).sum(dims)])]
-    with world.at(world.pieces(5)[0]):
+    process_group.told = [means, torch.stack([upward[:3].sum(dims), (upward[:3] * normalised).sum(dims)])]
+    with process_group.computing(process_group.slices(5)[0]):
         outputs = shared(second)
         outputs.backward(upward[3:])
     torch.testing.assert_close(outputs, expected[3:], rtol=1e-12, atol=1e-12)
@@ -655,7 +655,7 @@ def test_batch_norm_over_the_rows_of_all_is_torchs_own(shape, momentum):
 
 
 def test_metrics_counted_from_other_origins_add_up():
-    class Two(World):
+    class Two(ProcessGroup):
         size = 2
 
         def __init__(self, other):

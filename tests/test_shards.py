@@ -32,7 +32,7 @@ from dltrain.data.shard_files import parquet as parquet_shards
 from dltrain.data.shard_files import tar as tar_shards
 from dltrain.data.shard_files.writing import write_shards
 from dltrain.data.shards import shards
-from dltrain.distributed.world import World
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.errors import DataError
 from dltrain.system import extras
 from dltrain.system.extras import install_line
@@ -144,10 +144,10 @@ def test_of_each_batch_every_process_reads_its_own_part(folder, name, processes)
     size = len(data.train) // 2 - 1  # so that the last batch has fewer samples than there are processes
     parts = []
     for rank in range(processes):
-        world = World()
-        world.rank, world.size = rank, processes
+        process_group = ProcessGroup()
+        process_group.rank, process_group.size = rank, processes
         served = loader(data, batch_size=size, seed=None)
-        served.cut = world.cut
+        served.cut = process_group.cut
         parts.append(batches(served, start=1))
     whole = batches(loader(data, batch_size=size, seed=None), start=1)
     assert len(whole[-1][1]) < 5

@@ -26,7 +26,7 @@ from dltrain.config.literal import escaped
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
-from dltrain.distributed.world import World
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
@@ -72,7 +72,7 @@ class Parts:
 def build(
     cfg: DictConfig,
     folder: Path,
-    world: World | None = None,
+    process_group: ProcessGroup | None = None,
     fresh: bool = True,
     threads: int | str | None = None,
 ) -> Parts:
@@ -81,7 +81,7 @@ def build(
     With ``fresh=False`` weights are not fetched, because those of a checkpoint take their place at once. ``threads``
     are those that a run has recorded which is to go on.
 
-    Every process of ``world`` (by default this one alone) builds the same, and then its part of what they share.
+    Every process of the group (by default this one alone) builds the same, and then its part of what they share.
 
     Nothing is written but what loggers write when they start, and these come last: whatever is wrong is known
     before the run has left a trace.
@@ -89,7 +89,7 @@ def build(
     Raises:
         UserError: a file, a key or a combination that cannot work.
     """
-    world = world or World()
+    process_group = process_group or ProcessGroup()
     cfg.data = dict.fromkeys(cfg.data)
     composed = OmegaConf.to_yaml(cfg)  # without the facts, which a resumed run fills in anew
     device = pick_device(cfg.device)
@@ -98,9 +98,9 @@ def build(
     # Data first: their facts size the model and the schedule.
     data = read_data(cfg)
     log.info("%s", data)
-    train = training_loader(data, cfg, device, world)
+    train = training_loader(data, cfg, device, process_group)
     parts = (data.val, data.test)
-    val, test = (evaluation_loader(part, data, cfg, device, world) if part else None for part in parts)
+    val, test = (evaluation_loader(part, data, cfg, device, process_group) if part else None for part in parts)
     _fill_facts(cfg, data, steps_per_epoch=len(train))
 
     # The seed was set just before: nothing above draws from torch's generator, so weights depend on it alone.
@@ -111,15 +111,15 @@ def build(
     _require_a_weight_each(cfg, data)
     loss = module(cfg, "loss", device).to(device)
     require_fitting(loss, data.facts.task)
-    _require_trainable(cfg, model, precision, world)
-    model, average = placed_network(cfg, model, device, world, data.facts.kind == "image")
+    _require_trainable(cfg, model, precision, process_group)
+    model, average = placed_network(cfg, model, device, process_group, data.facts.kind == "image")
     work = require_shapes(model, loss, train, data.facts, precision)
-    cfg.trainer.threads = _threads(cfg, threads, work, device, world)
+    cfg.trainer.threads = _threads(cfg, threads, work, device, process_group)
     torch.set_num_threads(cfg.trainer.threads)
 
     # The optimizer keeps references to the parameters, so the model is on its device by now.
     optim = optimizer(cfg, list(model.parameters()))
-    if is_sharded(cfg, world):
+    if is_sharded(cfg, process_group):
         without_fused_kernel(optim)
     metric_names = _metric_names(data, device)
     schedule = _schedule(cfg, optim, metric_names)
@@ -142,9 +142,9 @@ def build(
         precision=precision,
         epochs=cfg.trainer.epochs,
         best=Best(monitor),
-        checkpoints=_checkpoints(cfg, folder / "checkpoints", header, world),
+        checkpoints=_checkpoints(cfg, folder / "checkpoints", header, process_group),
         due=_due(cfg),
-        view=_view(cfg, train, world),
+        view=_view(cfg, train, process_group),
         schedule=schedule,
         penalty=_penalty(cfg, model),
         accumulate=cfg.trainer.accumulate,
@@ -152,13 +152,13 @@ def build(
         clip_value=cfg.trainer.clip_value,
         ema=ExponentialMovingAverage(model, cfg.trainer.ema_decay, average) if average is not None else None,
         early_stopping=_early_stopping(cfg, metric_names),
-        wrapped=wrapped(cfg, model, loss, train, world),
-        world=world,
+        wrapped=wrapped(cfg, model, loss, train, process_group),
+        process_group=process_group,
         cores=CoreWatch(cfg.trainer.threads) if cfg.trainer.threads > 1 and device.type == "cpu" else None,
         on_nonfinite=cfg.trainer.on_nonfinite,
         on_oom=cfg.trainer.on_oom,
     )
-    environment = _environment(cfg, device, precision, world)
+    environment = _environment(cfg, device, precision, process_group)
     return Parts(trainer, data, test, config_text, environment, cfg.trainer.profile)
 
 
@@ -169,21 +169,23 @@ def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]
     return Loggers({name: partial(make, cfg, f"logger.{name}", folder, config) for name in cfg.logger or ()}, history)
 
 
-def _threads(cfg: DictConfig, recorded: int | str | None, work: int, device: torch.device, world: World) -> int:
+def _threads(
+    cfg: DictConfig, recorded: int | str | None, work: int, device: torch.device, process_group: ProcessGroup
+) -> int:
     """Threads for a network with ``work`` multiply-adds a sample, of which a process takes its part of each batch."""
     if recorded is not None and cfg.trainer.threads == "auto":
         return threads_of_run(recorded)
-    samples = cfg.dataset.batch_size // (world.size * cfg.trainer.accumulate)
+    samples = cfg.dataset.batch_size // (process_group.size * cfg.trainer.accumulate)
     return pick_threads(cfg.trainer.threads, work * samples, device)
 
 
-def _checkpoints(cfg: DictConfig, folder: Path, header: dict[str, Any], world: World) -> Checkpoints:
+def _checkpoints(cfg: DictConfig, folder: Path, header: dict[str, Any], process_group: ProcessGroup) -> Checkpoints:
     keep = cfg.trainer.checkpoint.keep
-    if not is_sharded(cfg, world):
-        return Checkpoints(folder, header, keep, writes=world.is_main)
+    if not is_sharded(cfg, process_group):
+        return Checkpoints(folder, header, keep, writes=process_group.is_main)
     from dltrain.runs.sharded import ShardedCheckpoints  # its torch modules take long to import
 
-    return ShardedCheckpoints(folder, header, keep, world)
+    return ShardedCheckpoints(folder, header, keep, process_group)
 
 
 def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
@@ -246,15 +248,15 @@ def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping |
     return EarlyStopping(Best(monitor, options.min_delta), options.patience) if options.patience else None
 
 
-def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, world: World) -> None:
+def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, process_group: ProcessGroup) -> None:
     """Refuse what layers of the network cannot do, before it fails in the middle of a step."""
     modules = list(model.modules())
     size, batch_norm = cfg.dataset.batch_size, any(isinstance(module, _BatchNorm) for module in modules)
     if size == 1 and batch_norm:
         raise ConfigError(["dataset.batch_size=1: batch norm cannot train on single samples; use larger batches"])
-    if size < 2 * world.size and batch_norm and not cfg.trainer.sync_batchnorm:
+    if size < 2 * process_group.size and batch_norm and not cfg.trainer.sync_batchnorm:
         problem = "batch norm cannot train on single samples; use larger batches, or trainer.sync_batchnorm=true"
-        raise ConfigError([f"dataset.batch_size={size} in {world.size} processes: {problem}"])
+        raise ConfigError([f"dataset.batch_size={size} in {process_group.size} processes: {problem}"])
     on_cpu_in_half = precision.dtype is torch.float16 and precision.device.type == "cpu"
     if on_cpu_in_half and any(isinstance(module, nn.RNNBase) for module in modules):
         raise ConfigError(["trainer.precision=fp16: the CPU has no recurrent layers in float16; use bf16 or fp32"])
@@ -286,17 +288,19 @@ def _penalty(cfg: DictConfig, model: nn.Module) -> Penalty | None:
     return Penalty(model.parameters(), cfg.penalty.l1, cfg.penalty.l2)
 
 
-def _view(cfg: DictConfig, train: Loader, world: World) -> View:
-    if not world.is_main:
+def _view(cfg: DictConfig, train: Loader, process_group: ProcessGroup) -> View:
+    if not process_group.is_main:
         return View(cfg.trainer.epochs, len(train.samples))
     names = [str(cfg[key]._target_).rpartition(".")[2] for key in ("model", "loss", "optim")]
-    headline = f"{', '.join(names)} on {f'{world.size} × ' if world.size > 1 else ''}{train.device}"
+    headline = f"{', '.join(names)} on {f'{process_group.size} × ' if process_group.size > 1 else ''}{train.device}"
     return make_view(cfg.trainer.epochs, len(train.samples), len(train), headline)
 
 
-def _environment(cfg: DictConfig, device: torch.device, precision: Precision, world: World) -> dict[str, Any]:
+def _environment(
+    cfg: DictConfig, device: torch.device, precision: Precision, process_group: ProcessGroup
+) -> dict[str, Any]:
     return {
-        "processes": world.size,
+        "processes": process_group.size,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "precision": str(precision.dtype or torch.float32).removeprefix("torch."),

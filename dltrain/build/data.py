@@ -13,7 +13,7 @@ from dltrain.config.nodes import settled
 from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
-from dltrain.distributed.world import World
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.errors import ConfigError
 from dltrain.system.device import fits
 from dltrain.system.machine import core_count
@@ -54,31 +54,31 @@ def _takes(target: str, key: str) -> bool:
     return key in parameters or any(found.kind is found.VAR_KEYWORD for found in parameters.values())
 
 
-def training_loader(data: Data, cfg: DictConfig, device: torch.device, world: World) -> Loader:
+def training_loader(data: Data, cfg: DictConfig, device: torch.device, process_group: ProcessGroup) -> Loader:
     samples, resident = _placed(data.train, device)
-    batch_size, smallest = cfg.dataset.batch_size, 2 if cfg.trainer.sync_batchnorm else 2 * world.size
-    transform, augment, workers = data.transform, data.augment, _workers(world)
+    batch_size, smallest = cfg.dataset.batch_size, 2 if cfg.trainer.sync_batchnorm else 2 * process_group.size
+    transform, augment, workers = data.transform, data.augment, _workers(process_group)
     return Loader(samples, batch_size, transform, device, cfg.seed, augment, resident, workers, smallest)
 
 
 def evaluation_loader(
-    part: Samples, data: Data, cfg: DictConfig, device: torch.device, world: World | None = None
+    part: Samples, data: Data, cfg: DictConfig, device: torch.device, process_group: ProcessGroup | None = None
 ) -> Loader:
     """Batches of ``part`` as it lies; their size, which decides how sums are rounded, follows from ``cfg``.
 
     Where several processes share them, each gets its part of larger ones.
     """
-    world = world or World()
+    process_group = process_group or ProcessGroup()
     samples, resident = _placed(part, device)
-    batch_size = evaluation_batch_size(cfg, data.facts) * world.size
-    loader = Loader(samples, batch_size, data.transform, device, resident=resident, workers=_workers(world))
-    loader.cut = world.cut if world.size > 1 else None
+    batch_size = evaluation_batch_size(cfg, data.facts) * process_group.size
+    loader = Loader(samples, batch_size, data.transform, device, resident=resident, workers=_workers(process_group))
+    loader.cut = process_group.cut if process_group.size > 1 else None
     return loader
 
 
-def _workers(world: World) -> int | None:
+def _workers(process_group: ProcessGroup) -> int | None:
     """Processes that read files, where the run's processes on a machine share its cores; ``None`` for all of them."""
-    return max(core_count() // world.local_size, 1) if world.local_size > 1 else None
+    return max(core_count() // process_group.local_size, 1) if process_group.local_size > 1 else None
 
 
 def evaluation_batch_size(cfg: DictConfig, facts: Facts) -> int:

@@ -13,8 +13,8 @@ from torch import nn
 
 from dltrain.data.loader import Loader
 from dltrain.distributed.layers import share_layers
+from dltrain.distributed.process_group import DistributedGroup, ProcessGroup
 from dltrain.distributed.strategy import replicate, shard
-from dltrain.distributed.world import Group, World
 
 log = logging.getLogger(__name__)
 
@@ -62,32 +62,34 @@ def warn_of_weights(node: Mapping[str, Any], shape: Sequence[int], dataset: Mapp
 
 
 def placed_network(
-    cfg: DictConfig, model: nn.Module, device: torch.device, world: World, images: bool
+    cfg: DictConfig, model: nn.Module, device: torch.device, process_group: ProcessGroup, images: bool
 ) -> tuple[nn.Module, nn.Module | None]:
     """``model`` on its device, in one piece or in shards, and a copy of it for the average of the weights."""
-    sharded = is_sharded(cfg, world)
+    sharded = is_sharded(cfg, process_group)
     if not sharded:
         model = model.to(device)
         if device.type == "cuda" and images:
             model = model.to(memory_format=torch.channels_last)  # what tensor cores compute convolutions in
     average = copy.deepcopy(model) if cfg.trainer.ema_decay is not None else None
-    if world.size > 1:
-        share_layers(model, world, cfg.trainer.sync_batchnorm)
+    if process_group.size > 1:
+        share_layers(model, process_group, cfg.trainer.sync_batchnorm)
     if sharded:
-        shard(model, device, world.size)
+        shard(model, device, process_group.size)
         if average is not None:
-            shard(average, device, world.size)
+            shard(average, device, process_group.size)
     return model, average
 
 
-def is_sharded(cfg: DictConfig, world: World) -> bool:
-    return bool(cfg.trainer.strategy == "fsdp") and isinstance(world, Group)  # a check builds the run in one process
+def is_sharded(cfg: DictConfig, process_group: ProcessGroup) -> bool:
+    return bool(cfg.trainer.strategy == "fsdp") and isinstance(
+        process_group, DistributedGroup
+    )  # a check builds the run in one process
 
 
-def wrapped(cfg: DictConfig, model: nn.Module, loss: nn.Module, train: Loader, world: World) -> Any:
+def wrapped(cfg: DictConfig, model: nn.Module, loss: nn.Module, train: Loader, process_group: ProcessGroup) -> Any:
     """What the training steps call: ``model`` itself, or wrapped for several processes, for the compiler, or both."""
     network = model
-    if cfg.trainer.strategy == "ddp" and isinstance(world, Group):
+    if cfg.trainer.strategy == "ddp" and isinstance(process_group, DistributedGroup):
         network = replicate(model, lambda: _gradients_of_two(model, loss, train), cfg.trainer.sync_batchnorm)
     if cfg.trainer.compile:
         # CUDA graphs, which pay most where a network is so small that the GPU waits for Python.

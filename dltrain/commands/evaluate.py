@@ -47,18 +47,18 @@ def require_split(split: Any) -> None:
 
 def evaluated(loaded: Any, split: Any) -> dict[str, Any]:
     """The answer of ``dltrain evaluate`` for a part of the data, the test part by default."""
-    from dltrain.distributed.meeting import joined
+    from dltrain.distributed.rendezvous import join_group
     from dltrain.system.device import process_state, threads_of_run
     from dltrain.training.inference import evaluate as evaluate_batches
     from dltrain.training.metrics import metrics_for
 
     cfg, device = loaded.cfg, loaded.precision.device
     tf32, threads = cfg.trainer.precision == "auto", threads_of_run(cfg.trainer.threads)  # as in training
-    with process_state(cfg.seed, cfg.deterministic, tf32, threads), joined(device) as world:
-        loader, split = loaded.loader(split, world)
+    with process_state(cfg.seed, cfg.deterministic, tf32, threads), join_group(device) as process_group:
+        loader, split = loaded.loader(split, process_group)
         metrics = metrics_for(loaded.facts, device)
         evaluate_batches(loaded.model, loader, loaded.loss, metrics, loaded.precision)
-        metrics.merge(world)
+        metrics.merge(process_group)
     return {
         "status": "done",
         "run": str(loaded.folder),

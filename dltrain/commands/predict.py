@@ -45,7 +45,7 @@ def predict(arguments: Sequence[str]) -> None:
 
 def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None) -> None:
     from dltrain.data.inputs import is_stream, read_inputs
-    from dltrain.distributed.meeting import joined
+    from dltrain.distributed.rendezvous import join_group
     from dltrain.system.device import computing_threads, threads_of_run
     from dltrain.trained.loaded import load_run
 
@@ -55,10 +55,10 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     loaded = load_run(run, overrides)
     broken = Broken()
     threads = computing_threads(threads_of_run(loaded.cfg.trainer.threads))  # as in training, so with the same bits
-    with threads, joined(loaded.precision.device) as world:
+    with threads, join_group(loaded.precision.device) as process_group:
         pieces, files = read_inputs(inputs, loaded.fitted, loaded.batch_size, broken.report)
-        rows = _rows(loaded, pieces, broken, world)
-        if world.is_main:
+        rows = _rows(loaded, pieces, broken, process_group)
+        if process_group.is_main:
             _write(loaded, rows, broken, files if loaded.facts.kind == "image" else None, out)
         else:
             for _ in rows:
@@ -123,13 +123,13 @@ class Broken:
         return "\n".join([f"nothing can be {done}:", *lines, *more]) if lines else "the inputs have no rows"
 
 
-def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", world: Any) -> Iterator[list[Any]]:
-    """The rows of all pieces in order, in rank 0; each process of ``world`` computes every ``world.size``-th one."""
+def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", process_group: Any) -> Iterator[list[Any]]:
+    """The rows of all pieces in order, in rank 0; each of n processes computes every n-th."""
     from dltrain.trained.predictions import predicted_rows
 
-    for together in iter(lambda: list(islice(pieces, world.size)), []):
-        own = list(predicted_rows(loaded, together[world.rank])) if world.rank < len(together) else []
-        for rank, (rows, found) in enumerate(world.gather((own, broken.take()))):
+    for together in iter(lambda: list(islice(pieces, process_group.size)), []):
+        own = list(predicted_rows(loaded, together[process_group.rank])) if process_group.rank < len(together) else []
+        for rank, (rows, found) in enumerate(process_group.gather((own, broken.take()))):
             if rank > 0 and loaded.facts.kind == "image":  # of tables all processes have read all
                 for name, cause in found:
                     broken.report(name, cause)

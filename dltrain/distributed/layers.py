@@ -11,46 +11,46 @@ import torch.nn.functional as F
 from torch import _VF, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dltrain.distributed.world import Piece, World
+from dltrain.distributed.process_group import BatchSlice, ProcessGroup
 
 _MOST_DRAWN = 8  # processes for which each draws the masks of all; from there on that would cost more than it is worth
 
 
-def share_layers(model: nn.Module, world: World, sync_batchnorm: bool) -> None:
+def share_layers(model: nn.Module, process_group: ProcessGroup, sync_batchnorm: bool) -> None:
     """Make layers of ``model`` treat the rows of all processes as one batch: dropout, and batch norm if asked to."""
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
             continue
         if isinstance(module, _BatchNorm) and sync_batchnorm:
-            _become(module, _GlobalBatchNorm, world)
-        elif type(module) in _DROPS and world.size <= _MOST_DRAWN:
-            _become(module, _GlobalDropout, world)
-        elif isinstance(module, nn.RNNBase) and module.dropout and world.size <= _MOST_DRAWN:
-            _become(module, _GlobalRNN, world)
+            _become(module, _GlobalBatchNorm, process_group)
+        elif type(module) in _DROPS and process_group.size <= _MOST_DRAWN:
+            _become(module, _GlobalDropout, process_group)
+        elif isinstance(module, nn.RNNBase) and module.dropout and process_group.size <= _MOST_DRAWN:
+            _become(module, _GlobalRNN, process_group)
 
 
-def least_samples(model: nn.Module, world: World) -> int:
+def least_samples(model: nn.Module, process_group: ProcessGroup) -> int:
     """Samples that a micro-batch needs: batch norm cannot train on a single one, be it of all or of a process's own."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if all(isinstance(norm, _GlobalBatchNorm) for norm in norms):
         return 2 if norms else 1
-    return 2 * world.size
+    return 2 * process_group.size
 
 
-def has_own_draws(world: World) -> bool:
+def draws_apart(process_group: ProcessGroup) -> bool:
     """Whether each process draws dropout masks of its own, and so must not draw the same."""
-    return world.size > _MOST_DRAWN
+    return process_group.size > _MOST_DRAWN
 
 
 class _Global:
     """A layer that knows which rows of a whole batch it gets."""
 
-    world: World
+    process_group: ProcessGroup
 
-    def piece_of(self, rows: int) -> Piece | None:
+    def slice_of(self, rows: int) -> BatchSlice | None:
         """The rows that are being computed; ``None`` where the layer gets something else than a batch."""
-        piece = self.world.piece
-        return piece if piece is not None and rows == max(len(piece), 1) else None
+        batch_slice = self.process_group.batch_slice
+        return batch_slice if batch_slice is not None and rows == max(len(batch_slice), 1) else None
 
 
 class _Normalised(torch.autograd.Function):
@@ -62,24 +62,26 @@ class _Normalised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, own: int, total: int, eps: float, world: World) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, rows: Tensor, own: int, total: int, eps: float, process_group: ProcessGroup
+    ) -> tuple[Tensor, ...]:
         dims = [dim for dim in range(rows.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(rows.dim())]
         values = rows.numel() // (len(rows) * rows.shape[1])  # of a channel in a row
         counted = rows[:own]
-        parts = rows.new_zeros(world.size, 2, rows.shape[1])
+        parts = rows.new_zeros(process_group.size, 2, rows.shape[1])
         if own:
-            parts[world.rank, 0] = counted.mean(dims)
-            parts[world.rank, 1] = (counted - parts[world.rank, 0].view(shape)).square().sum(dims)
-        world.sum(parts)
+            parts[process_group.rank, 0] = counted.mean(dims)
+            parts[process_group.rank, 1] = (counted - parts[process_group.rank, 0].view(shape)).square().sum(dims)
+        process_group.sum(parts)
         means, squares = parts.unbind(1)
-        shares = torch.tensor(world.shares(total), dtype=rows.dtype, device=rows.device).unsqueeze(1) / total
+        shares = torch.tensor(process_group.shares(total), dtype=rows.dtype, device=rows.device).unsqueeze(1) / total
         mean = (means * shares).sum(0)
         variance = squares.sum(0) / (total * values) + ((means - mean).square() * shares).sum(0)
         scale = (variance + eps).rsqrt()
         normalised = (rows - mean.view(shape)) * scale.view(shape)
         ctx.save_for_backward(normalised, scale)
-        ctx.own, ctx.count, ctx.world, ctx.dims, ctx.shape = own, total * values, world, dims, shape
+        ctx.own, ctx.count, ctx.process_group, ctx.dims, ctx.shape = own, total * values, process_group, dims, shape
         ctx.mark_non_differentiable(mean, variance)
         return normalised, mean, variance
 
@@ -88,7 +90,7 @@ class _Normalised(torch.autograd.Function):
         (normalised, scale), gradient = ctx.saved_tensors, gradients[0].clone()
         counted, values = gradient[: ctx.own], normalised[: ctx.own]
         sums = torch.stack([counted.sum(ctx.dims), (counted * values).sum(ctx.dims)])
-        first, second = (part.view(ctx.shape) for part in ctx.world.sum(sums) / ctx.count)
+        first, second = (part.view(ctx.shape) for part in ctx.process_group.sum(sums) / ctx.count)
         counted -= first + values * second  # a row that does not count has no part in mean and variance
         return gradient * scale.view(ctx.shape), None, None, None, None
 
@@ -100,14 +102,16 @@ class _GlobalBatchNorm(_Global, _BatchNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        piece = self.piece_of(len(input))
-        if not self.training or piece is None:
+        batch_slice = self.slice_of(len(input))
+        if not self.training or batch_slice is None:
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         rows = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision would not do for sums
         # A process without rows computes one that does not count.
-        outputs, mean, variance = _Normalised.apply(rows, len(piece), piece.total, self.eps, self.world)
-        count = piece.total * (input[0, 0].numel() if input.dim() > 2 else 1)
+        outputs, mean, variance = _Normalised.apply(
+            rows, len(batch_slice), batch_slice.total, self.eps, self.process_group
+        )
+        count = batch_slice.total * (input[0, 0].numel() if input.dim() > 2 else 1)
         self._note(mean, variance * (count / max(count - 1, 1)))
         if self.affine:
             shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
@@ -134,11 +138,11 @@ class _GlobalDropout(_Global):
     p: float
 
     def forward(self, input: Tensor) -> Tensor:
-        piece = self.piece_of(len(input)) if input.dim() > 1 else None
-        if not self.training or not self.p or piece is None:
+        batch_slice = self.slice_of(len(input)) if input.dim() > 1 else None
+        if not self.training or not self.p or batch_slice is None:
             return cast(Tensor, super().forward(input))  # type: ignore[misc]
         drop = next(drop for kind, drop in _DROPS.items() if isinstance(self, kind))
-        return input * _mask(input, self.p, piece, 0, drop)
+        return input * _mask(input, self.p, batch_slice, 0, drop)
 
 
 class _GlobalRNN(_Global, nn.RNNBase):
@@ -146,8 +150,8 @@ class _GlobalRNN(_Global, nn.RNNBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         batch_dim = 0 if self.batch_first else 1
-        piece = self.piece_of(input.size(batch_dim)) if isinstance(input, Tensor) and input.dim() == 3 else None
-        if not self.training or hx is not None or piece is None:
+        batch_slice = self.slice_of(input.size(batch_dim)) if isinstance(input, Tensor) and input.dim() == 3 else None
+        if not self.training or hx is not None or batch_slice is None:
             return super().forward(input, hx)
         steps = input.transpose(0, 1) if self.batch_first else input
         directions = 2 if self.bidirectional else 1
@@ -161,7 +165,7 @@ class _GlobalRNN(_Global, nn.RNNBase):
             )
             states.append(state)
             if layer + 1 < self.num_layers:
-                steps = steps * _mask(steps, self.dropout, piece, 1, F.dropout)
+                steps = steps * _mask(steps, self.dropout, batch_slice, 1, F.dropout)
         last = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
         return steps.transpose(0, 1) if self.batch_first else steps, last if self.mode == "LSTM" else last[0]
 
@@ -179,19 +183,19 @@ _DROPS: dict[type, Callable[..., Tensor]] = {
 }
 
 
-def _mask(rows: Tensor, p: float, piece: Piece, dim: int, drop: Callable[..., Tensor]) -> Tensor:
+def _mask(rows: Tensor, p: float, batch_slice: BatchSlice, dim: int, drop: Callable[..., Tensor]) -> Tensor:
     """The factors of 0 and 1 / (1 - p) of these ``rows``: those that one process would draw for the whole batch."""
     shape = list(rows.shape)
-    shape[dim] = piece.total
+    shape[dim] = batch_slice.total
     # In the memory layout of the rows, because that decides which draw goes where.
     last = rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last) and not rows.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
     whole = drop(torch.ones(shape, dtype=rows.dtype, device=rows.device).contiguous(memory_format=layout), p, True)
-    return whole.narrow(dim, piece.start if len(piece) else 0, rows.size(dim))
+    return whole.narrow(dim, batch_slice.start if len(batch_slice) else 0, rows.size(dim))
 
 
-def _become(module: nn.Module, kind: type[_Global], world: World) -> None:
+def _become(module: nn.Module, kind: type[_Global], process_group: ProcessGroup) -> None:
     """Give ``module`` the ``forward`` of ``kind``, with its own as what is there besides."""
     own = type(module)
     module.__class__ = type(own.__name__, (kind, own), {})
-    module.world = world  # type: ignore[assignment]
+    module.process_group = process_group  # type: ignore[assignment]

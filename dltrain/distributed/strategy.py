@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 
-from dltrain.distributed.world import World
+from dltrain.distributed.process_group import ProcessGroup
 
 Network = Callable[[Tensor], Tensor]
 
@@ -94,9 +94,9 @@ def _unsynchronised(network: Any) -> Iterator[None]:
         network.set_requires_gradient_sync(True)
 
 
-def norm_of_shards(gradients: Sequence[Tensor], world: World) -> Tensor:
+def norm_of_shards(gradients: Sequence[Tensor], process_group: ProcessGroup) -> Tensor:
     """A figure () that is finite if all gradients are, the same in all processes; each has a shard of every one."""
-    return world.sum(torch.stack([local(gradient).abs().sum() for gradient in gradients]).sum())
+    return process_group.sum(torch.stack([local(gradient).abs().sum() for gradient in gradients]).sum())
 
 
 def _has_unused(model: nn.Module, backward: Callable[[], None]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from dltrain.distributed.world import World
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.runs.checkpoint import Checkpoints
 from dltrain.runs.shards import joined, split, spread
 from dltrain.system.files import digest_of
@@ -20,9 +20,9 @@ from dltrain.system.files import digest_of
 class ShardedCheckpoints(Checkpoints):
     """:class:`Checkpoints` of a run whose processes hold a shard each; every method is called by all of them."""
 
-    def __init__(self, folder: Path, header: dict[str, Any], keep: int, world: World):
-        super().__init__(folder, header, keep, writes=world.is_main)
-        self.world = world
+    def __init__(self, folder: Path, header: dict[str, Any], keep: int, process_group: ProcessGroup):
+        super().__init__(folder, header, keep, writes=process_group.is_main)
+        self.process_group = process_group
 
     def save_best(self, content: dict[str, Any]) -> None:
         super().save_best(self._without_shards(content, f"best-{content['epoch']}"))
@@ -50,16 +50,16 @@ class ShardedCheckpoints(Checkpoints):
         """``content`` with its shards written to the folder ``name``, which it names."""
         shards: dict[str, Tensor] = {}
         plain = split(content, "", shards)
-        self.world.share(lambda: _emptied(self.folder / name))
+        self.process_group.broadcast(lambda: _emptied(self.folder / name))
         save(shards, checkpoint_id=self.folder / name)
-        own = {path.name: digest_of(path) for path in (self.folder / name).glob(f"__{self.world.rank}_*")}
-        files = {file: digest for found in self.world.gather(own) for file, digest in found.items()}
+        own = {path.name: digest_of(path) for path in (self.folder / name).glob(f"__{self.process_group.rank}_*")}
+        files = {file: digest for found in self.process_group.gather(own) for file, digest in found.items()}
         return {**plain, "shards": {"folder": name, "files": files}}
 
     def _settle_together(self) -> None:
         """Have all on the disk before a process goes on: shards that no file names yet must not look like old ones."""
         self.wait()
-        self.world.share(lambda: None)
+        self.process_group.broadcast(lambda: None)
 
 
 def _emptied(folder: Path) -> None:

@@ -21,7 +21,7 @@ from dltrain.data.folders import part_folders
 from dltrain.data.images.transforms import transform_of
 from dltrain.data.loader import Loader
 from dltrain.data.stored import require_consistent
-from dltrain.distributed.world import World
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import find_run, require_one_run, started_elsewhere
@@ -73,19 +73,19 @@ class Loaded:
         # The user's own data set says nothing of its preprocessing, and does it itself.
         return replace(data, transform=self.transform) if self.fitted.preprocessing else data
 
-    def loader(self, split: Split | None = None, world: World | None = None) -> tuple[Loader, Split]:
+    def loader(self, split: Split | None = None, process_group: ProcessGroup | None = None) -> tuple[Loader, Split]:
         """Batches of a part of the data, as the run evaluated them, and which part it is.
 
-        Of each batch a process of ``world`` gets its part.
+        Of each batch a process of ``process_group`` gets its part.
 
         By default this is the test part; of another file, or of another folder without ``test/``, all samples.
 
         Raises:
             UserError: there is no such part.
         """
-        return replace(self, cfg=copy.deepcopy(self.cfg))._loader(split, world)
+        return replace(self, cfg=copy.deepcopy(self.cfg))._loader(split, process_group)
 
-    def _loader(self, split: Split | None, world: World | None) -> tuple[Loader, Split]:
+    def _loader(self, split: Split | None, process_group: ProcessGroup | None) -> tuple[Loader, Split]:
         """:meth:`loader`, which changes the configuration."""
         if self.moved and (folder := self._folder_of(split or "test")):
             self.cfg.dataset.root = escaped(str(folder))  # all of its samples are this part
@@ -98,7 +98,7 @@ class Loaded:
         samples = getattr(data, part)
         if samples is None:
             raise UserError(f"the run has no {name} part: dataset.{name}_fraction is 0; split=train|val|test|all")
-        return evaluation_loader(samples, data, self.cfg, self.precision.device, world), name
+        return evaluation_loader(samples, data, self.cfg, self.precision.device, process_group), name
 
     @property
     def _can_take_all(self) -> bool:

@@ -25,7 +25,7 @@ def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
     enough.
     """
     trainer = parts.trainer
-    if not trainer.world.is_main:
+    if not trainer.process_group.is_main:
         return
     interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = {} if interrupted else {"error": str(error) or type(error).__name__}

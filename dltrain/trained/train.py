@@ -12,9 +12,9 @@ from typing import Any
 from dltrain.build import Parts, build, start_loggers
 from dltrain.config.earlier import as_text, of_text
 from dltrain.config.of_hydra import write_out
-from dltrain.distributed.layers import has_own_draws
-from dltrain.distributed.meeting import Plan, joined, meeting
-from dltrain.distributed.world import World
+from dltrain.distributed.layers import draws_apart
+from dltrain.distributed.process_group import ProcessGroup
+from dltrain.distributed.rendezvous import Plan, join_group, rendezvous
 from dltrain.errors import TrainingError
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import RunFolder
@@ -52,14 +52,14 @@ def go_on(
     """
     defer_compiler()
     plan = Plan(as_text(cfg), str(folder.path), folder.command, force, os.getcwd() in sys.path)
-    with _process_state(cfg), joined(pick_device(cfg.device), plan) as world:
-        return _go_on(cfg, folder, resumable, stop, force, world, pruning)
+    with _process_state(cfg), join_group(pick_device(cfg.device), plan) as process_group:
+        return _go_on(cfg, folder, resumable, stop, force, process_group, pruning)
 
 
 def follow(stop: signals.StopRequest) -> None:
     """Take part in a run that another process, rank 0, has planned, and writes and speaks for."""
     defer_compiler()
-    plan = meeting().plan()
+    plan = rendezvous().plan()
     if plan is None:
         return
     cfg, path = of_text(plan.config), Path(plan.path)
@@ -68,9 +68,9 @@ def follow(stop: signals.StopRequest) -> None:
     file = path / "logs" / f"rank-{worker.rank()}.log"
     log_to(file, speaks=False)
     write_to(file)
-    with _process_state(cfg), joined(pick_device(cfg.device)) as world:
+    with _process_state(cfg), join_group(pick_device(cfg.device)) as process_group:
         folder = RunFolder(path, plan.command, writes=False)
-        _go_on(cfg, folder, None, stop, plan.force, world)
+        _go_on(cfg, folder, None, stop, plan.force, process_group)
 
 
 def _process_state(cfg: Any) -> AbstractContextManager[None]:
@@ -83,24 +83,26 @@ def _go_on(
     resumable: Resumable | None,
     stop: signals.StopRequest,
     force: bool,
-    world: World,
+    process_group: ProcessGroup,
     pruning: Pruning | None = None,
 ) -> float:
     """:func:`go_on` in each of the processes; what there is to go on from is known to rank 0."""
     state = resumable
-    resumable = world.share(lambda: state)
-    parts = build(cfg, folder.path, world, fresh=resumable is None, threads=resumable.threads if resumable else None)
+    resumable = process_group.broadcast(lambda: state)
+    parts = build(
+        cfg, folder.path, process_group, fresh=resumable is None, threads=resumable.threads if resumable else None
+    )
     trainer = parts.trainer
     trainer.stop = stop
     _set_pruning(parts, pruning, cfg.pruner._target_)
     if resumable:
         restore(trainer, parts.config_text, resumable, force)
-        if trainer.finished and world.share(resumable.result).get("status") == "done":
+        if trainer.finished and process_group.broadcast(resumable.result).get("status") == "done":
             return _already_done(parts, folder, resumable)
         log.info("going on from %s, behind step %d", resumable.path, trainer.step)
-    if has_own_draws(world):
-        seed_apart(cfg.seed, trainer.step, world.rank)
-    if world.is_main:
+    if draws_apart(process_group):
+        seed_apart(cfg.seed, trainer.step, process_group.rank)
+    if process_group.is_main:
         trainer.loggers = start_loggers(cfg, folder.path, trainer.history)
         trainer.loggers.watch(trainer.evaluated, parts.images)
     try:
@@ -108,12 +110,12 @@ def _go_on(
         result = _run(parts, folder)
     except BaseException:
         trainer.checkpoints.settle()  # what there is to go on from comes before a page about it
-        if cfg.report and world.is_main:
+        if cfg.report and process_group.is_main:
             write_report(None, folder.path)
         raise
     finally:
         _close(parts)
-    if world.is_main:
+    if process_group.is_main:
         with stop.deferred():  # the run is done, and a page takes moments
             if cfg.report:
                 draw(parts, folder.path)
@@ -155,7 +157,7 @@ def _set_pruning(parts: Parts, pruning: Pruning | None, chosen: str | None) -> N
 
 def _already_done(parts: Parts, folder: RunFolder, resumable: Resumable) -> float:
     trainer = parts.trainer
-    if not trainer.world.is_main:
+    if not trainer.process_group.is_main:
         return trainer.best.value
     log.info(
         "%s is finished: %d of %d epochs%s; a higher trainer.epochs would go on",
@@ -186,7 +188,7 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
         raise failure from error
     except BaseException as error:
         with trainer.stop.deferred():  # the launcher also tells this process to stop, which is not why the run ends
-            explained = trainer.world.explained(error)
+            explained = trainer.process_group.cause_of(error)
             leave_result(parts, folder, explained)
         if explained is error:
             raise
@@ -200,7 +202,7 @@ def _run(parts: Parts, folder: RunFolder) -> dict[str, Any]:
 
 
 def _profiling(parts: Parts, path: Path) -> AbstractContextManager[dict[str, float]]:
-    if not parts.profile or not parts.trainer.world.is_main:
+    if not parts.profile or not parts.trainer.process_group.is_main:
         return nullcontext({})
     from dltrain.training.profiling import profiling  # torch's profiler takes a moment to import
 
@@ -213,7 +215,7 @@ def _test(parts: Parts) -> tuple[dict[str, float], dict[str, Any]]:
     A pruned run has none, but says that it was pruned: its weights are nobody's choice.
     """
     trainer = parts.trainer
-    best = trainer.world.share(lambda: checkpoint.load(trainer.checkpoints.best))
+    best = trainer.process_group.broadcast(lambda: checkpoint.load(trainer.checkpoints.best))
     best = trainer.checkpoints.tensors_of(best, trainer.checkpoints.folder, trainer.model)
     trainer.evaluated.load_state_dict(best["model"])
     if trainer.pruning and trainer.pruning.should_stop:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Facts
-from dltrain.distributed.world import World
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.report.metrics import NAMES
 
 
@@ -28,8 +28,8 @@ class Metrics(Protocol):
         """
         ...
 
-    def merge(self, world: World) -> None:
-        """Take in what the other processes of ``world`` have gathered from their parts of the same batches."""
+    def merge(self, process_group: ProcessGroup) -> None:
+        """Take in what the other processes of ``process_group`` have gathered from their parts of the same batches."""
         ...
 
     def compute(self) -> dict[str, float]:
@@ -70,13 +70,13 @@ class MeanLoss:
         self.total += total.detach()
         self.count = self.count + (weight.to(self.total.dtype) if isinstance(weight, Tensor) else weight)
 
-    def merge(self, world: World) -> "MeanLoss":
+    def merge(self, process_group: ProcessGroup) -> "MeanLoss":
         """The mean loss over the samples of all processes; this one's own stays as it is."""
         merged = MeanLoss(self.total.device)
-        if world.size == 1:
+        if process_group.size == 1:
             merged.load_state_dict(self.state_dict())
             return merged
-        both = world.sum(torch.stack([self.total, torch.full_like(self.total, float(self.count))]))
+        both = process_group.sum(torch.stack([self.total, torch.full_like(self.total, float(self.count))]))
         count = float(both[1])
         merged.load_state_dict({"total": both[0], "count": int(count) if count.is_integer() else count})
         return merged
@@ -121,11 +121,11 @@ class ClassificationMetrics:
         if self.top5 is not None:
             self.top5 += (outputs.topk(5, 1).indices == targets.unsqueeze(1)).sum()
 
-    def merge(self, world: World) -> None:
-        self.loss = self.loss.merge(world)
-        world.sum(self.counts)
+    def merge(self, process_group: ProcessGroup) -> None:
+        self.loss = self.loss.merge(process_group)
+        process_group.sum(self.counts)
         if self.top5 is not None:
-            world.sum(self.top5)
+            process_group.sum(self.top5)
 
     @property
     def confusion(self) -> Tensor:
@@ -192,15 +192,15 @@ class RegressionMetrics:
         self.sums[:4] += torch.stack((errors.abs(), errors.square(), targets, targets.square())).sum(1)
         self.sums[4] += len(targets)
 
-    def merge(self, world: World) -> None:
-        if world.size > 1:
-            self._move_origin(world)
-        self.loss = self.loss.merge(world)
-        world.sum(self.sums)
+    def merge(self, process_group: ProcessGroup) -> None:
+        if process_group.size > 1:
+            self._move_origin(process_group)
+        self.loss = self.loss.merge(process_group)
+        process_group.sum(self.sums)
 
-    def _move_origin(self, world: World) -> None:
+    def _move_origin(self, process_group: ProcessGroup) -> None:
         """Count from the same origin as all processes: that of the first one that has seen a target."""
-        origins = world.gather(None if self.origin is None else self.origin.cpu())
+        origins = process_group.gather(None if self.origin is None else self.origin.cpu())
         origin = next((found for found in origins if found is not None), None)
         if origin is None or self.origin is None:
             return

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from dltrain.data.loader import Loader
 from dltrain.distributed.layers import least_samples
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.distributed.strategy import is_sharded
-from dltrain.distributed.world import World
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, weighing_of
 from dltrain.runs.checkpoint import Checkpoints, Due
@@ -45,7 +45,7 @@ class State:
     ``wrapped`` is ``model`` as ``torch.compile``, or what holds it in several processes, returns it; state is always
     read from ``model``.
 
-    ``world`` are the processes that share the run. ``on_nonfinite`` and ``on_oom`` say what :class:`Recovery` does.
+    ``process_group`` are the processes of the run. ``on_nonfinite`` and ``on_oom`` say what :class:`Recovery` does.
     """
 
     model: nn.Module
@@ -70,7 +70,7 @@ class State:
     pruning: Pruning | None = None
     loggers: Loggers = field(default_factory=Loggers)
     wrapped: Callable[[Tensor], Tensor] | None = None
-    world: World = field(default_factory=World)
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
     cores: CoreWatch | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
@@ -88,16 +88,16 @@ class State:
         self.network = self.model if self.wrapped is None else self.wrapped
         self.total = MeanLoss(self.precision.device)  # the training loss of the current epoch so far
         self.weighing = weighing_of(self.loss)
-        self.smallest = least_samples(self.model, self.world)
+        self.smallest = least_samples(self.model, self.process_group)
         self.recovery = Recovery(
-            self.precision.device, self.on_nonfinite, self.on_oom, self.smallest, is_alone=self.world.size == 1
+            self.precision.device, self.on_nonfinite, self.on_oom, self.smallest, is_alone=self.process_group.size == 1
         )
         self.profile = Unprofiled()
         self._began = time.perf_counter()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad and p.numel()]
         self.sharded = is_sharded(self.parameters)
-        if self.world.size > 1:
-            self.train.cut = lambda indices: self.world.cut(indices, self.micro_batches(len(indices)))
+        if self.process_group.size > 1:
+            self.train.cut = lambda indices: self.process_group.cut(indices, self.micro_batches(len(indices)))
 
     @property
     def evaluated(self) -> nn.Module:
@@ -121,7 +121,7 @@ class State:
             **{name: getattr(self, name) for name in _PLAIN},
             "history": [dict(row) for row in self.history],
             "events": list(self.recovery.events),
-            "total": self.total.merge(self.world).state_dict(),
+            "total": self.total.merge(self.process_group).state_dict(),
             **{name: part.state_dict() for name, part in self._parts()},
             **({"ema_updates": self.ema.updates} if self.ema else {}),
             "random": random_state(),
@@ -141,7 +141,7 @@ class State:
         self.history = [dict(row) for row in state["history"]]
         self.recovery.events = list(state["events"])
         self.total = MeanLoss(self.precision.device)
-        if self.world.is_main:  # the others begin at 0, so that the sum of all is what it was
+        if self.process_group.is_main:  # the others begin at 0, so that the sum of all is what it was
             self.total.load_state_dict(state["total"])
         options = [dict(group) for group in self.optimizer.param_groups]
         # Where nothing was averaged before, the average begins with the weights of now.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Loader
+from dltrain.distributed.process_group import ProcessGroup
 from dltrain.distributed.strategy import norm_of_shards, without_sum
-from dltrain.distributed.world import World
 from dltrain.system.device import random_state, set_random_state
 from dltrain.training.finite import NOTHING_FOUND, diagnose
 from dltrain.training.inference import evaluate, stand_in
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Trainer(State):
     """The loop over the :class:`State` of a run; :meth:`fit` runs it, from wherever the state says.
 
-    It does the same in all processes of the ``world``: each computes its part of every batch.
+    It does the same in all processes of the ``process_group``: each computes its part of every batch.
     """
 
     def fit(self) -> None:
@@ -48,7 +48,7 @@ class Trainer(State):
             if self.step and not self.best.epoch:
                 self.save_best()  # no epoch was ever best, but there must be weights
             self.settle()
-        if self.world.size == 1:
+        if self.process_group.size == 1:
             self.stop.check()  # a signal that came after the last step
 
     def train_epoch(self) -> None:
@@ -67,7 +67,7 @@ class Trainer(State):
             self.view.step(self.total)
             if self.cores:
                 self.cores.after_step()
-            signal, time_is_up = self.world.agree(self.stop.number, self.due.time_is_up)
+            signal, time_is_up = self.process_group.agree(self.stop.number, self.due.time_is_up)
             if time_is_up or self.due.after_step(self.step):
                 self.save()
             if signal:
@@ -76,7 +76,7 @@ class Trainer(State):
 
     def end_epoch(self, metrics: Row) -> None:
         """Schedule, log, keep what is to be kept."""
-        train_loss = self.total.merge(self.world).compute()
+        train_loss = self.total.merge(self.process_group).compute()
         self.epoch += 1
         self.batch, self.total = 0, MeanLoss(self.precision.device)
         row = {"epoch": self.epoch, "step": self.step, "lr": self.lr, "train/loss": train_loss, **metrics}
@@ -108,9 +108,11 @@ class Trainer(State):
                 self.clip()
         watched = [] if self.scaler.is_enabled() else [p.grad for p in self.parameters if p.grad is not None]
         if self.sharded:
-            watched = [norm_of_shards(watched, self.world)]
+            watched = [norm_of_shards(watched, self.process_group)]
         # Of several processes' losses each knows its own, but they must all come to the same conclusion.
-        bad = self.recovery.note(self.step + 1, loss if self.world.size == 1 else torch.zeros_like(loss), watched)
+        bad = self.recovery.note(
+            self.step + 1, loss if self.process_group.size == 1 else torch.zeros_like(loss), watched
+        )
         if bad is not None:
             self.not_finite(bad, (inputs, targets))
             put_back(buffers)
@@ -130,8 +132,8 @@ class Trainer(State):
         """What a sample of the whole batch counts in its loss on average; ``None`` where all count alike."""
         if self.weighing is None:
             return None
-        samples = len(targets) if self.world.size == 1 else self.train.size_of(self.batch)
-        return self.weighing.unit(targets, samples, self.world.sum)
+        samples = len(targets) if self.process_group.size == 1 else self.train.size_of(self.batch)
+        return self.weighing.unit(targets, samples, self.process_group.sum)
 
     def gradients(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None = None) -> Tensor:
         """Set the gradients of the loss of a batch, and return it; smaller micro-batches if memory is short.
@@ -142,7 +144,7 @@ class Trainer(State):
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                if self.world.size > 1:
+                if self.process_group.size > 1:
                     return self.gradients_together(inputs, targets, unit)
                 if self.accumulate == 1:
                     return self.backward(inputs, targets, 1.0, unit)
@@ -162,15 +164,16 @@ class Trainer(State):
     def gradients_together(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None) -> Tensor:
         """:meth:`gradients` of this process's part of a batch; all processes end with those of the whole."""
         samples = self.train.size_of(self.batch)
-        pieces = self.world.pieces(samples, self.micro_batches(samples))
-        rows = [len(piece) for piece in pieces]
+        slices = self.process_group.slices(samples, self.micro_batches(samples))
+        rows = [len(batch_slice) for batch_slice in slices]
         total = torch.zeros_like(self.total.total)
         parts = zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True)
-        for piece, part in zip(pieces, parts, strict=True):
-            with self.world.at(piece), nullcontext() if piece is pieces[-1] else without_sum(self.network):
+        for batch_slice, part in zip(slices, parts, strict=True):
+            sums = nullcontext() if batch_slice is slices[-1] else without_sum(self.network)
+            with self.process_group.computing(batch_slice), sums:
                 # The processes' gradients are averaged, so these shares of them add up to the whole batch's.
-                loss = self.backward(*part, len(piece) * self.world.size / samples, unit)
-            total += loss.to(total.dtype) * len(piece)
+                loss = self.backward(*part, len(batch_slice) * self.process_group.size / samples, unit)
+            total += loss.to(total.dtype) * len(batch_slice)
         return total / max(len(targets), 1)
 
     def backward(self, inputs: Tensor, targets: Tensor, share: float, unit: Tensor | float | None) -> Tensor:
@@ -185,7 +188,9 @@ class Trainer(State):
                 else:
                     loss = self.weighing.of_part(outputs, targets, rows, unit)
             objective = loss + self.penalty() if self.penalty else loss
-        if self.world.size > 1:  # gradients are the same everywhere, so they carry the news of one process's loss
+        if (
+            self.process_group.size > 1
+        ):  # gradients are the same everywhere, so they carry the news of one process's loss
             objective = objective * torch.where(loss.detach().isfinite(), share, math.nan)
         elif share != 1.0:
             objective = objective * share
@@ -211,13 +216,15 @@ class Trainer(State):
 
     def evaluate(self, loader: Loader) -> Metrics:
         """Metrics of the evaluated weights over ``loader``, in smaller batches if memory is short."""
-        if self.world.size > 1 and not self.sharded:
-            self.world.send(self.evaluated.buffers())  # statistics that each process has of its own rows
+        if self.process_group.size > 1 and not self.sharded:
+            self.process_group.broadcast_tensors(
+                self.evaluated.buffers()
+            )  # statistics that each process has of its own rows
         while True:
             try:
                 batches = self._until_stopped(loader)
                 metrics = evaluate(self.evaluated, batches, self.loss, self.metrics(), self.precision)
-                metrics.merge(self.world)
+                metrics.merge(self.process_group)
                 return metrics
             except RuntimeError as error:
                 loader.batch_size = self.recovery.halve_evaluation(
@@ -227,7 +234,7 @@ class Trainer(State):
     def _until_stopped(self, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
         draws = random_state()
         for batch in loader:
-            signal, _ = self.world.agree(self.stop.number, False)
+            signal, _ = self.process_group.agree(self.stop.number, False)
             if signal:
                 set_random_state(draws)  # the evaluation will be taken again from its start
                 self.settle()
@@ -238,7 +245,7 @@ class Trainer(State):
         if self.due.is_behind(self.epoch, self.step):
             self.save()
         self.checkpoints.wait()
-        (signal,) = self.world.agree_now(self.stop.number)
+        (signal,) = self.process_group.agree_now(self.stop.number)
         if signal:
             self.stop.note(signal)
             self.stop.check()
@@ -293,16 +300,16 @@ class Trainer(State):
                 cause = diagnose(self.model, lambda: self.gradients_alone(inputs, targets), inputs)
             finally:
                 self.network = network
-        causes = self.world.gather(cause)
+        causes = self.process_group.gather(cause)
         rank = next((rank for rank, cause in enumerate(causes) if cause != NOTHING_FOUND), 0)
-        return cause if self.world.size == 1 else f"rank {rank}: {causes[rank]}"
+        return cause if self.process_group.size == 1 else f"rank {rank}: {causes[rank]}"
 
     def gradients_alone(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """:meth:`gradients` of this process's part without those of the others, which may be looking elsewhere."""
-        if self.world.size == 1:
+        if self.process_group.size == 1:
             return self.gradients(inputs, targets, self.unit(targets))
         self.optimizer.zero_grad(set_to_none=True)
-        unit = self.weighing.unit(targets, max(len(targets), 1), World().sum) if self.weighing else None
+        unit = self.weighing.unit(targets, max(len(targets), 1), ProcessGroup().sum) if self.weighing else None
         return self.backward(inputs, targets, 1.0, unit)
 
     def _content(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The processes of a run, how they divide a batch, and what they say to each other."""
+"""The processes of a run: how they divide a batch, and what they compute and exchange together."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,10 +14,11 @@ from dltrain.system import worker
 
 Value = TypeVar("Value")
 Agreed = tuple[int, ...]
+_Reduction = tuple[Tensor, Any]  # flags, and the work that reduces them
 
 
 @dataclass(frozen=True)
-class Piece:
+class BatchSlice:
     """Rows ``start`` to ``stop`` of a micro-batch of ``total`` samples: what one process computes of it."""
 
     start: int
@@ -28,18 +29,18 @@ class Piece:
         return self.stop - self.start
 
 
-class World:
-    """One process alone: every question has its own answer, and nothing waits.
+class ProcessGroup:
+    """A single process: nothing is exchanged, and nothing waits.
 
-    ``piece`` is what of a micro-batch is being computed; layers that look at whole batches ask for it.
+    ``batch_slice`` is what of a micro-batch is being computed; layers that look at whole batches read it.
     """
 
     rank = 0
     size = 1
     local_size = 1
-    piece: Piece | None = None
+    batch_slice: BatchSlice | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "World":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ProcessGroup":
         return self  # copies of a network are of the same run
 
     @property
@@ -47,10 +48,10 @@ class World:
         """Whether this process writes, prints and reports for all."""
         return self.rank == 0
 
-    def pieces(self, total: int, micro_batches: int = 1) -> list[Piece]:
+    def slices(self, total: int, micro_batches: int = 1) -> list[BatchSlice]:
         """This process's part of each micro-batch of a batch of ``total`` samples, as ``tensor_split`` cuts twice."""
         spans = [_span(total, micro_batches, index) for index in range(micro_batches)]
-        return [Piece(*_span(stop - start, self.size, self.rank), stop - start) for start, stop in spans]
+        return [BatchSlice(*_span(stop - start, self.size, self.rank), stop - start) for start, stop in spans]
 
     def shares(self, total: int) -> list[int]:
         """How many of ``total`` rows each process has, by rank."""
@@ -58,30 +59,30 @@ class World:
         return [stop - start for start, stop in spans]
 
     def cut(self, indices: Tensor, micro_batches: int = 1) -> Tensor:
-        """This process's part of a batch (n,): its pieces one behind the other; empty where n is below ``size``."""
+        """This process's part of a batch (n,): its slices in order; empty where n is below ``size``."""
         if self.size == 1:
             return indices
         parts = indices.tensor_split(micro_batches)
         return torch.cat([part.tensor_split(self.size)[self.rank] for part in parts])
 
     @contextmanager
-    def at(self, piece: Piece) -> Iterator[None]:
-        """Within, layers that look at whole batches know that the rows they get are ``piece``."""
-        before, self.piece = self.piece, piece
+    def computing(self, batch_slice: BatchSlice) -> Iterator[None]:
+        """Within, layers that look at whole batches know that the rows they get are ``batch_slice``."""
+        before, self.batch_slice = self.batch_slice, batch_slice
         try:
             yield
         finally:
-            self.piece = before
+            self.batch_slice = before
 
     def sum(self, tensor: Tensor) -> Tensor:
         """``tensor`` with those of all processes added to it, in place."""
         return tensor
 
-    def send(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the values that rank 0 has in ``tensors``."""
 
-    def share(self, make: Callable[[], Value]) -> Value:
-        """What ``make`` returns in rank 0, in all processes; where it raises, so do all."""
+    def broadcast(self, make: Callable[[], Value]) -> Value:
+        """What ``make`` returns in rank 0, in all processes; where it raises, it raises in all of them."""
         return make()
 
     def gather(self, value: Value) -> list[Value]:
@@ -89,81 +90,80 @@ class World:
         return [value]
 
     def agree(self, *flags: int) -> Agreed:
-        """The largest of each flag over all processes, as of the call before where there are several.
+        """The largest of each flag over all processes; where there are several, of the flags of the previous call.
 
-        So nobody waits for the answer, and all act on it behind the same step.
+        So no process waits for the result, and all act on it after the same step.
         """
         return flags
 
     def agree_now(self, *flags: int) -> Agreed:
-        """The largest of each flag over all processes, once all have come here."""
+        """The largest of each flag over all processes, which wait for each other here."""
         return flags
 
-    def explained(self, error: BaseException) -> BaseException:
+    def cause_of(self, error: BaseException) -> BaseException:
         """``error``, or what happened in another process and has led to it."""
         return error
 
 
-class Group(World):
+class DistributedGroup(ProcessGroup):
     """The processes that a launcher has started together; every method is called by all of them in the same order.
 
-    ``explain`` finds what in another process has led to an error in this one.
+    ``cause_of`` finds what in another process has led to an error in this one.
     """
 
-    def __init__(self, device: torch.device, explain: Callable[[BaseException], BaseException]):
+    def __init__(self, device: torch.device, cause_of: Callable[[BaseException], BaseException]):
         self.device, self.rank, self.size = device, dist.get_rank(), dist.get_world_size()
         self.local_size = worker.local_size()
-        self._explain = explain
+        self._cause_of = cause_of
         # Flags and small objects travel between CPUs, so that no GPU is waited for.
         self._cpu: Any = dist.new_group(backend="gloo") if device.type == "cuda" else None
-        self._asked: tuple[Tensor, Any] | None = None
+        self._pending: _Reduction | None = None  # of the flags of the previous call
 
     def sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
         return tensor
 
-    def send(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
-    def share(self, make: Callable[[], Value]) -> Value:
-        found: list[Any] = [None]
+    def broadcast(self, make: Callable[[], Value]) -> Value:
+        values: list[Any] = [None]
         if self.is_main:
             try:
-                found = [make()]
+                values = [make()]
             except DltrainError as error:
-                found = [error]
-        dist.broadcast_object_list(found, 0, group=self._cpu)
-        if isinstance(found[0], DltrainError):
-            raise found[0]
-        value: Value = found[0]
-        return value
+                values = [error]
+        dist.broadcast_object_list(values, 0, group=self._cpu)
+        if isinstance(values[0], DltrainError):
+            raise values[0]
+        return cast(Value, values[0])
 
     def gather(self, value: Value) -> list[Value]:
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self._cpu)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._cpu)
+        return values
 
     def agree(self, *flags: int) -> Agreed:
         if self.size == 1:
             return flags
-        before, self._asked = self._asked, self._ask(flags)
-        return _answer(before) if before else (0,) * len(flags)
+        previous, self._pending = self._pending, self._start_max(flags)
+        return _completed(previous) if previous else (0,) * len(flags)
 
     def agree_now(self, *flags: int) -> Agreed:
-        before, self._asked = self._asked, None
-        now = _answer(self._ask(flags))
-        return tuple(map(max, now, _answer(before))) if before else now
+        previous, self._pending = self._pending, None
+        now = _completed(self._start_max(flags))
+        return tuple(map(max, now, _completed(previous))) if previous else now
 
-    def _ask(self, flags: Sequence[int]) -> tuple[Tensor, Any]:
+    def _start_max(self, flags: Sequence[int]) -> _Reduction:
         tensor = torch.tensor(flags)
         return tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._cpu, async_op=True)
 
-    def explained(self, error: BaseException) -> BaseException:
-        return self._explain(error)
+    def cause_of(self, error: BaseException) -> BaseException:
+        return self._cause_of(error)
 
     def close(self) -> None:
-        """Part from the others."""
+        """Leave the group."""
         dist.destroy_process_group()
 
 
@@ -174,7 +174,7 @@ def _span(total: int, size: int, rank: int) -> tuple[int, int]:
     return start, start + each + (rank < more)
 
 
-def _answer(asked: tuple[Tensor, Any]) -> Agreed:
-    tensor, work = asked
+def _completed(reduction: _Reduction) -> Agreed:
+    tensor, work = reduction
     work.wait()
     return tuple(tensor.tolist())

@@ -1,4 +1,4 @@
-"""Where the processes of a run find each other, what rank 0 has planned, and what has ended one of them."""
+"""Where the processes of a run meet: what rank 0 has planned, and why one of them failed."""
 
 import atexit
 import contextlib
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 
-from dltrain.distributed.world import Group, World
+from dltrain.distributed.process_group import DistributedGroup, ProcessGroup
 from dltrain.errors import SIGNALLED, DltrainError, Interrupted, LostPeerError, TrainingError, exit_code_of
 from dltrain.system import worker
 from dltrain.system.answer import is_left_to_launcher, report, say_how_it_ended
@@ -33,86 +33,85 @@ _SECONDS_TO_SAY = 1.0  # in which a process that ends says why
 
 @dataclass(frozen=True)
 class Plan:
-    """What rank 0 has made of the command line: the composed configuration, the run folder, and what is to be said."""
+    """What rank 0 has made of the command line."""
 
-    config: str
-    path: str
+    config: str  # composed
+    path: str  # the run folder
     command: str
     force: bool
     imports_from_here: bool  # whether classes of the working directory may be named
 
 
-class Meeting:
-    """The launcher's store, in which each process can leave a word for the others."""
+class Rendezvous:
+    """The launcher's store, in which each process leaves messages for the others."""
 
     def __init__(self) -> None:
-        store, self.rank, self.size = _met()
+        store, self.rank, self.size = _connect()
         self.store = PrefixStore(f"dltrain/{worker.restarts()}", store)
         self.store.set(f"process {self.rank}", f"{os.uname().nodename} {os.getpid()}")
-        # A connection of its own: another's lasts as long as what it waits for.
-        self._looking = self.store.clone()
+        # A connection for the watcher alone: another is busy for as long as what it waits for.
+        self._watched = self.store.clone()
         self._left = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="other processes", daemon=True)
         self._watcher.start()
         # A thread that is within the store when the interpreter ends would abort the process.
         atexit.register(self.leave)
 
-    def announce(self, plan: Plan) -> None:
-        """Tell the others what is to be done, and where, should the launcher have to start all anew."""
+    def publish(self, plan: Plan) -> None:
+        """Tell the others what is to be done, and keep the folder, in case the launcher restarts all processes."""
         self.store.set(_PLAN, json.dumps(astuple(plan)))
         if "TORCHELASTIC_RUN_ID" in os.environ:
             _launchers_store().set(_FOLDER, plan.path)
 
-    def announce_nothing(self) -> None:
+    def publish_no_plan(self) -> None:
         """Tell the others, unless they have a plan, that there is nothing to be done."""
-        with contextlib.suppress(dist.DistError):  # the launcher has gone, and the others with it
+        with contextlib.suppress(dist.DistError):  # the launcher has ended, and the others with it
             self.store.compare_set(_PLAN, "", _NO_PLAN)
 
     def plan(self) -> Plan | None:
-        """What rank 0 has planned, once it has; ``None`` where there is nothing to be done.
+        """Wait for the plan of rank 0; ``None`` where there is nothing to be done.
 
         Raises:
-            TrainingError: rank 0 has failed, or has gone.
+            TrainingError: rank 0 has failed or ended.
         """
         while not self.store.check([_PLAN]):  # the store's own waiting would keep signals from being handled
             lost = self._lost()
-            if failed := self._failure():
-                raise failed[1]
+            if failure := self._failure():
+                raise failure[1]
             if lost and not self.store.check([_PLAN]):
                 raise LostPeerError(f"{lost} has ended before there was anything to do")
             time.sleep(_POLL / 10)
-        told = json.loads(self.store.get(_PLAN).decode())
-        return None if told is None else Plan(*told)
+        plan = json.loads(self.store.get(_PLAN).decode())
+        return None if plan is None else Plan(*plan)
 
-    def tell(self, error: BaseException) -> None:
+    def report(self, error: BaseException) -> None:
         """Tell the others what has ended this process, unless another has failed before."""
         self.leave()
-        text = str(error) or type(error).__name__
-        if isinstance(error, Interrupted):
-            told = "interrupted"
-        else:
-            told = text if isinstance(error, DltrainError) else f"a bug: {text}"
-        with contextlib.suppress(dist.DistError):  # the store has gone with the process that kept it
-            failure = self.rank, exit_code_of(error), told, isinstance(error, LostPeerError)
+        message = "interrupted"
+        if not isinstance(error, Interrupted):
+            text = str(error) or type(error).__name__
+            message = text if isinstance(error, DltrainError) else f"a bug: {text}"
+        with contextlib.suppress(dist.DistError):  # the store has ended with the process that kept it
+            failure = self.rank, exit_code_of(error), message, isinstance(error, LostPeerError)
             self.store.compare_set(_ERROR, "", json.dumps(failure))
         if self.rank > 0 and not is_left_to_launcher(error):  # rank 0 says it itself
-            worker.leave_error(told)
+            worker.leave_error(message)
 
-    def explained(self, error: BaseException) -> BaseException:
+    def cause_of(self, error: BaseException) -> BaseException:
         """``error``, or what happened in another process and has led to it."""
         if not isinstance(error, Interrupted | RuntimeError):  # what a broken connection, or the launcher, makes
             return error
-        failed, until = None, time.monotonic() + _SECONDS_TO_SAY
-        while not failed and time.monotonic() < until:
+        failure, until = None, time.monotonic() + _SECONDS_TO_SAY
+        while not failure and time.monotonic() < until:
             lost = self._lost()
-            failed = self._failure()  # behind the look at who is left: who ends says why before
-            if lost and not failed:
+            failure = self._failure()  # after the look at who is left: a process that ends says why before
+            if lost and not failure:
                 return LostPeerError(f"{lost} has ended without a word: it was killed, left, or had no memory")
             time.sleep(_POLL / 10)
-        return failed[1] if failed and failed[0] != self.rank else error
+        return failure[1] if failure and failure[0] != self.rank else error
 
     def leave(self) -> None:
-        """Look no longer at what becomes of the others."""
+        """Stop watching the others."""
         self._left.set()
         if threading.current_thread() is not self._watcher:
             self._watcher.join()
@@ -120,30 +119,30 @@ class Meeting:
     def _failure(self) -> tuple[int, BaseException] | None:
         """The rank of the first process that has failed, and what has ended it."""
         with contextlib.suppress(dist.DistError):
-            if self._looking.check([_ERROR]):
-                rank, code, text, is_lost_peer = json.loads(self._looking.get(_ERROR).decode())
+            if self._watched.check([_ERROR]):
+                rank, code, text, is_lost_peer = json.loads(self._watched.get(_ERROR).decode())
                 return rank, _elsewhere(rank, code, text, is_lost_peer)
         return None
 
     def _lost(self) -> str:
-        """The processes on this machine that are there no more."""
+        """The processes on this machine that have ended."""
         here = os.uname().nodename
         lost = []
         with contextlib.suppress(dist.DistError):
             for rank in range(self.size):
-                if self._looking.check([f"process {rank}"]):
-                    host, pid = self._looking.get(f"process {rank}").decode().split()
+                if self._watched.check([f"process {rank}"]):
+                    host, pid = self._watched.get(f"process {rank}").decode().split()
                     lost += [f"rank {rank}"] if host == here and not _is_alive(int(pid)) else []
         return ", ".join(lost)
 
     def _watch(self) -> None:
         """End this process where it waits for one that has failed: some collectives wait for half an hour."""
         while not self._left.wait(_POLL):
-            if (failed := self._failure()) and failed[0] != self.rank and not self._left.wait(_PATIENCE):
-                code = exit_code_of(failed[1])
+            if (failure := self._failure()) and failure[0] != self.rank and not self._left.wait(_PATIENCE):
+                code = exit_code_of(failure[1])
                 if self.rank == 0:
-                    report(failed[1])
-                    say_how_it_ended(code, failed[1])
+                    report(failure[1])
+                    say_how_it_ended(code, failure[1])
                 os._exit(code)
 
 
@@ -156,74 +155,74 @@ def _elsewhere(rank: int, code: int, text: str, is_lost_peer: bool) -> BaseExcep
     return error
 
 
-def _met() -> tuple[Any, int, int]:
+def _connect() -> tuple[Any, int, int]:
     """The launcher's store, the rank of this process and how many there are.
 
-    torch waits for the store in a thread: within torch this one would hear no signal, not even that the launcher, and
-    its store with it, has gone.
+    torch waits for the store in a thread: the main thread would get no signal meanwhile, not even after the launcher,
+    and its store with it, has ended.
     """
-    met: Future[tuple[Any, int, int]] = Future()
+    connection: Future[tuple[Any, int, int]] = Future()
 
-    def meet() -> None:
+    def connect() -> None:
         try:
-            met.set_result(next(iter(rendezvous("env://"))))
+            connection.set_result(next(iter(torch_rendezvous("env://"))))
         except Exception as error:
-            met.set_exception(error)
+            connection.set_exception(error)
 
-    threading.Thread(target=meet, name="meeting", daemon=True).start()
-    return met.result()
+    threading.Thread(target=connect, name="rendezvous", daemon=True).start()
+    return connection.result()
 
 
 @functools.cache
-def meeting() -> Meeting:
-    """The meeting of the processes that a launcher has started with this one."""
-    return Meeting()
+def rendezvous() -> Rendezvous:
+    """The rendezvous of the processes that a launcher has started with this one."""
+    return Rendezvous()
 
 
 @contextmanager
-def joined(device: torch.device, plan: Plan | None = None) -> Iterator[World]:
-    """The processes of this run, this one computing on ``device``; it alone where nobody has started more.
+def join_group(device: torch.device, plan: Plan | None = None) -> Iterator[ProcessGroup]:
+    """The processes of this run, this one computing on ``device``; a single one where no launcher has started more.
 
-    Rank 0 tells the others its ``plan``. An exception that leaves the block is told to the other processes.
+    Rank 0 publishes its ``plan``. An exception that leaves the block is reported to the other processes.
     """
     if not worker.is_worker():
-        yield World()
+        yield ProcessGroup()
         return
-    others = meeting()
+    others = rendezvous()
     with reporting(others):
         if plan:
-            others.announce(plan)
+            others.publish(plan)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=others.store, rank=others.rank, world_size=others.size)
-    world = Group(device, others.explained)
+    process_group = DistributedGroup(device, others.cause_of)
     try:
-        with reporting(others):  # said before the others notice that this one is gone
-            yield world
+        with reporting(others):  # before the others notice that this one has ended
+            yield process_group
         others.leave()
     finally:
-        world.close()
+        process_group.close()
 
 
 @contextmanager
-def reporting(others: Meeting) -> Iterator[None]:
-    """Within, an exception becomes what has led to it, and is told to the other processes."""
+def reporting(others: Rendezvous) -> Iterator[None]:
+    """Within, an exception becomes what has led to it, and is reported to the other processes."""
     try:
         yield
     except BaseException as error:
         try:
-            explained = others.explained(error)
+            cause = others.cause_of(error)
         except Interrupted as also:  # the launcher tells the others to stop once one has failed
-            explained = others.explained(also)
-        others.tell(explained)
-        if explained is error:
+            cause = others.cause_of(also)
+        others.report(cause)
+        if cause is error:
             raise
-        raise explained from error
+        raise cause from error
 
 
-def earlier_folder() -> Path | None:
-    """The run folder from before the launcher has started all processes anew."""
+def folder_before_restart() -> Path | None:
+    """The run folder, where the launcher has restarted all processes."""
     if not worker.restarts():
         return None
     store = _launchers_store()
@@ -231,7 +230,7 @@ def earlier_folder() -> Path | None:
 
 
 def _launchers_store() -> Any:
-    """The launcher's own store, which stays when all processes are started anew."""
+    """The launcher's own store, which stays when all processes are restarted."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return TCPStore(host, port, is_master=False, wait_for_workers=False)
 
