@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dltrain.data.base import Arrays, Windows
 from dltrain.data.images.transforms import Normalize, channel_statistics
 from dltrain.data.loader import Loader
-from dltrain.data.splits import holdout, limited
+from dltrain.data.splits import Shuffled, Split
 from dltrain.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -146,7 +146,16 @@ def test_a_window_can_end_with_the_series():
     assert targets.tolist() == [[16, 18]]
 
 
-# holdout and limited
+# splits
+
+
+def holdout(count: int, fraction: float, seed: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    parts = Split(fraction, seed=seed).parts({"train": Shuffled.of(count, labels)})
+    return parts["train"].indices, parts["val"].indices if "val" in parts else torch.empty(0)
+
+
+def limited(indices: Tensor, limit: int | None, seed: int) -> Tensor:
+    return Split(0, limit=limit, seed=seed).parts({"train": Shuffled(indices)})["train"].indices
 
 
 def test_a_class_of_which_nothing_is_left_to_train_on_is_warned_of(caplog):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from dltrain.data.base import Arrays, Data, Facts, Kind, Samples, Subset, Task
-from dltrain.data.splits import holdout, limited
+from dltrain.data.splits import Shuffled, Split
 from dltrain.errors import DataError
 
 _PARTS = ("train", "val", "test")
@@ -55,17 +55,13 @@ def adapted(
     }
     facts = _facts(name, [made, given["train"]], _looked_at(f"{name}.train", sources["train"]))
     samples = {part: _samples(f"{name}.{part}", source, facts) for part, source in sources.items()}
-    for part, fraction in (("test", test_fraction), ("val", val_fraction)):
-        train = samples["train"]
-        if part not in samples and fraction:
-            kept, held = holdout(len(train), fraction, split_seed, _labels(train, facts))
-            samples["train"] = Subset(train, kept)
-            if len(held):
-                samples[part] = Subset(train, held)
-    if limit is not None:
-        picks = {part: limited(torch.arange(len(found)), limit, split_seed) for part, found in samples.items()}
-        samples = {part: Subset(found, picks[part]) for part, found in samples.items()}
-    return Data(facts, samples["train"], samples.get("val"), samples.get("test"), ToFloat())
+    labels = _labels(samples["train"]) if facts.task == _CLASSES else None
+    pools = {part: Shuffled.of(len(whole), labels if part == "train" else None) for part, whole in samples.items()}
+    parts = {
+        part: _picked(samples.get(part, samples["train"]), pool.indices)
+        for part, pool in Split(val_fraction, test_fraction, limit, split_seed).parts(pools).items()
+    }
+    return Data(facts, parts["train"], parts.get("val"), parts.get("test"), ToFloat())
 
 
 class ToFloat(nn.Module):
@@ -181,23 +177,20 @@ def _stated(holders: Sequence[Any], *names: str) -> Any:
     return next((value for value in found if value is not None), None)
 
 
-def _samples(name: str, source: Sequence[Any], facts: Facts) -> Samples:
+def _samples(name: str, source: Sequence[Any], facts: Facts) -> Arrays | Mapped:
     if _is_mapped(source):
         return Mapped(name, source, facts)
     return Arrays(*_stacked(name, range(len(source)), source, facts))
 
 
-def _labels(samples: Samples, facts: Facts) -> Tensor | None:
+def _labels(samples: Arrays | Mapped) -> Tensor | None:
     """Class indices, where they are known without reading every sample."""
-    if facts.task != _CLASSES:
-        return None
-    if isinstance(samples, Subset):
-        labels = _labels(samples.samples, facts)
-        return labels if labels is None else labels[samples.indices]
-    labels = (
-        samples.targets if isinstance(samples, Arrays) else getattr(getattr(samples, "source", None), "targets", None)
-    )
+    labels = samples.targets if isinstance(samples, Arrays) else getattr(samples.source, "targets", None)
     return torch.as_tensor(labels) if labels is not None and len(labels) == len(samples) else None
+
+
+def _picked(samples: Samples, indices: Tensor) -> Samples:
+    return samples if len(indices) == len(samples) else Subset(samples, indices)
 
 
 def _pair(name: str, index: int, pair: Any) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from dltrain.data.base import Data, Fitted
 from dltrain.data.images.labelled import DecodedImages, image_data
+from dltrain.data.splits import Split
 
 _FILES = files("dltrain.data") / "files"
 
@@ -31,11 +32,8 @@ def digits(
     return image_data(
         "digits",
         tuple("0123456789"),
-        DecodedImages(labels, images),
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        limit=limit,
-        split_seed=split_seed,
+        {"train": DecodedImages(labels, images)},
+        split=Split(val_fraction, test_fraction, limit, split_seed),
         augment=augment,
         levels=16,
     )

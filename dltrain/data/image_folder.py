@@ -18,6 +18,7 @@ from dltrain.data.folders import labelled_images, text_of
 from dltrain.data.images.decode import WHITE, Decoding, decode_all, decoding_of, white_of
 from dltrain.data.images.labelled import image_data
 from dltrain.data.source import describe_folder
+from dltrain.data.splits import Split
 from dltrain.errors import ConfigError, DataError
 from dltrain.system.machine import available_memory
 
@@ -80,13 +81,8 @@ def image_folder(
     data = image_data(
         text_of(top.name),
         classes,
-        parts["train"],
-        parts.get("val"),
-        parts.get("test"),
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        limit=limit,
-        split_seed=split_seed,
+        parts,
+        split=Split(val_fraction, test_fraction, limit, split_seed),
         augment=augment,
         background=decoding.background,
         white=decoding.white,

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dltrain.data.base import Data, Facts, Fitted, Windows
 from dltrain.data.source import describe_file
-from dltrain.data.splits import held_size
+from dltrain.data.splits import Split
 from dltrain.data.tables.dates import read_dates
 from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of
 from dltrain.data.tables.frames import (
@@ -97,14 +97,11 @@ def series(
         layout, step = _read_times(frame, column, path, earlier.get("time_layout", ""), dialect)
     values = np.stack([_complete_numbers(frame[column], path, dialect) for column in features], 1)
 
-    bounds = _part_bounds(len(values), val_fraction, test_fraction)
-    first = _starts(0, bounds[0], window, horizon)
-    if not len(first):
-        raise DataError(
-            f"'{path}' has {len(values)} rows, {bounds[0]} of them for training, and one sample takes"
-            f" {window + horizon} (dataset.window={window} + dataset.horizon={horizon})"
-        )
-    mean, std = _scaling(values[: bounds[0]], features, path, fitted)
+    whole = _Steps(range(len(values)), window, horizon)
+    pools = Split(val_fraction, test_fraction, limit).parts({"train": whole})
+    for part, pool in pools.items():
+        _require_window(part, pool, len(values), path)
+    mean, std = _scaling(values[: pools["train"].rows.stop], features, path, fitted)
     with np.errstate(over="ignore"):
         scaled = torch.from_numpy(((values - mean) / std).astype(np.float32))
     if len(beyond := (~scaled.isfinite()).nonzero()):
@@ -114,16 +111,7 @@ def series(
             " from the values of the training rows to compute with; mend it"
         )
     target_values = scaled[:, 0].contiguous()
-
-    def part(lower: int, upper: int, label: str) -> Windows | None:
-        starts = _starts(lower, upper, window, horizon)
-        if lower < upper and not len(starts):
-            raise DataError(
-                f"'{path}': the {upper - lower} rows of the {label} part are fewer than dataset.horizon={horizon};"
-                f" raise dataset.{label}_fraction or set it to 0"
-            )
-        return Windows(scaled, target_values, starts[:limit], window, horizon) if len(starts) else None
-
+    parts = {part: Windows(scaled, target_values, pool.starts, window, horizon) for part, pool in pools.items()}
     facts = Facts(
         name=name or Path(path).stem,
         task="regression",
@@ -137,9 +125,9 @@ def series(
     )
     return Data(
         facts,
-        Windows(scaled, target_values, first[:limit], window, horizon),
-        part(bounds[0], bounds[1], "val"),
-        part(bounds[1], bounds[2], "test"),
+        parts["train"],
+        parts.get("val"),
+        parts.get("test"),
         preprocessing={
             "columns": features,
             "mean": mean.tolist(),
@@ -171,16 +159,45 @@ def _scaling(
     return mean, std
 
 
-def _part_bounds(rows: int, val_fraction: float, test_fraction: float) -> tuple[int, int, int]:
-    """Where the training, the validation and the test rows end."""
-    test = rows - held_size(rows, test_fraction)
-    return test - held_size(test, val_fraction), test, rows
+@dataclass(frozen=True)
+class _Steps:
+    """Rows of a series, of which the last ones are held out, and the windows whose targets lie in them."""
+
+    rows: range
+    window: int
+    horizon: int
+    most: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def hold_out(self, count: int, seed: int) -> tuple["_Steps", "_Steps"]:
+        return replace(self, rows=self.rows[:-count]), replace(self, rows=self.rows[-count:])
+
+    def limited(self, count: int, seed: int) -> "_Steps":
+        """With the first ``count`` windows at most."""
+        return replace(self, most=count)
+
+    @property
+    def starts(self) -> Tensor:
+        """First rows of the windows; what these read may lie before the rows."""
+        first = max(self.rows.start - self.window, 0)
+        return torch.arange(first, max(self.rows.stop - self.window - self.horizon + 1, first))[: self.most]
 
 
-def _starts(lower: int, upper: int, window: int, horizon: int) -> Tensor:
-    """First rows of the windows whose targets lie in rows ``lower`` to ``upper``; their inputs may lie before."""
-    first = max(lower - window, 0)
-    return torch.arange(first, max(upper - window - horizon + 1, first))
+def _require_window(part: str, steps: _Steps, rows: int, path: str) -> None:
+    """Raise :class:`DataError` where a part has no window."""
+    if len(steps.starts):
+        return
+    if part == "train":
+        raise DataError(
+            f"'{path}' has {rows} rows, {len(steps)} of them for training, and one sample takes"
+            f" {steps.window + steps.horizon} (dataset.window={steps.window} + dataset.horizon={steps.horizon})"
+        )
+    raise DataError(
+        f"'{path}': the {len(steps)} rows of the {part} part are fewer than dataset.horizon={steps.horizon};"
+        f" raise dataset.{part}_fraction or set it to 0"
+    )
 
 
 def _complete_numbers(column: pl.Series, path: str, dialect: Dialect) -> np.ndarray:

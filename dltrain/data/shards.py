@@ -22,7 +22,7 @@ from dltrain.data.shard_files.formats import Layout, layout_of, measured, with_w
 from dltrain.data.shard_files.index import Index, Runs, indexed
 from dltrain.data.shard_files.samples import ShardSamples, Targets, class_lookup, classes_of, label_blocks
 from dltrain.data.source import describe_folder
-from dltrain.data.splits import held_size
+from dltrain.data.splits import Split
 from dltrain.errors import ConfigError, DataError
 from dltrain.system.files import kind_of
 
@@ -85,21 +85,23 @@ def shards(
     top = Path(os.path.expanduser(root)).resolve()
     layout = layout_of(files["train"], decoding, input, target, task, shuffle_window)
     indices = {part: indexed(found, layout.shards, task, f"{top} ({part})") for part, found in files.items()}
-    parts = _parts(indices, {"test": test_fraction, "val": val_fraction}, limit, split_seed)
-    layout = measured(layout, *parts["train"], ignore, split_seed, fitted)
+    split = Split(val_fraction, test_fraction, limit, split_seed)
+    parts = split.parts({part: index.runs() for part, index in indices.items()})
+    index, train = indices["train"], parts["train"]
+    layout = measured(layout, index, train, ignore, split_seed, fitted)
     if white == "auto" and not fitted:
-        layout = with_white_measured(layout, *parts["train"], split_seed)
+        layout = with_white_measured(layout, index, train, split_seed)
     known = fitted.facts.class_names if fitted else ()
-    own = classes_of(top, class_names, layout, known, indices["train"]) if task == "classification" else ()
+    own = classes_of(top, class_names, layout, known, index) if task == "classification" else ()
     names = known or own
-    scale = (0.0, 1.0) if names else _mean_and_std(*parts["train"], fitted)
+    scale = (0.0, 1.0) if names else _mean_and_std(index, train, fitted)
     targets = {
         part: Targets(class_lookup(index, layout, own, names) if names else None, *scale)
         for part, index in indices.items()
     }
     samples = {
-        part: ShardSamples(index, layout, runs, targets.get(part, targets["train"]), shuffle_window)
-        for part, (index, runs) in parts.items()
+        part: ShardSamples(indices.get(part, index), layout, drawn, targets.get(part, targets["train"]), shuffle_window)
+        for part, drawn in parts.items()
     }
     if names and not fitted:
         _warn_of_absent(samples, names)
@@ -118,22 +120,6 @@ def shards(
     described = "; ".join(f"{part} {describe_folder(top, found)}" for part, found in files.items())
     data = Data(facts, samples["train"], samples.get("val"), samples.get("test"), files=described)
     return _prepared(data, layout, augment, split_seed, fitted)
-
-
-def _parts(
-    indices: Mapping[str, Index], fractions: Mapping[str, float], limit: int | None, seed: int
-) -> dict[str, tuple[Index, Runs]]:
-    """The runs of each part, held out of the training runs where it has no shards of its own."""
-    runs = {part: (index, index.runs()) for part, index in indices.items()}
-    for part, fraction in fractions.items():
-        index, rest = runs["train"]
-        size = held_size(len(rest), fraction)
-        if part not in runs and size:
-            held, kept = rest.drawn(size, seed)
-            runs |= {"train": (index, kept), part: (index, held)}
-    if limit is None:
-        return runs
-    return {part: (index, found.drawn(min(limit, len(found)), seed)[0]) for part, (index, found) in runs.items()}
 
 
 def _mean_and_std(index: Index, train: Runs, fitted: Fitted | None) -> tuple[float, float]:
@@ -172,8 +158,7 @@ def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, see
         mean, std = (torch.tensor(fitted.preprocessing[name], dtype=torch.float64) for name in ("mean", "std"))
     else:
         assert isinstance(data.train, ShardSamples)
-        drawn, _ = data.train.runs.drawn(min(_MEASURED, len(data.train)), seed)
-        sample = replace(data.train, runs=drawn)
+        sample = replace(data.train, runs=data.train.runs.limited(_MEASURED, seed))
         pieces = torch.split(torch.arange(len(sample)), 128)
         mean, std = statistics_of((sample.take(piece)[0] for piece in pieces), layout.shape[0])
     return replace(

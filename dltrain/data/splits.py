@@ -1,6 +1,9 @@
-"""Which samples are held out: seeded, stratified by class where there are classes, in time order for series."""
+"""How data sets are divided into parts: one way for all, whatever their samples are and however these are drawn."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,26 +13,94 @@ from dltrain.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
-def holdout(count: int, fraction: float, seed: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Split ``range(count)`` into ``(kept, held)`` indices, each in ascending order.
+class Pool(Protocol):
+    """Samples that can be divided, in a way that fits them: by class, in time order, or in runs of neighbours."""
 
-    ``round(count * fraction)`` samples are held out, at least one where ``fraction`` is above zero. With
-    ``labels`` (count,) each class gives its share to within one sample; a class of which nothing is left is warned
-    of. The same seed gives the same split.
-    """
-    size = held_size(count, fraction)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    if labels is not None:
-        # Shuffled within each class, classes one behind the other: evenly spaced picks are proportional.
-        order = order[labels[order].argsort(stable=True)]
-    held = torch.zeros(count, dtype=torch.bool)
-    # In float64, because float32 cannot tell millions of places apart.
-    picks = (torch.arange(size, dtype=torch.float64) + 0.5) * (count / max(size, 1))
-    held[order[picks.long()]] = True
-    if labels is not None and (gone := sorted(set(labels[held].tolist()) - set(labels[~held].tolist()))):
-        named = ", ".join(map(str, gone[:10])) + (", ..." if len(gone) > 10 else "")
-        log.warning("every sample of these classes is held out, none is left to train on (from 0): %s", named)
-    return (~held).nonzero().flatten(), held.nonzero().flatten()
+    def __len__(self) -> int: ...
+
+    def hold_out(self, count: int, seed: int) -> tuple[Self, Self]:
+        """The samples that are left, and the ``count`` that are held out."""
+        ...
+
+    def limited(self, count: int, seed: int) -> Self:
+        """At most ``count`` of the samples."""
+        ...
+
+
+P = TypeVar("P", bound=Pool)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the keys of a data set say of its parts; see :meth:`parts`."""
+
+    val_fraction: float
+    test_fraction: float = 0.0
+    limit: int | None = None
+    seed: int = 0
+
+    def parts(self, given: Mapping[str, P]) -> dict[str, P]:
+        """``given``, which has ``train`` and may have ``val`` and ``test``, with what is held out of ``train``.
+
+        ``test_fraction`` of ``train`` becomes the test part where none is given, then ``val_fraction`` of the rest
+        the validation part; a part that would be empty is absent. ``limit`` bounds each part in the end.
+
+        Raises:
+            ConfigError: a fraction is not from 0 to below 1.
+        """
+        parts = dict(given)
+        for part, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
+            count = held_size(len(parts["train"]), fraction)
+            if part not in given and count:
+                parts["train"], parts[part] = parts["train"].hold_out(count, self.seed)
+        if self.limit is None:
+            return parts
+        return {part: pool.limited(self.limit, self.seed) for part, pool in parts.items()}
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Samples at ``indices`` (n,) int64, ascending, held out at random; by class where there are ``labels`` (n,)."""
+
+    indices: Tensor
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, count: int, labels: Tensor | None = None) -> Self:
+        """All of ``count`` samples."""
+        return cls(torch.arange(count), labels)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def hold_out(self, count: int, seed: int) -> tuple[Self, Self]:
+        """Hold out ``count`` samples, of each class its share to within one sample; an emptied class is warned of."""
+        order = _permutation(len(self), seed)
+        if self.labels is not None:
+            # Shuffled within each class, classes one after the other: evenly spaced picks are proportional.
+            order = order[self.labels[order].argsort(stable=True)]
+        # In float64, because float32 cannot tell millions of places apart.
+        picks = (torch.arange(count, dtype=torch.float64) + 0.5) * (len(self) / count)
+        is_held = torch.zeros(len(self), dtype=torch.bool)
+        is_held[order[picks.long()]] = True
+        if self.labels is not None:
+            _warn_of_emptied(self.labels[~is_held], self.labels[is_held])
+        return self._at(~is_held), self._at(is_held)
+
+    def limited(self, count: int, seed: int) -> Self:
+        """At most ``count`` samples at random, in their order, so not of the first class alone."""
+        if len(self) <= count:
+            return self
+        return self._at(_permutation(len(self), seed)[:count].sort().values)
+
+    def _at(self, places: Tensor) -> Self:
+        return type(self)(self.indices[places], None if self.labels is None else self.labels[places])
+
+
+def _warn_of_emptied(kept: Tensor, held: Tensor) -> None:
+    if emptied := sorted({*held.tolist()} - {*kept.tolist()}):
+        listed = ", ".join(map(str, emptied[:10])) + (", ..." if len(emptied) > 10 else "")
+        log.warning("every sample of these classes is held out, none is left to train on (from 0): %s", listed)
 
 
 def held_size(count: int, fraction: float) -> int:
@@ -39,9 +110,5 @@ def held_size(count: int, fraction: float) -> int:
     return min(max(round(count * fraction), 1), count - 1) if fraction and count > 1 else 0
 
 
-def limited(indices: Tensor, limit: int | None, seed: int) -> Tensor:
-    """At most ``limit`` of ``indices``, drawn with ``seed``, in their order, so not of the first class alone."""
-    if limit is None or len(indices) <= limit:
-        return indices
-    picks = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:limit]
-    return indices[picks.sort().values]
+def _permutation(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

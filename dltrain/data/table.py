@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Facts, Fitted, Task
 from dltrain.data.source import describe_file
-from dltrain.data.splits import holdout, limited
+from dltrain.data.splits import Shuffled, Split
 from dltrain.data.tables.categories import Categories, spellings
 from dltrain.data.tables.columns import nothing_to_read, sort_columns
 from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of, selected
@@ -94,7 +94,9 @@ def table(
         raise DataError(f"'{path}' has {len(rows)} rows with a value of '{target}'; at least {least} are needed")
     known = fitted.facts.class_names if fitted else ()
     values, class_names = _read_target(frame[target], path, dialect, task, known)
-    parts = _split_rows(rows, values if class_names else None, val_fraction, test_fraction, limit, split_seed)
+    pool = Shuffled(rows, values[rows] if class_names else None)
+    pools = Split(val_fraction, test_fraction, limit, split_seed).parts({"train": pool})
+    train = pools["train"].indices
     if fitted:
         encoder = TableEncoder.of(fitted.preprocessing | dialect.stored())
         typed = encoder.typed(frame, path)
@@ -104,8 +106,8 @@ def table(
         numeric, texts, typed = sort_columns(frame, path, skip, categorical, max_categories, dialect)
         if not numeric and not texts:
             raise nothing_to_read(frame, path, target, ignore, not class_names, dialect)
-        encoder = TableEncoder.fit(typed[parts[0].numpy()], numeric, texts, max_categories, dialect)
-        mean, std = (0.0, 1.0) if class_names else _mean_and_std(values[parts[0]])
+        encoder = TableEncoder.fit(typed[train.numpy()], numeric, texts, max_categories, dialect)
+        mean, std = (0.0, 1.0) if class_names else _mean_and_std(values[train])
         for column, measured in (*encoder.numeric.items(), (target, {"mean": mean, "std": std})):
             require_measured(path, column, measured.values())
     if not class_names:
@@ -123,12 +125,12 @@ def table(
         target_mean=mean,
         target_std=std,
     )
-    train, val, test = (Arrays(inputs[part], values[part]) for part in parts)
+    parts = {part: Arrays(inputs[pool.indices], values[pool.indices]) for part, pool in pools.items()}
     return Data(
         facts,
-        train,
-        val if len(val) else None,
-        test if len(test) else None,
+        parts["train"],
+        parts.get("val"),
+        parts.get("test"),
         preprocessing=encoder.stored(),
         files=describe_file(Path(os.path.expanduser(path))),
     )
@@ -137,20 +139,6 @@ def table(
 def _mean_and_std(values: Tensor) -> tuple[float, float]:
     """What standardises ``values`` (rows,) float64; those that are all alike are only shifted."""
     return float(values.mean()), float(values.std(correction=0)) if values.min() < values.max() else 1.0
-
-
-def _split_rows(
-    rows: Tensor, labels: Tensor | None, val_fraction: float, test_fraction: float, limit: int | None, seed: int
-) -> list[Tensor]:
-    """Row numbers of the training, validation and test part."""
-
-    def split(part: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-        kept, held = holdout(len(part), fraction, seed, labels[part] if labels is not None else None)
-        return part[kept], part[held]
-
-    rest, test = split(rows, test_fraction)
-    train, val = split(rest, val_fraction)
-    return [limited(part, limit, seed) for part in (train, val, test)]
 
 
 def _warn_of_unlabelled(column: pl.Series, path: str, dialect: Dialect) -> None:

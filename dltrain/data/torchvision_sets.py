@@ -4,7 +4,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dltrain.data.base import Data
 from dltrain.data.images.labelled import DecodedImages, image_data
+from dltrain.data.splits import Split
 from dltrain.errors import DataError
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -33,7 +34,8 @@ def mnist(
 ) -> Data:
     """MNIST (LeCun et al., 1998): 60,000 and 10,000 handwritten digits, grey, 28 × 28."""
     parts = _idx_parts("MNIST", root, download)
-    return _given_parts("mnist", tuple("0123456789"), parts, val_fraction, limit, split_seed, augment)
+    split = Split(val_fraction, limit=limit, seed=split_seed)
+    return image_data("mnist", tuple("0123456789"), parts, split=split, augment=augment)
 
 
 def fashion_mnist(
@@ -46,7 +48,8 @@ def fashion_mnist(
 ) -> Data:
     """Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 pictures of clothes, grey, 28 × 28."""
     parts = _idx_parts("FashionMNIST", root, download)
-    return _given_parts("fashion_mnist", _FASHION, parts, val_fraction, limit, split_seed, augment)
+    split = Split(val_fraction, limit=limit, seed=split_seed)
+    return image_data("fashion_mnist", _FASHION, parts, split=split, augment=augment)
 
 
 def cifar10(
@@ -59,7 +62,8 @@ def cifar10(
 ) -> Data:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 colour photographs of ten kinds, 32 × 32."""
     names, parts = _cifar_parts("CIFAR10", root, download)
-    return _given_parts("cifar10", names, parts, val_fraction, limit, split_seed, augment)
+    split = Split(val_fraction, limit=limit, seed=split_seed)
+    return image_data("cifar10", names, parts, split=split, augment=augment)
 
 
 def cifar100(
@@ -72,28 +76,8 @@ def cifar100(
 ) -> Data:
     """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 colour photographs of a hundred kinds, 32 × 32."""
     names, parts = _cifar_parts("CIFAR100", root, download)
-    return _given_parts("cifar100", names, parts, val_fraction, limit, split_seed, augment)
-
-
-def _given_parts(
-    name: str,
-    class_names: Sequence[str],
-    parts: dict[str, DecodedImages],
-    val_fraction: float,
-    limit: int | None,
-    split_seed: int,
-    augment: Mapping[str, Any] | None,
-) -> Data:
-    return image_data(
-        name,
-        class_names,
-        parts["train"],
-        test=parts["test"],
-        val_fraction=val_fraction,
-        limit=limit,
-        split_seed=split_seed,
-        augment=augment,
-    )
+    split = Split(val_fraction, limit=limit, seed=split_seed)
+    return image_data("cifar100", names, parts, split=split, augment=augment)
 
 
 def _idx_parts(dataset: str, root: str, download: bool) -> dict[str, DecodedImages]:

@@ -110,9 +110,10 @@ def _lenet(classes: int) -> nn.Module:
 
 def _split(labels: list[int]) -> tuple[Tensor, Tensor]:
     """The images for training and for validation: dltrain's own split, so that all rivals see the same."""
-    from dltrain.data.splits import holdout
+    from dltrain.data.splits import Shuffled, Split
 
-    return holdout(len(labels), 0.1, seed=0, labels=torch.tensor(labels))
+    parts = Split(val_fraction=0.1).parts({"train": Shuffled.of(len(labels), torch.tensor(labels))})
+    return parts["train"].indices, parts["val"].indices
 
 
 def _decoded(folder: str, decoded: str) -> tuple[Tensor, Tensor]:

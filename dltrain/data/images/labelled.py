@@ -11,7 +11,7 @@ from dltrain.data.base import Arrays, Data, Facts, Samples, Subset
 from dltrain.data.images.augment import make_augment, require_augment
 from dltrain.data.images.decode import WHITE
 from dltrain.data.images.transforms import Normalize, channel_statistics
-from dltrain.data.splits import holdout, limited
+from dltrain.data.splits import Shuffled, Split
 from dltrain.errors import DataError
 
 # Enough for the mean of a channel to within a per cent, so that data that are never in memory start at once too.
@@ -54,41 +54,27 @@ class DecodedImages:
 def image_data(
     name: str,
     class_names: Sequence[str],
-    train: Images,
-    val: Images | None = None,
-    test: Images | None = None,
+    sources: Mapping[str, Images],
     *,
-    val_fraction: float,
-    test_fraction: float = 0.0,
-    limit: int | None,
-    split_seed: int,
+    split: Split,
     augment: Mapping[str, Any] | None = None,
     levels: int = 255,
     background: str | None = "#ffffff",
     white: float = WHITE,
 ) -> Data:
-    """Hold out what is not given as a part of its own, load the images, and measure the training part.
+    """Hold out the parts that ``sources`` lack, stratified by class, load all, and measure the training part.
 
-    ``test_fraction`` of ``train`` becomes the test part where there is none, then ``val_fraction`` of what is left
-    the validation part; ``limit`` keeps at most that many images of each part. ``levels`` is the value of white.
+    ``levels`` is the value of white.
     ``background`` and ``white`` say how files were decoded, or are to be: see :class:`~.decode.Decoding`.
     """
+    train = sources["train"]
     require_augment(augment, train.shape)  # before minutes of decoding
-    places: dict[str, tuple[Images, Tensor]] = {"train": (train, torch.arange(len(train.labels)))}
-    for part, given, fraction in (("test", test, test_fraction), ("val", val, val_fraction)):
-        if given is not None:
-            places[part] = (given, torch.arange(len(given.labels)))
-            continue
-        rest = places["train"][1]
-        kept, held = holdout(len(rest), fraction, split_seed, train.labels[rest])
-        places["train"] = (train, rest[kept])
-        if len(held):
-            places[part] = (train, rest[held])
-    if len(places["train"][1]) == 0:
+    pools = split.parts({part: Shuffled.of(len(images.labels), images.labels) for part, images in sources.items()})
+    if len(pools["train"]) == 0:
         raise DataError(f"{name}: no image is left for training")
-    parts = _load({part: (images, limited(picks, limit, split_seed)) for part, (images, picks) in places.items()})
-    measured = limited(torch.arange(len(parts["train"])), _MEASURED, split_seed)
-    sample = parts["train"].take(measured)[0]
+    parts = _load({part: (sources.get(part, train), pool.indices) for part, pool in pools.items()})
+    measured = Shuffled.of(len(parts["train"])).limited(_MEASURED, split.seed)
+    sample = parts["train"].take(measured.indices)[0]
     mean, std = channel_statistics(sample)
     facts = Facts(
         name=name,

@@ -79,7 +79,7 @@ def measured(
         path = str(index.files[0])
         ignored = require_columns(pl.DataFrame(schema=rows.groups.columns), ignore, path, "dataset.ignore")
         kept = RowGroups([name for name in rows.groups.columns if name not in ignored], 0)
-        sample, _ = train.drawn(min(_ROWS, len(train)), seed)
+        sample = train.limited(_ROWS, seed)
         numbers = sample.numbers(torch.arange(len(sample))).numpy()
         groups = (frame_of(table)[within] for _, within, table in kept.select(index, numbers))
         frame = pl.concat(groups, how="vertical_relaxed")
@@ -102,7 +102,7 @@ def with_white_measured(layout: Layout, index: Index, train: Runs, seed: int) ->
     images = layout.shards
     if not isinstance(images, TarShards | ParquetImages) or not isinstance(images.decode, Picture):
         return layout
-    sample, _ = train.drawn(min(_DEEP_SAMPLE, len(train)), seed)
+    sample = train.limited(_DEEP_SAMPLE, seed)
     numbers = sample.numbers(torch.arange(len(sample))).numpy()
     places = np.array(index.rows[numbers])[:, :-1]
     largest = replace(images, decode=LargestValue()).read(index, numbers, places)

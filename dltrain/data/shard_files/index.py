@@ -89,15 +89,19 @@ class Runs:
         run = torch.searchsorted(self.ends, indices, right=True)
         return self.starts[run] + indices - (self.ends - self.lengths)[run]
 
-    def drawn(self, count: int, seed: int) -> tuple["Runs", "Runs"]:
-        """``count`` samples in whole runs that ``seed`` draws, the last of them cut, and the samples that are left."""
+    def limited(self, count: int, seed: int) -> "Runs":
+        """At most ``count`` samples, drawn as :meth:`hold_out` does."""
+        return self.hold_out(min(count, len(self)), seed)[1]
+
+    def hold_out(self, count: int, seed: int) -> tuple["Runs", "Runs"]:
+        """The samples that are left, and ``count`` in whole runs that ``seed`` draws, of which the last is cut."""
         order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(seed))
         shuffled = self.lengths[order]
         taken = (count - (shuffled.cumsum(0) - shuffled)).clamp(min=0).minimum(shuffled)
         lengths = torch.empty_like(self.lengths).index_copy_(0, order, taken)
         return (
-            _without_empty(self.starts, lengths),
             _without_empty(self.starts + lengths, self.lengths - lengths),
+            _without_empty(self.starts, lengths),
         )
 
     def stretches(self, window: int, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
