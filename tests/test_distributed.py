@@ -410,15 +410,15 @@ def test_own_code_that_leaves_with_an_exit_code_is_a_failure_that_names_its_rank
 
 KILLED = """
 import os, time
-from dltrain.distributed.process_group import Group
+from dltrain.distributed.process_group import DistributedGroup
 from dltrain.models import MLP
 WHEN, IS_VICTIM, SECONDS = os.environ["WHEN"], os.environ.get("RANK") == "1", 2
-close = Group.close
+close = DistributedGroup.close
 def close_slowly(group):
     if WHEN == "as it leaves":
         time.sleep(SECONDS)
     close(group)
-Group.close = close_slowly
+DistributedGroup.close = close_slowly
 class Net(MLP):
     steps = 0
     def forward(self, inputs):
