@@ -100,6 +100,11 @@ def exit_code_of(error: BaseException) -> int:
     return error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first of ``names``, for a message: ``a, b, ...``."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'lstm'?"`` for the closest of ``choices``, or an empty string when none is close."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -20,17 +20,17 @@ from dltrain.data.images.transforms import Normalize, statistics_of
 from dltrain.data.shard_files.contents import Picture
 from dltrain.data.shard_files.formats import Layout, layout_of, measured, with_white_measured
 from dltrain.data.shard_files.index import Index, Runs, indexed
-from dltrain.data.shard_files.samples import ShardSamples, Targets, class_lookup, classes_of, label_blocks
+from dltrain.data.shard_files.samples import ShardSamples, Targets, class_lookup, classes_of
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import Split
-from dltrain.errors import ConfigError, DataError
+from dltrain.errors import ConfigError, DataError, listed
 from dltrain.system.files import kind_of
 
 log = logging.getLogger(__name__)
 
 _SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
-_MEASURED = 512  # images, for the mean of a channel to within about a per cent: a set is not all read before training
+_MEASURED = 512  # images, which give the mean of a channel to about one per cent without reading the whole data set
 
 
 def shards(
@@ -54,23 +54,23 @@ def shards(
 ) -> Data:
     """Shards in ``root/train/``, or ``root/train-*``, with ``val`` and ``test`` where they exist.
 
-    A tar file holds samples as WebDataset has them: ``000.jpg`` and ``000.cls``, or ``000.json`` with a key ``label``.
-    A Parquet file holds one a row: a column of encoded images and one of labels, or columns of a table. Samples are
-    read when they are wanted and never kept; memory does not depend on how many there are.
+    A tar file holds samples as WebDataset writes them: ``000.jpg`` and ``000.cls``, or ``000.json`` with a key
+    ``label``. A Parquet file holds a sample a row: a column of encoded images and a column of labels, or columns of a
+    table. Samples are read when they are needed and not kept; memory does not grow with their number.
 
     A part without shards is held out of the training shards: exactly its share, in runs of up to 128 neighbouring
     samples (of Parquet: row groups) that ``split_seed`` draws. ``limit`` draws such runs as well.
 
     Args:
-        input: suffix of the member, or name of the column, that the network reads; found where it is ``None``.
+        input: suffix of the member, or name of the column, that the network reads; ``None``: by the first shard.
         target: suffix, key of the JSON member, or column of the label; by default ``cls`` or ``label``.
         class_names: names of the classes, in the order of their numbers; else of a file ``classes.txt`` in ``root``,
-            else what is found in the shards.
+            else by the labels in the shards.
         background: what shows where an image is transparent: see :func:`dltrain.data.image_folder.image_folder`.
         white: the value that becomes 255 in images of more than 8 bits a pixel; ``auto`` measures it.
         ignore: columns of a table that are not read.
-        shuffle_window: so many samples, from runs all over the shards, are shuffled with one another.
-        fitted: what an earlier run measured: its classes, scales and columns are kept.
+        shuffle_window: number of samples, from runs all over the shards, that are shuffled together.
+        fitted: measured by an earlier run, whose classes, scales and columns are kept.
 
     Raises:
         DataError: there are no shards, one is damaged, or a sample lacks its input or its label.
@@ -84,7 +84,7 @@ def shards(
     files = shard_files(root)
     top = Path(os.path.expanduser(root)).resolve()
     layout = layout_of(files["train"], decoding, input, target, task, shuffle_window)
-    indices = {part: indexed(found, layout.shards, task, f"{top} ({part})") for part, found in files.items()}
+    indices = {part: indexed(paths, layout.shards, task, f"{top} ({part})") for part, paths in files.items()}
     split = Split(val_fraction, test_fraction, limit, split_seed)
     parts = split.parts({part: index.runs() for part, index in indices.items()})
     index, train = indices["train"], parts["train"]
@@ -92,11 +92,11 @@ def shards(
     if white == "auto" and not fitted:
         layout = with_white_measured(layout, index, train, split_seed)
     known = fitted.facts.class_names if fitted else ()
-    own = classes_of(top, class_names, layout, known, index) if task == "classification" else ()
-    names = known or own
+    stated = classes_of(top, class_names, layout, known, index) if task == "classification" else ()
+    names = known or stated
     scale = (0.0, 1.0) if names else _mean_and_std(index, train, fitted)
     targets = {
-        part: Targets(class_lookup(index, layout, own, names) if names else None, *scale)
+        part: Targets(class_lookup(index, layout, stated, names) if names else None, *scale)
         for part, index in indices.items()
     }
     samples = {
@@ -117,18 +117,18 @@ def shards(
         target_mean=scale[0],
         target_std=scale[1],
     )
-    described = "; ".join(f"{part} {describe_folder(top, found)}" for part, found in files.items())
+    described = "; ".join(f"{part} {describe_folder(top, paths)}" for part, paths in files.items())
     data = Data(facts, samples["train"], samples.get("val"), samples.get("test"), files=described)
     return _prepared(data, layout, augment, split_seed, fitted)
 
 
 def _mean_and_std(index: Index, train: Runs, fitted: Fitted | None) -> tuple[float, float]:
-    """What standardises the values of the training part; those that are all alike are only shifted."""
+    """Mean and deviation of the values of the training part; a deviation of 0 becomes 1."""
     if fitted:
         return fitted.facts.target_mean, fitted.facts.target_std
 
     def mean_of(changed: Callable[[np.ndarray], np.ndarray]) -> float:
-        blocks = (block.view(np.float64) for block in label_blocks(index, train))
+        blocks = (block.view(np.float64) for block in index.labels_of(train))
         return sum(float(changed(block).sum()) for block in blocks) / len(train)
 
     mean = mean_of(lambda block: block)
@@ -138,16 +138,15 @@ def _mean_and_std(index: Index, train: Runs, fitted: Fitted | None) -> tuple[flo
 def _warn_of_absent(samples: Mapping[str, ShardSamples], names: Sequence[str]) -> None:
     train = samples["train"]
     counts = torch.zeros(len(names), dtype=torch.int64)
-    for block in label_blocks(train.index, train.runs):
+    for block in train.index.labels_of(train.runs):
         counts += torch.bincount(train.targets(block), minlength=len(names))
     absent = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
     if absent:
-        listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
-        log.warning("no sample of these classes is left to train on: %s", listed)
+        log.warning("no sample of these classes is left to train on: %s", listed(absent))
 
 
 def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, seed: int, fitted: Fitted | None) -> Data:
-    """``data`` with what brings its inputs into a network, measured on some of the training part."""
+    """``data`` with the transform and the augmentation of its inputs, measured on some of the training part."""
     if not layout.has_pixels and any((augment or {}).values()):
         raise ConfigError(["dataset.augment changes images, and these shards hold none"])
     if layout.kind == "table" and layout.preprocessing:
@@ -170,13 +169,13 @@ def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, see
 
 
 def _images_of(fitted: Fitted | None) -> dict[str, Any] | None:
-    """What an earlier run has stored of how it decoded images, if it had any."""
+    """How an earlier run decoded images, if its samples were images."""
     return fitted.preprocessing if fitted and fitted.facts.kind == "image" else None
 
 
 def _decoded_by(layout: Layout) -> dict[str, Any]:
     decode = getattr(layout.shards, "decode", None)
-    if not isinstance(decode, Picture):  # arrays of pixels, which nothing has decoded
+    if not isinstance(decode, Picture):  # arrays of pixels, which need no decoding
         return {}
     return {"background": decode.decoding.background, "white": decode.decoding.white}
 
@@ -184,11 +183,11 @@ def _decoded_by(layout: Layout) -> dict[str, Any]:
 def shard_files(root: str) -> dict[str, list[Path]]:
     """The shards of each part, in the order of their names.
 
-    A part has a folder ``train/``, ``val/`` or ``test/``, or shards with it as a word of their names, in any usual
-    spelling: ``train-000000.tar``, ``imagenet1k-validation-00.tar``. Where none is for training all of them are.
+    A part is a folder ``train/``, ``val/`` or ``test/``, or the shards with that word in their names, in any usual
+    spelling: ``train-000000.tar``, ``imagenet1k-validation-00.tar``. If no part is for training, all shards are.
 
     Raises:
-        DataError: there is no such folder, it holds no shards, or shards of both formats.
+        DataError: there is no such folder, or it holds no shards, or shards of both formats.
     """
     top = Path(os.path.expanduser(root)).resolve()
     if not top.is_dir():
@@ -198,10 +197,9 @@ def shard_files(root: str) -> dict[str, list[Path]]:
     parts: dict[str, list[Path]] = {}
     for part in ("train", "val", "test"):
         inside = _shards_in(folders[part]) if part in folders else []
-        found = inside or [path for path in loose if part_in(path.stem) == part]
-        if found:
-            parts[part] = found
-    _say_unknown(top, [folder for folder in subfolders(top).values() if folder not in folders.values()])
+        if shards := inside or [path for path in loose if part_in(path.stem) == part]:
+            parts[part] = shards
+    _warn_of_unknown(top, [folder for folder in subfolders(top).values() if folder not in folders.values()])
     if "train" not in parts and loose:
         parts = {"train": loose}
     if "train" not in parts:
@@ -215,14 +213,14 @@ def shard_files(root: str) -> dict[str, list[Path]]:
 def _shards_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
-    for path in found:
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
+    for path in paths:
         if kind := kind_of(path):
             log.warning("%s is left out: it is %s, no file", path, kind)
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in paths if path.is_file())
 
 
-def _say_unknown(top: Path, folders: list[Path]) -> None:
+def _warn_of_unknown(top: Path, folders: list[Path]) -> None:
     if unknown := [f"'{text_of(folder.name)}'" for folder in folders if _shards_in(folder)]:
         log.warning("%s: shards in %s are left out: parts are called train, val and test", top, ", ".join(unknown))
 

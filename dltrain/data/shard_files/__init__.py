@@ -1,1 +1,1 @@
-"""What shards are made of: tar and Parquet files with a sample an entry."""
+"""Shards: tar and Parquet files, each entry of which is a sample."""

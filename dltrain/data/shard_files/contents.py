@@ -1,4 +1,4 @@
-"""The content of a file, or of a cell of a table, to one sample: an encoded image or a NumPy array."""
+"""Decode the content of a file, or of a cell of a table, to a sample: an encoded image or a NumPy array."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -34,7 +34,7 @@ class LargestValue:
 
 @dataclass(frozen=True)
 class NumpyFile:
-    """The array of an ``.npy`` file of this shape: ``raw`` ones are bytes and stay so, other numbers become float32."""
+    """The array of an ``.npy`` file of this ``shape``: of bytes where it is ``raw``, else of numbers, as float32."""
 
     shape: tuple[int, ...]
     raw: bool
@@ -49,16 +49,16 @@ class NumpyFile:
 
 
 def decoded(contents: Iterable[tuple[int, bytes]], count: int, decode: Decode, name: Callable[[int], str]) -> Tensor:
-    """A batch of ``count`` samples from ``contents``, each with its place in the batch, which come one after the other.
+    """A batch of ``count`` samples, decoded from ``contents``: pairs of a place in the batch and bytes, in any order.
 
     Raises:
-        DataError: one cannot be decoded; ``name`` tells what it is called.
+        DataError: a sample cannot be decoded; ``name`` gives its name by its place.
     """
     samples = [torch.empty(0)] * count
     for place, content in contents:
         try:
             samples[place] = torch.from_numpy(np.ascontiguousarray(decode(content)))
-        except Exception as error:  # readers raise whatever they stumble over
+        except Exception as error:  # decoders pass on errors of any kind
             cause = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{name(place)} cannot be read: {cause}") from error
     return torch.stack(samples)

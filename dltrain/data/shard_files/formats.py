@@ -1,4 +1,4 @@
-"""What the samples of shards are: found in the first of them, or named by the user."""
+"""What a sample of shards holds, by the first shard or as the user names it."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from dltrain.data.base import Fitted, Kind, Task
 from dltrain.data.folders import IMAGES
@@ -25,9 +24,9 @@ from dltrain.system.extras import require_extras
 
 _IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGES)
 _KINDS: dict[int, Kind] = {1: "table", 2: "series", 3: "image"}
-_ROWS = 100_000  # from which the columns of a table are measured
-_DEEP_SAMPLE = 100  # images whose largest value is looked for
-_CATEGORIES = 50  # values of a column with a feature of their own
+_ROWS = 100_000  # on which the columns of a table are measured
+_DEEP_SAMPLE = 100  # images whose largest value is measured
+_CATEGORIES = 50  # values of a column that get a feature each
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Layout:
 def layout_of(
     files: Sequence[Path], decoding: Decoding, input: str | None, target: str | None, task: Task, window: int
 ) -> Layout:
-    """What the training shards ``files`` hold. The features of a table are yet to be measured: see :func:`measured`.
+    """What the training shards ``files`` hold; :func:`measured` adds the features of a table.
 
     Raises:
         UserError: a package that reads them is not installed.
@@ -79,18 +78,15 @@ def measured(
         path = str(index.files[0])
         ignored = require_columns(pl.DataFrame(schema=rows.groups.columns), ignore, path, "dataset.ignore")
         kept = RowGroups([name for name in rows.groups.columns if name not in ignored], 0)
-        sample = train.limited(_ROWS, seed)
-        numbers = sample.numbers(torch.arange(len(sample))).numpy()
-        groups = (frame_of(table)[within] for _, within, table in kept.select(index, numbers))
+        groups = (frame_of(table)[within] for _, within, table in kept.select(index, train.drawn_numbers(_ROWS, seed)))
         frame = pl.concat(groups, how="vertical_relaxed")
         numeric, texts, frame = sort_columns(frame, path, (), (), _CATEGORIES)
         if not numeric and not texts:
             raise DataError(f"'{path}' has no column to predict '{layout.target}' from")
         encoder = TableEncoder.fit(frame, numeric, texts, _CATEGORIES)
-    groups_read = RowGroups(encoder.columns, rows.groups.window)
     return replace(
         layout,
-        shards=replace(rows, groups=groups_read, encoder=encoder),
+        shards=replace(rows, groups=RowGroups(encoder.columns, rows.groups.window), encoder=encoder),
         shape=(len(encoder.feature_names),),
         feature_names=encoder.feature_names,
         preprocessing=encoder.stored(),
@@ -98,12 +94,11 @@ def measured(
 
 
 def with_white_measured(layout: Layout, index: Index, train: Runs, seed: int) -> Layout:
-    """``layout`` with the value of white in images of more than 8 bits, by some of the training part."""
+    """``layout`` with the value of white in images of more than 8 bits, measured on some of the training part."""
     images = layout.shards
     if not isinstance(images, TarShards | ParquetImages) or not isinstance(images.decode, Picture):
         return layout
-    sample = train.limited(_DEEP_SAMPLE, seed)
-    numbers = sample.numbers(torch.arange(len(sample))).numpy()
+    numbers = train.drawn_numbers(_DEEP_SAMPLE, seed)
     places = np.array(index.rows[numbers])[:, :-1]
     largest = replace(images, decode=LargestValue()).read(index, numbers, places)
     decoding = images.decode.decoding._replace(white=white_for(largest.flatten().tolist()))
@@ -114,25 +109,25 @@ def _tar_layout(path: Path, decoding: Decoding, input: str | None, target: str |
     with open(path, "rb") as file:
         key, members = next(members_of(path, file), ("", {}))
         inputs = (input,) if input else _IMAGES if any(suffix in members for suffix in _IMAGES) else ("npy",)
-        found = next((suffix for suffix in members if suffix in inputs), None)
-        if found is None:
+        suffix = next((suffix for suffix in members if suffix in inputs), None)
+        if suffix is None:
             has = ", ".join(f".{suffix}" for suffix in members) or "nothing"
             wanted = f".{input}" if input else f"{', '.join(f'.{suffix}' for suffix in _IMAGES)} or .npy"
             raise DataError(
                 f"'{path}': the first sample has no input, {wanted}, but {has}; dataset.input names a suffix"
             )
         label = target or "label"
-        if not found.endswith("npy"):
+        if not suffix.endswith("npy"):
             shards = TarShards(inputs, target, task, Picture(decoding))
             return Layout(shards, "image", decoding.shape, has_pixels=True, target=label)
-        content = content_of(file, members[found])
+        content = content_of(file, members[suffix])
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"'{path}', member '{key}.{found}' is no NumPy file: {error}") from error
+        raise DataError(f"'{path}', member '{key}.{suffix}' is no NumPy file: {error}") from error
     if array.ndim not in _KINDS or array.dtype.kind not in "biuf":
         raise DataError(
-            f"'{path}', member '{key}.{found}' has shape {array.shape} of {array.dtype}: a sample is an array of"
+            f"'{path}', member '{key}.{suffix}' has shape {array.shape} of {array.dtype}: a sample is an array of"
             " numbers, (features,), (steps, features) or (channels, height, width)"
         )
     has_pixels = array.ndim == 3 and array.dtype == np.uint8

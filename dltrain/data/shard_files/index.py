@@ -1,4 +1,4 @@
-"""Where the samples of many shards lie and what their labels are: found by one pass, then mapped from the cache."""
+"""Where the samples of many shards lie and what their labels are: read in a single pass, then mapped from the cache."""
 
 import logging
 import time
@@ -24,16 +24,15 @@ log = logging.getLogger(__name__)
 
 _FORMAT = 1  # raised when the same shards would be indexed otherwise
 _MOST_CLASSES = 100_000
+_ROWS = 1 << 20  # of the index that are looked at together
 _SECONDS_BETWEEN_REPORTS = 10
 
-Labels = tuple[Sequence[str], np.ndarray] | np.ndarray  # names and, a sample, its place among them; or values float64
-
-
+Labels = tuple[Sequence[str], np.ndarray] | np.ndarray  # names and the place of each sample's; or values float64
 Block = tuple[np.ndarray, Labels]
 
 
 class Shards(Protocol):
-    """A format of shards, set up to find one input and one label a sample."""
+    """A format of shards, set up for the input and the label that a sample has."""
 
     @property
     def columns(self) -> int:
@@ -42,11 +41,11 @@ class Shards(Protocol):
 
     @property
     def reads(self) -> tuple[object, ...]:
-        """What of a sample is read; an index made for something else is no use."""
+        """What of a sample is read; it is part of the key under which an index is cached."""
         ...
 
     def scan(self, path: Path) -> Iterator[Block]:
-        """Places (m, columns) int64 and labels of the samples of a file, those that are best read together at a time.
+        """Places (m, columns) int64 and labels of the samples of a file, in groups that are best read together.
 
         Raises:
             DataError: the file is damaged, or a sample lacks its input or its label.
@@ -62,7 +61,7 @@ class Shards(Protocol):
         ...
 
     def name(self, path: Path, row: int, place: np.ndarray) -> str:
-        """What the sample ``row`` (from 0) of a file is called in a message."""
+        """What messages call the sample ``row`` (from 0) of a file."""
         ...
 
 
@@ -70,14 +69,14 @@ class Shards(Protocol):
 class Runs:
     """Samples ``starts[i]``, ``starts[i] + 1``, ... of all shards, ``lengths[i]`` of them; both (m,) int64, ascending.
 
-    A run is what is read in one go. A part of a data set is a list of them, so that it takes no memory a sample.
+    A run is read at once. A part of a data set is a list of runs, whose memory does not grow with their samples.
     """
 
     starts: Tensor
     lengths: Tensor
 
     def __len__(self) -> int:
-        """How many samples these are."""
+        """The number of samples."""
         return int(self.lengths.sum())
 
     @cached_property
@@ -91,10 +90,10 @@ class Runs:
 
     def limited(self, count: int, seed: int) -> "Runs":
         """At most ``count`` samples, drawn as :meth:`hold_out` does."""
-        return self.hold_out(min(count, len(self)), seed)[1]
+        return self.hold_out(count, seed)[1]
 
     def hold_out(self, count: int, seed: int) -> tuple["Runs", "Runs"]:
-        """The samples that are left, and ``count`` in whole runs that ``seed`` draws, of which the last is cut."""
+        """The samples that are left, and at most ``count`` in whole runs that ``seed`` draws, of which the last is cut."""
         order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(seed))
         shuffled = self.lengths[order]
         taken = (count - (shuffled.cumsum(0) - shuffled)).clamp(min=0).minimum(shuffled)
@@ -103,6 +102,12 @@ class Runs:
             _without_empty(self.starts + lengths, self.lengths - lengths),
             _without_empty(self.starts, lengths),
         )
+
+    def drawn_numbers(self, count: int, seed: int) -> np.ndarray:
+        """The numbers in all shards of at most ``count`` samples that ``seed`` draws."""
+        sample = self.limited(count, seed)
+        numbers: np.ndarray = sample.numbers(torch.arange(len(sample))).numpy()
+        return numbers
 
     def stretches(self, window: int, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
         """Indices of these samples from place ``first`` of an epoch on, about ``window`` (and whole runs) at a time.
@@ -132,11 +137,16 @@ class Runs:
         return indices[torch.randperm(len(indices), generator=generator)]
 
 
+def _without_empty(starts: Tensor, lengths: Tensor) -> Runs:
+    return Runs(starts[lengths > 0], lengths[lengths > 0])
+
+
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The samples of ``files``, numbered through; ``groups`` has how many of them are best read together, file by file.
+    """The samples of ``files``, numbered through.
 
-    ``classes`` are the labels as they are written, in the order in which they were found; none for a regression.
+    ``groups`` holds the sizes of the groups of samples of each file that are best read together; ``classes`` the labels
+    as they are written, in the order in which they come first, none for a regression.
     """
 
     files: tuple[Path, ...]
@@ -155,12 +165,12 @@ class Index:
 
     @cached_property
     def group_starts(self) -> np.ndarray:
-        """The number of the first sample of each group, and behind them how many samples there are."""
+        """The number of the first sample of each group, and then the number of all samples."""
         return np.cumsum([0, *(length for lengths in self.groups for length in lengths)])
 
     @cached_property
     def first_groups(self) -> np.ndarray:
-        """The number of the first group of each file, and behind them how many groups there are."""
+        """The number of the first group of each file, and then the number of all groups."""
         return np.cumsum([0, *map(len, self.groups)])
 
     def runs(self) -> Runs:
@@ -169,28 +179,31 @@ class Index:
         return Runs(starts[:-1], starts.diff())
 
     def group_of(self, numbers: np.ndarray) -> np.ndarray:
-        found: np.ndarray = np.searchsorted(self.group_starts, numbers, side="right") - 1
-        return found
+        groups: np.ndarray = np.searchsorted(self.group_starts, numbers, side="right") - 1
+        return groups
 
     def file_of(self, numbers: np.ndarray) -> np.ndarray:
         starts = self.group_starts[self.first_groups]
-        found: np.ndarray = np.searchsorted(starts, numbers, side="right") - 1
-        return found
+        files: np.ndarray = np.searchsorted(starts, numbers, side="right") - 1
+        return files
 
     def name(self, shards: Shards, number: int) -> str:
-        """The file of a sample and what it is called there."""
-        file = int(self.file_of(np.array([number]))[0])
+        """What messages call a sample, and its file."""
+        file = int(self.file_of(np.array(number)))
         row = number - int(self.group_starts[self.first_groups[file]])
         return f"'{self.files[file]}', {shards.name(self.files[file], row, self.rows[number, :-1])}"
 
-    def first_with(self, column: int, value: int) -> int:
-        """The number of the first sample that has ``value`` in ``column`` of its row."""
-        block = 1 << 20
-        for start in range(0, len(self.rows), block):
-            found = np.flatnonzero(self.rows[start : start + block, column] == value)
-            if len(found):
-                return start + int(found[0])
-        raise ValueError(f"no row has {value}")
+    def first_of(self, label: int) -> int:
+        """The number of the first sample of class ``label``."""
+        blocks = range(0, len(self.rows), _ROWS)
+        matches = (start + np.flatnonzero(self.rows[start : start + _ROWS, -1] == label) for start in blocks)
+        return int(next(numbers[0] for numbers in matches if len(numbers)))
+
+    def labels_of(self, runs: Runs) -> Iterator[np.ndarray]:
+        """The labels of the samples of ``runs`` as the index holds them, a block at a time."""
+        for start in range(0, len(runs), _ROWS):
+            numbers = runs.numbers(torch.arange(start, min(start + _ROWS, len(runs))))
+            yield np.ascontiguousarray(self.rows[numbers.numpy(), -1])
 
 
 def indexed(files: Sequence[Path], shards: Shards, task: Task, source: str) -> Index:
@@ -220,17 +233,17 @@ def indexed(files: Sequence[Path], shards: Shards, task: Task, source: str) -> I
         about.update(groups=groups, classes=list(classes))
 
     try:
-        found, about = cached_rows(key, shards.columns + 1, source, rows)
+        array, about = cached_rows(key, shards.columns + 1, source, rows)
     except OSError as error:
         where = f"into the cache '{cache_folder()}' ($DLTRAIN_CACHE names another folder)"
         raise DataError(f"{source}: the index of its shards cannot be written {where}: {error}") from error
-    index = Index(tuple(files), tuple(map(tuple, about["groups"])), tuple(about["classes"]), Path(found.filename))  # type: ignore[attr-defined]
+    index = Index(tuple(files), tuple(map(tuple, about["groups"])), tuple(about["classes"]), Path(array.filename))  # type: ignore[attr-defined]
     assert len(index.rows) == index.group_starts[-1]
     return index
 
 
 def _scanned(files: Sequence[Path], shards: Shards) -> Iterator[Iterable[Block]]:
-    """What :meth:`Shards.scan` finds in each file, several of them at once where there are many."""
+    """The result of :meth:`Shards.scan` for each file, several files at once where there are many."""
     workers = min(core_count(), len(files) // 4)
     if workers < 2:
         yield from map(shards.scan, files)
@@ -267,7 +280,3 @@ def _as_numbers(
         row = int(bad[0])
         raise DataError(f"'{path}', {shards.name(path, first + row, places[row])}: the label is no finite number")
     return labels.astype(np.float64).view(np.int64)
-
-
-def _without_empty(starts: Tensor, lengths: Tensor) -> Runs:
-    return Runs(starts[lengths > 0], lengths[lengths > 0])

@@ -1,8 +1,8 @@
 """Parquet files with a sample a row: a column of encoded images, or columns of numbers and categories.
 
-``pyarrow`` reads them a row group at a time, which is the least that can be read of such a file. The row groups of a
-window stay in memory until it is through, so that a process reads each once a window. Polars takes no part in reading
-samples: its threads do not live on in the processes that do it.
+``pyarrow`` reads them a row group at a time, the least that can be read of such a file. The row groups of a window stay
+in memory until its end, so that a process reads each once a window. Samples are read without polars, whose threads do
+not survive in forked processes.
 """
 
 import json
@@ -25,19 +25,15 @@ from dltrain.data.tables.encoder import TableEncoder
 from dltrain.data.tables.frames import require_columns
 from dltrain.errors import DataError
 
-_IMAGE_COLUMNS = ("image", "img", "jpg", "png")  # which of several columns of bytes is meant
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png")  # which come first among columns of bytes
 _LABEL_COLUMNS = ("label", "cls", "class", "target")
 
 Selected = tuple[np.ndarray, np.ndarray, Any]  # places in a batch, their rows in a row group, and the row group
 Prepare = Callable[[Any, int], Any]  # takes a row group and the number of its first sample
 
 
-def _as_it_is(table: Any, first: int) -> Any:
-    return table
-
-
 class RowGroups:
-    """Some columns of the row groups of Parquet files; the last ones used stay in memory, about ``window`` rows."""
+    """Some columns of the row groups of Parquet files; those used last stay in memory, about ``window`` rows."""
 
     def __init__(self, columns: Sequence[str], window: int):
         self.columns = list(columns)
@@ -47,15 +43,16 @@ class RowGroups:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": OrderedDict()}
 
-    def select(self, index: Index, numbers: np.ndarray, prepare: Prepare = _as_it_is) -> Iterator[Selected]:
-        """The row groups of the samples ``numbers`` (batch,), in the order in which they are wanted."""
+    def select(self, index: Index, numbers: np.ndarray, prepare: Prepare | None = None) -> Iterator[Selected]:
+        """The row groups of the samples ``numbers`` (batch,), prepared, in the order of the batch."""
         groups = index.group_of(numbers)
         for group in dict.fromkeys(groups.tolist()):
             places = np.flatnonzero(groups == group)
             yield places, numbers[places] - index.group_starts[group], self._get(index, group, prepare)
 
-    def _get(self, index: Index, group: int, prepare: Prepare) -> Any:
-        file = int(np.searchsorted(index.first_groups, group, side="right")) - 1
+    def _get(self, index: Index, group: int, prepare: Prepare | None) -> Any:
+        first = int(index.group_starts[group])
+        file = int(index.file_of(np.array(first)))
         key = index.files[file], group - int(index.first_groups[file])
         if key not in self._kept:
             with opened(key[0]) as parquet:
@@ -63,14 +60,14 @@ class RowGroups:
             room = self.window + 2 * int(np.diff(index.group_starts).max()) - len(table)
             while self._kept and sum(rows for rows, _ in self._kept.values()) > room:
                 self._kept.popitem(last=False)
-            self._kept[key] = len(table), prepare(table, int(index.group_starts[group]))
+            self._kept[key] = len(table), prepare(table, first) if prepare else table
         self._kept.move_to_end(key)
         return self._kept[key][1]
 
 
 @dataclass(frozen=True)
 class _LabelColumn:
-    """What both kinds of Parquet shards have: the label of a sample is its row's ``target``."""
+    """The base of both kinds of Parquet shards: the label of a sample is its row's ``target``."""
 
     target: str
     task: Task
@@ -152,10 +149,10 @@ class ParquetRows(_LabelColumn):
 
 
 def encoded(table: Any, encoder: TableEncoder, where: Callable[[int], str]) -> Tensor:
-    """What :meth:`TableEncoder.encode` makes of the rows of ``table``, without polars.
+    """The rows of ``table`` as :meth:`TableEncoder.encode` encodes them, without polars.
 
     Raises:
-        DataError: a value that is no finite number where one belongs; ``where`` names its row.
+        DataError: a value is no finite number where a number belongs; ``where`` names its row.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -183,17 +180,17 @@ def encoded(table: Any, encoder: TableEncoder, where: Callable[[int], str]) -> T
 
 def _bytes(cells: Any) -> list[bytes | None]:
     """Cells of bytes, or of Hugging Face's ``{bytes, path}``."""
-    together = cells.combine_chunks()
-    found: list[bytes | None] = (together.field("bytes") if hasattr(together, "field") else together).to_pylist()
-    return found
+    column = cells.combine_chunks()
+    contents: list[bytes | None] = (column.field("bytes") if hasattr(column, "field") else column).to_pylist()
+    return contents
 
 
 def frame_of(table: Any) -> pl.DataFrame:
-    """Rows as polars has them; what is no number counts as missing, as everywhere."""
+    """Rows as a frame of polars; NaN counts as missing, as everywhere."""
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     for column in frame.get_columns():
-        if column.dtype.is_temporal():  # which the two libraries write as different texts
+        if column.dtype.is_temporal():  # the two libraries convert these to different texts
             raise DataError(
                 f"column '{column.name}' holds times, which shards cannot: leave it out with dataset.ignore"
             )
@@ -202,10 +199,10 @@ def frame_of(table: Any) -> pl.DataFrame:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A Parquet file as pyarrow reads it.
+    """Open a Parquet file with pyarrow.
 
     Raises:
-        DataError: it is no such file, or it turns out to be damaged.
+        DataError: it is no such file, or is damaged, which may show only while it is read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -213,15 +210,15 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as parquet:
             yield parquet
-    except (pa.ArrowException, OSError, UnicodeError) as error:  # UnicodeError: of the name of a column
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # UnicodeError: for the name of a column
         raise DataError(f"'{path}' is no whole Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def columns_of(path: Path, image: str | None, target: str | None) -> tuple[str | None, str, list[str]]:
-    """The column of images, ``None`` where there is none; that of labels; and all other columns.
+    """The names of the column of images, if there is any, of the column of labels, and of all other columns.
 
     Raises:
-        DataError: a named column is not there, or none looks like labels.
+        DataError: a named column does not exist, or no column looks like labels.
     """
     import pyarrow as pa
 
@@ -249,7 +246,7 @@ def columns_of(path: Path, image: str | None, target: str | None) -> tuple[str |
 
 
 def class_names_in(path: Path, target: str) -> tuple[str, ...]:
-    """The names that Hugging Face's ``datasets`` stores in a file for a column of class numbers; else none."""
+    """The names of classes that Hugging Face's ``datasets`` stores in a file for a column of numbers, if any."""
     with opened(path) as parquet:
         stored = (parquet.schema_arrow.metadata or {}).get(b"huggingface")
     try:

@@ -1,4 +1,4 @@
-"""Samples that stay in their shards until they are wanted."""
+"""Samples that stay in their shards until they are wanted, and the classes that their labels mean."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +11,7 @@ from torch import Tensor
 
 from dltrain.data.shard_files.formats import Layout
 from dltrain.data.shard_files.index import Index, Runs
-from dltrain.errors import DataError
-
-_BLOCK = 1 << 20  # labels that are looked at at a time
+from dltrain.errors import DataError, listed
 
 
 @dataclass(frozen=True)
@@ -67,32 +65,25 @@ class ShardSamples:
         return True
 
 
-def label_blocks(index: Index, runs: Runs) -> Iterator[np.ndarray]:
-    """The labels of some samples as the index has them, a block at a time."""
-    for start in range(0, len(runs), _BLOCK):
-        numbers = runs.numbers(torch.arange(start, min(start + _BLOCK, len(runs))))
-        yield np.ascontiguousarray(index.rows[numbers.numpy(), -1])
-
-
 def classes_of(
     top: Path, named: Sequence[str] | None, layout: Layout, known: Sequence[str], train: Index
 ) -> tuple[str, ...]:
-    """What the labels of the shards in ``top`` name or number, from the first place that tells it.
+    """The names of the classes of the shards in ``top``, in the order of their numbers.
 
-    These are ``named`` by the user, a file ``classes.txt``, the shards' own metadata, ``known`` from an earlier run,
-    and at last the labels of the training shards, in the order of their names or numbers.
+    The first of these that exists: ``named`` by the user, a file ``classes.txt``, the shards' metadata, ``known`` from
+    an earlier run, and the labels of the training shards in the order of their names or numbers.
 
     Raises:
         DataError: these are less than two, or one comes twice.
     """
-    listed = top / "classes.txt"
+    file = top / "classes.txt"
     if named is not None:
         names = list(map(str, named))
-    elif listed.is_file():
+    elif file.is_file():
         try:
-            text = listed.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
-            raise DataError(f"'{listed}' cannot be read as UTF-8 text: {error}") from error
+            raise DataError(f"'{file}' cannot be read as UTF-8 text: {error}") from error
         names = list(filter(None, map(str.strip, text.splitlines())))
     elif layout.class_names or known:
         names = list(layout.class_names or known)
@@ -100,32 +91,34 @@ def classes_of(
         numbers = all(name.isdecimal() for name in train.classes)
         names = sorted(train.classes, key=(lambda name: (int(name), name)) if numbers else None)
     if len(names) < 2 or len(set(names)) < len(names):
-        found = f"found {', '.join(names) or 'none'}"
-        raise DataError(f"'{top}': a classification needs at least two classes with different names; {found}")
+        raise DataError(
+            f"'{top}': a classification needs at least two classes with different names;"
+            f" found {', '.join(names) or 'none'}"
+        )
     return tuple(names)
 
 
-def class_lookup(index: Index, layout: Layout, own: Sequence[str], names: Sequence[str]) -> Tensor:
-    """The place in ``names`` of each of the labels in the index (labels,) int64, where ``own`` are the shards' classes.
+def class_lookup(index: Index, layout: Layout, stated: Sequence[str], names: Sequence[str]) -> Tensor:
+    """The place in ``names`` of each of the labels in the index (labels,) int64, where ``stated`` are the shards'
+    classes.
 
-    A label is a name of ``own``, or its number from 0 where these are no numbers themselves.
+    A label is a name of ``stated``, or its number from 0 where these are no numbers themselves.
 
     Raises:
-        DataError: a label is neither, or names a class that is not in ``names``; the first sample with it is told.
+        DataError: a label is neither, or names a class that is not in ``names``; the message names its first sample.
     """
-    numbers = {name: str(number) for number, name in enumerate(own)}
-    are_numbers = any(name.isdecimal() for name in own)
-    meant = {name: name for name in own} | ({} if are_numbers else {number: name for name, number in numbers.items()})
+    meanings = {name: name for name in stated}
+    if not any(name.isdecimal() for name in stated):
+        meanings |= {str(number): name for number, name in enumerate(stated)}
     places = {name: place for place, name in enumerate(names)}
-    found = []
+    lookup = []
     for code, label in enumerate(index.classes):
-        name = meant.get(label)
+        name = meanings.get(label)
         if name not in places:
-            where = index.name(layout.shards, index.first_with(-1, code))
-            listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            sample = index.name(layout.shards, index.first_of(code))
             raise DataError(
-                f"{where}: the label '{label}' is none of the {len(names)} classes ({listed}), nor a number of one;"
-                " dataset.class_names, or a file classes.txt beside the shards, names all of them"
+                f"{sample}: the label '{label}' is none of the {len(names)} classes ({listed(names)}), nor a number of"
+                " one; dataset.class_names, or a file classes.txt beside the shards, names all of them"
             )
-        found.append(places[name])
-    return torch.tensor(found)
+        lookup.append(places[name])
+    return torch.tensor(lookup)

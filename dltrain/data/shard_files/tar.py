@@ -1,7 +1,7 @@
-"""Tar files as WebDataset writes them: files that differ only behind the first dot of their names are one sample.
+"""Tar files as WebDataset writes them: files whose names differ only after the first dot are the same sample.
 
-What belongs to a sample says ``webdataset``; where it lies says the standard library's ``tarfile``. Nothing but headers
-and labels is read to index a shard, and a sample is read from its place, in whatever order it is wanted.
+``webdataset`` groups the members into samples; the standard library's ``tarfile`` says where they lie. To index a shard
+only headers and labels are read, and samples are read from their places in any order.
 """
 
 import json
@@ -23,7 +23,7 @@ from dltrain.data.shard_files.index import Index, Labels
 from dltrain.errors import DataError
 
 _RUN = 128  # samples that are read together
-_META = re.compile(r"__[^/]*__($|/)")  # members that WebDataset keeps for what belongs to no sample
+_META = re.compile(r"__[^/]*__($|/)")  # members that belong to no sample, as WebDataset names them
 _DEFAULT_LABELS = ("cls", "label")  # the suffix of a member, the key of a JSON member
 
 Place = tuple[int, int]  # where the content of a member begins in its file, and how many bytes it has
@@ -74,7 +74,7 @@ class TarShards:
         try:
             with tarfile.open(path, "r:") as tar:
                 return next(f"member '{member.name}'" for member in tar if member.offset_data == place[0])
-        except (tarfile.TarError, OSError, StopIteration):  # it is damaged, so the place has to do
+        except (tarfile.TarError, OSError, StopIteration):  # it is damaged, so its number must do
             return f"sample {row + 1}"
 
     def _input(self, path: Path, key: str, members: Mapping[str, Place]) -> Place:
@@ -93,9 +93,9 @@ class TarShards:
                 content = json.loads(_text(file, members["json"]))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"'{path}', member '{key}.json' cannot be read as JSON: {error}") from error
-            found = content.get(name) if isinstance(content, dict) else None
-            if isinstance(found, str | int | float):
-                return str(found).strip()
+            label = content.get(name) if isinstance(content, dict) else None
+            if isinstance(label, str | int | float):
+                return str(label).strip()
         raise DataError(
             f"'{path}', sample '{key}' has no label: neither a member .{suffix} nor a text or number '{name}' in .json;"
             f" dataset.target names another one. It has {_listed(members)}"
@@ -112,7 +112,7 @@ class TarShards:
 
 
 def members_of(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, Place]]]:
-    """The samples of an open tar file: the name of each, and its members by suffix, in their order.
+    """The name of each sample of an open tar file, and its members by suffix, in the order of the file.
 
     Raises:
         DataError: the file is no uncompressed tar file, or it is cut short.
@@ -124,7 +124,7 @@ def members_of(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, Plac
             key = sample.pop("__key__")
             del sample["__url__"]
             yield key, sample
-        # An archive ends with blocks of zeros, which tarfile does not miss where a copy was cut between two members.
+        # An archive ends with blocks of zeros; tarfile does not notice their absence in a copy cut between two members.
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it has no end")
@@ -132,7 +132,7 @@ def members_of(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, Plac
 
 def _members(path: Path, tar: tarfile.TarFile) -> Iterator[dict[str, object]]:
     while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all headers it has seen
+        tar.members.clear()  # type: ignore[attr-defined]  # which else grow by every header that is read
         if member.isreg() and not _META.match(member.name):
             if member.issparse():
                 raise tarfile.ReadError(f"its member '{member.name}' is sparse")
@@ -145,16 +145,16 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: webdataset's, of a name that comes twice
+    except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: webdataset's, for a name that comes twice
         cause = str(error.args[0] if error.args else error).splitlines()[0]
         raise DataError(f"'{path}' is no whole, uncompressed tar file: {cause}") from error
 
 
 def _contents(path: Path, rows: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """What lies in a file at the places of some ``rows``, each with its row."""
+    """The bytes of a file at the places of some ``rows``, each after its row."""
     try:
         with open(path, "rb", buffering=0) as file:
-            if hasattr(os, "posix_fadvise"):  # so that a distant disk has all of them to do at once
+            if hasattr(os, "posix_fadvise"):  # so that a disk on the network gets all requests at once
                 for start, size in places[rows].tolist():
                     os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
             for row in rows.tolist():
@@ -164,7 +164,7 @@ def _contents(path: Path, rows: np.ndarray, places: np.ndarray) -> Iterator[tupl
 
 
 def content_of(file: BinaryIO, place: Place | np.ndarray) -> bytes:
-    """What a member of an open tar file holds."""
+    """The bytes of a member of an open tar file."""
     start, size = map(int, place)
     file.seek(start)
     return file.read(size)

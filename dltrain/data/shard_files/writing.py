@@ -1,4 +1,4 @@
-"""Images in class folders to tar or Parquet shards: copied as they are, in a seeded order."""
+"""Write images in class folders as tar or Parquet shards: copied unchanged, in a seeded order."""
 
 import os
 import random
@@ -13,14 +13,14 @@ from dltrain.system.extras import require_extras
 
 Format = Literal["tar", "parquet"]
 Sample = tuple[Path, int]
-_ROW_GROUP = 128  # rows: what is read of a Parquet file at a time
+_ROW_GROUP = 128  # rows of a Parquet file that are read together
 
 
 def write_shards(folder: Path, out: Path, format: Format, samples: int, seed: int) -> dict[str, int]:
     """Write the images of ``folder`` as ``out/train/000000.tar``, ..., at most so many ``samples`` each, and their
     classes as ``out/classes.txt``; returns the number of images of each part.
 
-    ``out`` is there once all of it is.
+    ``out`` exists once it is complete.
 
     Raises:
         UserError: ``out`` holds something already or cannot be written, or a package is missing.
@@ -28,7 +28,7 @@ def write_shards(folder: Path, out: Path, format: Format, samples: int, seed: in
     """
     require_extras(["webdataset" if format == "tar" else "pyarrow"], "shards", f"format={format}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"'{out}' is there already: shards go into a folder of their own, and it holds something else")
+        raise UserError(f"'{out}' is there already, and holds something else: shards go into a new or an empty folder")
     classes, parts = labelled_images(folder)
     for name in classes:
         if [line.strip() for line in name.splitlines()] != [name]:
@@ -38,8 +38,8 @@ def write_shards(folder: Path, out: Path, format: Format, samples: int, seed: in
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as temporary:
             whole = Path(temporary) / "shards"
-            for part, found in parts.items():
-                pairs = list(zip(found.paths, found.labels, strict=True))
+            for part, images in parts.items():
+                pairs = list(zip(images.paths, images.labels, strict=True))
                 random.Random(seed).shuffle(pairs)
                 (whole / part).mkdir(parents=True)
                 write(whole / part, pairs, samples)
@@ -47,7 +47,7 @@ def write_shards(folder: Path, out: Path, format: Format, samples: int, seed: in
             os.replace(whole, out)
     except OSError as error:
         raise UserError(f"'{out}' cannot be written: {error}") from error
-    return {part: len(found.paths) for part, found in parts.items()}
+    return {part: len(images.paths) for part, images in parts.items()}
 
 
 def _write_tar(folder: Path, samples: Sequence[Sample], most: int) -> None:
