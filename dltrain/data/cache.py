@@ -1,4 +1,4 @@
-"""Decoded images and indices of shards on disk: made once, mapped into memory by every run that wants the same ones."""
+"""Decoded images and indices of shards on disk: made once, then mapped into memory by every run that needs them."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,16 +29,15 @@ _FORMAT = 1  # raised when the same files would be decoded to other pixels
 _GIB = 1024**3
 _DEFAULT_LIMIT = 50 * _GIB
 _SHARE_OF_DISK = 0.5  # of what is free or already taken by the cache
-# The folder may hold files of somebody else's.
+# Other files in the folder are left alone.
 _OURS = re.compile(r"[0-9a-f]{32}((\.npy|\.json)?\.[0-9a-f]+)?\.(npy|json|lock|tmp)")
-Found = TypeVar("Found")
 _BLOCK = 1 << 22  # bytes of a file that are read at once
-_STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for so long is left over from a kill
+_STALE_SECONDS = 24 * 3600  # after which an unfinished file must be of a process that was killed
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cached array: ``source`` is the folder that it was decoded from, ``used`` the time of its last use."""
+    """A cached array: ``source`` is the folder that it was decoded from, ``used`` the time of its last use."""
 
     path: Path
     source: str
@@ -48,7 +47,7 @@ class Entry:
 
 
 def cache_folder() -> Path:
-    """Where decoded data lie: ``$DLTRAIN_CACHE``, or ``dltrain`` in the user's cache folder."""
+    """The folder of the cache: ``$DLTRAIN_CACHE``, or ``dltrain`` in the user's cache folder."""
     if named := os.environ.get("DLTRAIN_CACHE"):
         return Path(os.path.expanduser(named))
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dltrain"
@@ -70,7 +69,7 @@ def cache_limit() -> int:
 
 
 def key_of(files: Sequence[Path], decoding: Sequence[object]) -> str:
-    """A name for what ``files`` decode to: it changes with their names, sizes and times, and with the decoding."""
+    """A key for decoded ``files``: it changes with their names, sizes and times, and with the ``decoding``."""
     digest = hashlib.sha256(f"{_FORMAT} {tuple(decoding)}".encode())
     for file in files:
         status = file.stat()
@@ -79,13 +78,13 @@ def key_of(files: Sequence[Path], decoding: Sequence[object]) -> str:
 
 
 def cached(key: str, shape: tuple[int, ...], source: str, fill: Callable[[np.ndarray], None]) -> np.ndarray:
-    """The uint8 array ``key`` of ``shape``, mapped from the cache; where it is not there, ``fill`` writes it first.
+    """The uint8 array ``key`` of ``shape``, mapped from the cache; if it is not there, ``fill`` writes it first.
 
-    A second process that wants the same array waits for the first. A copy that was not finished, or does not match its
-    checksum any more, is never seen.
+    Another process that needs the same array waits meanwhile. An array that was not finished, or no longer matches its
+    checksum, is never returned.
 
     Raises:
-        OSError: the cache cannot be written, or the disk is full; ``fill``'s own errors pass through.
+        OSError: the cache cannot be written, or the disk is full; the errors of ``fill`` pass through.
     """
 
     def write(temporary: Path) -> dict[str, Any]:
@@ -97,16 +96,17 @@ def cached(key: str, shape: tuple[int, ...], source: str, fill: Callable[[np.nda
             array.flush()
         return {"source": source, "shape": shape}
 
-    return _found_or_made(key, lambda path: _open(path, shape), write, int(np.prod(shape)))
+    # Private copies of pages that are written to: a mapped tensor can never change the cache.
+    return _mapped(key, "c", write, int(np.prod(shape)))[0]
 
 
 def cached_rows(
     key: str, columns: int, source: str, rows: Callable[[dict[str, Any]], Iterable[np.ndarray]]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The int64 array ``key`` (n, columns), mapped from the cache, and what is known about it.
+    """The int64 array ``key`` (n, columns), mapped from the cache, and facts about it.
 
-    Where it is not there, ``rows`` yields it block by block, so that it is never in memory as a whole, and puts what
-    is to be known into the mapping that it is given; plain types alone.
+    If it is not there, ``rows`` yields it block by block, so that it is never in memory as a whole, and adds facts, of
+    plain types, to the mapping that it is called with.
 
     Raises:
         OSError: the cache cannot be written, or the disk is full; the errors of ``rows`` pass through.
@@ -120,53 +120,54 @@ def cached_rows(
             for block in rows(about):
                 file.write(np.ascontiguousarray(block, "<i8").tobytes())
                 count += len(block)
-            file.seek(0)  # NumPy leaves room in a header for a length that grows
+            file.seek(0)  # NumPy's headers have room for a length that grows
             _write_header(file, (count, columns))
         return {**about, "shape": (count, columns)}
 
-    return _found_or_made(key, _open_rows, write)
+    # Read-only, so that the system may drop its pages at any time, and they do not count as memory of this process.
+    return _mapped(key, "r", write)
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
 
 
-def _found_or_made(
-    key: str, find: Callable[[Path], Found | None], write: Callable[[Path], Mapping[str, Any]], nbytes: int = 0
-) -> Found:
-    """What ``find`` finds in the cache; where it finds nothing, ``write`` writes the file and tells about it first."""
+def _mapped(
+    key: str, mode: Literal["c", "r"], write: Callable[[Path], Mapping[str, Any]], nbytes: int = 0
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The array ``key`` and facts about it; if it is not there, ``write`` writes it to a file first."""
     path = cache_folder() / f"{key}.npy"
-    found = find(path)
-    if found is not None:
-        return found
+    if entry := _open(path, mode):
+        return entry
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
-        found = find(path)  # made by the process that held the lock before
-        if found is not None:
-            return found
+        if entry := _open(path, mode):  # made by the process that held the lock before
+            return entry
         if path.exists():
             log.warning("%s is made again: it does not match its checksum, or has none", path)
         _make_room(nbytes)
-        _write(path, write)
-    found = find(path)
-    if found is None:
-        raise OSError(f"{path} was removed as soon as it was written")
-    return found
+        with written_whole(path) as temporary:
+            about = write(temporary)
+            flush(temporary)
+            write_text(path.with_suffix(".json"), json.dumps({**about, "checksum": _checksum(temporary, about)}))
+    if entry := _open(path, mode):
+        return entry
+    raise OSError(f"{path} was removed as soon as it was written")
 
 
 def entries() -> list[Entry]:
-    """What the cache holds, the longest unused first."""
-    found = []
+    """The arrays in the cache, the longest unused first."""
+    cached_arrays = []
     for path in cache_folder().glob("*.npy"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # removed by another process, or damaged
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             status = path.stat()
-            found.append(Entry(path, about["source"], tuple(about["shape"]), status.st_size, status.st_mtime))
-    return sorted(found, key=lambda entry: entry.used)
+            cached_arrays.append(Entry(path, about["source"], tuple(about["shape"]), status.st_size, status.st_mtime))
+    return sorted(cached_arrays, key=lambda entry: entry.used)
 
 
 def clear() -> int:
-    """Remove all that the cache holds; returns the bytes freed. Runs that use it now keep what they have mapped."""
+    """Empty the cache; returns the bytes freed. Runs that use it now keep the arrays that they have mapped."""
     freed = 0
     for path in cache_folder().glob("*"):
         if _OURS.fullmatch(path.name):
@@ -177,66 +178,33 @@ def clear() -> int:
 
 
 def shared_array(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty uint8 array in memory that forked processes write to as well."""
+    """A uint8 array of zeros in memory that forked processes share."""
     return np.frombuffer(mmap.mmap(-1, max(int(np.prod(shape)), 1)), np.uint8, int(np.prod(shape))).reshape(shape)
 
 
 def read_ahead(array: np.ndarray) -> None:
-    """Have the system read a mapped array into memory now, at full speed, rather than page by page."""
+    """Have the system read a mapped array into memory now, at full speed, instead of page by page."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_WILLNEED"):
         mapped.madvise(mmap.MADV_WILLNEED)
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def _open(path: Path, mode: Literal["c", "r"]) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """The array in ``path``, mapped, and the facts about it; ``None`` unless both match their checksum."""
     try:
-        _verified(path)
-        # Private copies of pages that are written to: a mapped tensor can never change the cache.
-        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):  # not there, or not what was written
-        return None
-    if array.shape != shape or array.dtype != np.uint8:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or about.pop("checksum", None) != _checksum(path, about):
+            return None
+        array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except (OSError, ValueError):  # not there, or damaged
         return None
     with contextlib.suppress(OSError):  # the folder may be another user's
-        os.utime(path)
-    return array
-
-
-def _open_rows(path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
-    try:
-        about = _verified(path)
-        # Read-only, so that the system may drop its pages at any time and they count as nobody's own memory.
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    with contextlib.suppress(OSError):
         os.utime(path)
     return array, about
 
 
-def _write(path: Path, write: Callable[[Path], Mapping[str, Any]]) -> None:
-    with written_whole(path) as temporary:
-        about = write(temporary)
-        flush(temporary)
-        about = {**about, "checksum": _checksum(temporary, about)}
-        write_text(path.with_suffix(".json"), json.dumps(about))
-
-
-def _verified(path: Path) -> dict[str, Any]:
-    """What is known about the array in ``path``.
-
-    Raises:
-        OSError: there is no array, or nothing is known about it.
-        ValueError: one of the two is damaged, or from a version that wrote no checksums.
-    """
-    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if not isinstance(about, dict) or about.pop("checksum", None) != _checksum(path, about):
-        raise ValueError(f"{path} does not match its checksum")
-    return about
-
-
 def _checksum(path: Path, about: Mapping[str, Any]) -> int:
-    """CRC-32 of a file and of what is known about it, at 3 GB a second: in far less time than any network reads it."""
+    """CRC-32 of a file and of the facts about it, at 3 GB a second: far faster than any network trains on it."""
     checksum = zlib.crc32(json.dumps(about).encode())
     block = bytearray(_BLOCK)
     with open(path, "rb", buffering=0) as file:
@@ -246,18 +214,18 @@ def _checksum(path: Path, about: Mapping[str, Any]) -> int:
 
 
 def _make_room(nbytes: int) -> None:
-    """Remove what was not used for the longest time until ``nbytes`` more are within the limit."""
+    """Remove the arrays that were not used for the longest time until ``nbytes`` more are within the limit."""
     now = time.time()
-    for left in cache_folder().glob("*.tmp"):
+    for unfinished in cache_folder().glob("*.tmp"):
         with contextlib.suppress(OSError):
-            if _OURS.fullmatch(left.name) and now - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink()
+            if _OURS.fullmatch(unfinished.name) and now - unfinished.stat().st_mtime > _STALE_SECONDS:
+                unfinished.unlink()
     limit = cache_limit()
     if nbytes > limit:
         raise OSError(f"{nbytes / _GIB:.1f} GiB are more than the cache may take ({limit / _GIB:.1f} GiB)")
-    there = entries()
-    excess = sum(entry.nbytes for entry in there) + nbytes - limit
-    for entry in there:
+    present = entries()
+    excess = sum(entry.nbytes for entry in present) + nbytes - limit
+    for entry in present:
         if excess <= 0:
             return
         entry.path.unlink(missing_ok=True)
@@ -267,13 +235,13 @@ def _make_room(nbytes: int) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; without locks (Windows) two processes may both decode."""
+    """Hold the lock file ``path``; on systems without locks two processes may both decode."""
     lock = Lock(path, is_file=True)
     lock.wait(instead="DLTRAIN_CACHE=FOLDER in front of the command takes another cache and does not wait")
     try:
-        if lock.is_held:  # so whoever was writing the same was killed
-            for left in path.parent.glob(f"{path.stem}.*.tmp"):
-                left.unlink(missing_ok=True)
+        if lock.is_held:  # so a process that has left an unfinished file was killed
+            for unfinished in path.parent.glob(f"{path.stem}.*.tmp"):
+                unfinished.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -43,26 +43,26 @@ def image_folder(
     augment: Mapping[str, Any] | None = None,
     fitted: Fitted | None = None,
 ) -> Data:
-    """Images under ``root/train/<class>/``, at any depth, with ``root/val`` and ``root/test`` where they exist, in any
+    """Images under ``root/train/<class>/``, at any depth, with ``root/val`` and ``root/test`` if they exist, in any
     usual spelling (``Training``, ``validation``).
 
-    A part without a folder is held out of the training images, seeded and stratified. ``root/<class>/`` without a
-    ``train`` folder works as well. Each image is turned upright as its EXIF data say, brought to ``channels``
-    (1 grey, 3 RGB) and resized to ``image_size`` (one side of a square, or ``[height, width]``).
+    A part without a folder is held out of the training images, seeded and stratified; ``root/<class>/`` without a
+    ``train`` folder works as well. Each image is turned upright as its EXIF data say, converted to ``channels``
+    (1 grey, 3 RGB) and resized to ``image_size`` (the side of a square, or ``[height, width]``).
 
     Args:
-        background: what shows where an image is transparent: a colour's name, ``#rrggbb`` or a grey from 0 to 255;
-            ``None``: whatever colour lies beneath, which is mostly black.
+        background: the colour that shows where an image is transparent: a name, ``#rrggbb`` or a grey from 0 to 255;
+            ``None``: the colour that the file has there, mostly black.
         white: the value that becomes 255 in images of more than 8 bits a pixel; ``auto`` measures it on the training
             images.
-        cache: where decoded images are kept. ``memory`` reads them all in, ``disk`` maps them from the cache on disk,
-            ``none`` decodes each batch when it is wanted, in other processes; ``auto`` takes the first of these that
-            has the room. All but ``none`` leave them in the cache on disk, so that the next run decodes nothing.
-        fitted: what an earlier run measured: the classes are its classes, some of which may have no images here.
+        cache: where decoded images are kept. ``memory`` reads them all, ``disk`` maps them from the cache on disk,
+            ``none`` decodes each batch when it is needed, in other processes; ``auto`` takes the first of these that
+            has enough room. All but ``none`` leave them in the cache on disk, so that the next run decodes nothing.
+        fitted: measured by an earlier run, whose classes are kept; some of them may have no images here.
 
     Raises:
         DataError: a folder is missing, a class has no images to train on, an image cannot be read, or ``val`` or
-            ``test`` have a class that ``train`` has not.
+            ``test`` have a class that ``train`` lacks.
     """
     if cache not in ("auto", "memory", "disk", "none"):
         raise ConfigError([f"dataset.cache must be auto, memory, disk or none, not '{cache}'"])
@@ -71,12 +71,12 @@ def image_folder(
     if not top.is_dir():
         raise DataError(f"there is no folder '{root}'; dataset.root must hold train/<class>/<images>")
     top = top.resolve()  # the cache knows images by their paths
-    classes, found = labelled_images(top, fitted.facts.class_names if fitted else ())
+    classes, labelled = labelled_images(top, fitted.facts.class_names if fitted else ())
     if white == "auto" and not fitted:
-        decoding = decoding._replace(white=white_of(found["train"].paths))
+        decoding = decoding._replace(white=white_of(labelled["train"].paths))
     parts = {
         name: ImageFiles(part.folder, part.paths, torch.tensor(part.labels), decoding, cache)
-        for name, part in found.items()
+        for name, part in labelled.items()
     }
     data = image_data(
         text_of(top.name),
@@ -87,13 +87,13 @@ def image_folder(
         background=decoding.background,
         white=decoding.white,
     )
-    described = (f"{name} {describe_folder(part.folder, part.paths)}" for name, part in found.items())
+    described = (f"{name} {describe_folder(part.folder, part.paths)}" for name, part in labelled.items())
     return replace(data, files="; ".join(described))
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Labelled image files of a folder, which are decoded once or whenever they are wanted."""
+    """Labelled image files of a folder, which are decoded once or each time they are taken."""
 
     folder: Path
     paths: Sequence[Path]
@@ -111,7 +111,7 @@ class ImageFiles:
         shape = (len(paths), *self.decoding.shape)
         place = self._place(math.prod(shape))
         pixels = None
-        if place != "none" and len(paths) == len(self.paths):  # a few for a trial run are not worth keeping
+        if place != "none" and len(paths) == len(self.paths):  # a part of them, for a trial run, is not worth keeping
             pixels = self._from_cache(shape)
             if pixels is None and place == "disk" and math.prod(shape) > _SHARE_OF_MEMORY * available_memory():
                 place = "none"
@@ -134,8 +134,7 @@ class ImageFiles:
         return place
 
     def _from_cache(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The decoded files of the whole folder, mapped; ``None`` with a warning where the cache cannot be used."""
-
+        """All decoded files of the folder, mapped; ``None``, with a warning, where the cache cannot be used."""
         filled = False
 
         def fill(pixels: np.ndarray) -> None:
@@ -156,7 +155,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class ImageStream:
-    """Samples that are decoded again each time they are taken, in bounded memory."""
+    """Images that are decoded each time they are taken, in bounded memory."""
 
     folder: Path
     paths: Sequence[Path]
@@ -187,6 +186,6 @@ class ImageStream:
 
 
 def _named(paths: Sequence[Path], folder: Path) -> list[str]:
-    """What people call files of ``folder``: by their paths from where that lies."""
+    """The names of files of ``folder`` in messages: their paths from its parent."""
     start = len(os.path.join(folder.parent, ""))
     return [text_of(str(path)[start:]) for path in paths]

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dltrain.data.base import Fitted, NamedBatch, Report
-from dltrain.data.folders import IMAGES, files_in, say_left_out, text_of
+from dltrain.data.folders import IMAGES, files_in, text_of, warn_left_out
 from dltrain.data.images.decode import WHITE, Decoding, UnreadableError, decode, pixels_of
 from dltrain.errors import DataError, UserError
 from dltrain.system.files import kind_of
@@ -138,7 +138,7 @@ def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
             raise DataError(_nothing_at(word, kind_of(path), suffixes))
         if not chosen:
             raise DataError(f"'{word}' holds no file that ends with {', '.join(suffixes)}")
-        say_left_out(path, left_out, "images" if suffixes is IMAGES else "tables")
+        warn_left_out(path, left_out, "images" if suffixes is IMAGES else "tables")
         found += chosen
     return found
 

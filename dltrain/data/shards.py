@@ -16,7 +16,7 @@ from dltrain.data.base import Data, Facts, Fitted, Task
 from dltrain.data.folders import part_folders, part_in, subfolders, text_of
 from dltrain.data.images.augment import make_augment, require_augment
 from dltrain.data.images.decode import WHITE, decoding_of
-from dltrain.data.images.transforms import Normalize, statistics_of
+from dltrain.data.images.transforms import Normalize, statistics_of, stored_statistics
 from dltrain.data.shard_files.contents import Picture
 from dltrain.data.shard_files.formats import Layout, layout_of, measured, with_white_measured
 from dltrain.data.shard_files.index import Index, Runs, indexed
@@ -154,7 +154,7 @@ def _prepared(data: Data, layout: Layout, augment: Mapping[str, Any] | None, see
     if not layout.has_pixels:
         return replace(data, transform=ToFloat())
     if fitted:
-        mean, std = (torch.tensor(fitted.preprocessing[name], dtype=torch.float64) for name in ("mean", "std"))
+        mean, std = stored_statistics(fitted.preprocessing)
     else:
         assert isinstance(data.train, ShardSamples)
         sample = replace(data.train, runs=data.train.runs.limited(_MEASURED, seed))

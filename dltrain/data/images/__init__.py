@@ -1,1 +1,1 @@
-"""Image files to pixels, pixels to batches."""
+"""Images: decoded from files, changed and normalised as batches."""

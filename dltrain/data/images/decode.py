@@ -1,4 +1,4 @@
-"""Image files to pixels, by all cores."""
+"""Decode image files to pixels, on all cores."""
 
 import contextlib
 import logging
@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +19,7 @@ from dltrain.system.machine import core_count
 
 log = logging.getLogger(__name__)
 
-_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})  # where Pillow looks
+_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})  # with EXIF data
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,10 +32,10 @@ _TURNS = {
 _FORMATS = tuple(IMAGE_FORMATS)  # what a file may be, whatever its name says
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _CAN_BE_DEEP = IMAGE_FORMATS["PNG"] + IMAGE_FORMATS["TIFF"]
-_DEEP_SAMPLE = 100  # files whose largest value is looked for: it tells a number of bits, not a brightness
+_DEEP_SAMPLE = 100  # files whose largest value is measured: enough to tell their number of bits
 WHITE = 65535.0  # in images of more than 8 bits a pixel
-_CHUNK = 64  # files a task of the pool decodes
-_POOL_PAYS_FROM = 512  # files: starting processes takes as long as decoding so many small ones
+_CHUNK = 64  # files that a task of the pool decodes
+_POOL_PAYS_FROM = 512  # files: fewer small ones are decoded sooner than processes start
 _SECONDS_BETWEEN_REPORTS = 10
 
 
@@ -142,50 +141,50 @@ def pixels_of(image: Image.Image, to: Decoding) -> np.ndarray:
 
 @contextlib.contextmanager
 def _reading(file: Path | BinaryIO) -> Iterator[Image.Image]:
-    """An open image; whatever goes wrong within is a fault of the file."""
+    """Open an image; an error of any kind within is a fault of the file."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
             yield image
     except UnidentifiedImageError as error:
         fault = "cannot identify image file: " if isinstance(file, Path) else ""
         raise UnreadableError(f"{fault}it is no image of a known format ({', '.join(_FORMATS)})") from error
-    except Exception as error:  # Pillow passes on what its readers stumble over: struct.error, KeyError, ...
+    except Exception as error:  # Pillow lets errors of its readers through: struct.error, KeyError, ...
         raise UnreadableError((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether an image has more than 8 bits a pixel, which convert() would clip: 16 or 32 bits of grey, or floats."""
+    """Whether an image has more than 8 bits a pixel, 16 or 32 bits of grey or floats, which convert() would clip."""
     return image.mode.startswith(("I", "F"))
 
 
 def _with_8_bits(image: Image.Image, white: float) -> Image.Image:
-    """A deep image as grey of 256 equal steps from 0 to ``white``, and what was transparent in it."""
+    """A deep image as grey in 256 equal steps from 0 to ``white``; transparent pixels stay transparent."""
     values = np.asarray(image)
     steps = np.nan_to_num(np.asarray(values, np.float64)) * (256 / white)
     grey = Image.fromarray(steps.clip(0, 255).astype(np.uint8))
-    if isinstance(see_through := image.info.get("transparency"), int):
-        grey.putalpha(Image.fromarray(np.where(values == see_through, 0, 255).astype(np.uint8)))
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
 
 
 def white_of(paths: Sequence[Path]) -> float:
-    """The value of white in those of the images that are deep, from the largest value of some of them."""
+    """The value of white in images of more than 8 bits a pixel, from the largest values of some of them."""
     deep = [path for path in paths if path.suffix.lower() in _CAN_BE_DEEP]
     return white_for(map(largest_value, deep[:: max(len(deep) // _DEEP_SAMPLE, 1)]))
 
 
 def white_for(largest: Iterable[float]) -> float:
-    """The value of white for images with these ``largest`` values: the most that the bits they take can hold, of whole
-    numbers above 1 at least 8 bits; :data:`WHITE` where no image is deep."""
-    found = max(largest, default=0.0)
-    if found <= 0:
+    """The value of white for images with these ``largest`` values: the largest number of as many bits, at least 8 for
+    whole numbers above 1; :data:`WHITE` where no image has more than 8 bits a pixel."""
+    value = max(largest, default=0.0)
+    if value <= 0:
         return WHITE
-    bits = math.ceil(math.log2(found + 1))
-    return 2.0 ** (max(bits, 8) if found > 1 and found.is_integer() else bits) - 1
+    bits = math.ceil(math.log2(value + 1))
+    return 2.0 ** (max(bits, 8) if value > 1 and value.is_integer() else bits) - 1
 
 
 def largest_value(file: Path | BinaryIO) -> float:
-    """The largest value in a deep image, 0 for any other; what is wrong with a file is told when it is decoded."""
+    """The largest value in an image of more than 8 bits a pixel; 0 for others, and for files that cannot be read."""
     try:
         with _reading(file) as image:
             if not _is_deep(image):
@@ -197,13 +196,13 @@ def largest_value(file: Path | BinaryIO) -> float:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF data say; EXIF data that are damaged say nothing."""
-    image.load()  # what is wrong with the pixels must show, and PNG files may have their EXIF data behind them
-    if not image.info.keys() & _EXIF_KEYS:  # looking further takes longer than decoding a small image
+    """The image turned as its EXIF data say; damaged EXIF data are ignored."""
+    image.load()  # here, so that damaged pixels raise; PNG files may have their EXIF data after the pixels
+    if not image.info.keys() & _EXIF_KEYS:  # getexif() takes longer than decoding a small image
         return image
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # struct.error, KeyError, TypeError, ...: Pillow passes on what its TIFF reader stumbles over
+    except Exception:  # Pillow lets errors of its TIFF reader through: struct.error, KeyError, TypeError, ...
         return image
     return image if turn is None else image.transpose(turn)
 
@@ -221,28 +220,30 @@ def decode_all(paths: Sequence[Path], to: Decoding, pixels: np.ndarray) -> None:
     broken: list[str] = []
     reported = time.monotonic()
     starts = range(0, len(paths), _CHUNK)
+    workers = core_count()
+    in_process = len(paths) < _POOL_PAYS_FROM or workers == 1 or multiprocessing.current_process().daemon
     try:
-        with _pool(len(paths)) as pool:
+        with contextlib.nullcontext() if in_process else forked(workers) as pool:
             chunks = pool.map(_decode_chunk, starts) if pool else map(_decode_chunk, starts)
-            for start, found in zip(starts, chunks, strict=True):
-                broken += found
+            for start, messages in zip(starts, chunks, strict=True):
+                broken += messages
                 if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                     reported = time.monotonic()
                     log.info("decoded %s of %s images", f"{start + _CHUNK:,}", f"{len(paths):,}")
     finally:
         _job = ((), to, pixels[:0])
     if broken:
-        listed = "\n  ".join(sorted(broken)[:10])
+        first = "\n  ".join(sorted(broken)[:10])
         more = f"\n  and {len(broken) - 10} more" if len(broken) > 10 else ""
-        raise DataError(f"{len(broken)} of {len(paths)} images cannot be read:\n  {listed}{more}")
+        raise DataError(f"{len(broken)} of {len(paths)} images cannot be read:\n  {first}{more}")
 
 
-# What the processes of a pool work on: they inherit it, so that nothing but row numbers is sent to them.
+# The job of the processes of a pool, which inherit it: only row numbers are sent to them.
 _job: tuple[Sequence[Path], Decoding, np.ndarray] = ((), Decoding(1, 1, 1), np.empty(0, np.uint8))
 
 
 def _decode_chunk(start: int) -> list[str]:
-    """Decode a chunk of the job; returns what is wrong with its files."""
+    """Decode a chunk of the job; returns a message for each file that cannot be read."""
     paths, to, pixels = _job
     broken = []
     for row, path in enumerate(paths[start : start + _CHUNK], start):
@@ -251,14 +252,3 @@ def _decode_chunk(start: int) -> list[str]:
         except UnreadableError as error:
             broken.append(f"'{path}': {error}")
     return broken
-
-
-@contextlib.contextmanager
-def _pool(count: int) -> Iterator[Executor | None]:
-    """Processes to decode ``count`` files with; threads where processes cannot be forked safely."""
-    workers = core_count()
-    if count < _POOL_PAYS_FROM or workers == 1 or multiprocessing.current_process().daemon:
-        yield None
-        return
-    with forked(workers) as pool:
-        yield pool

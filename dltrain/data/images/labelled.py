@@ -1,4 +1,4 @@
-"""Image classification: from labelled images, wherever they come from, to a data set."""
+"""Image classification: a data set of labelled images from any source."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from dltrain.data.images.transforms import Normalize, channel_statistics
 from dltrain.data.splits import Shuffled, Split
 from dltrain.errors import DataError
 
-# Enough for the mean of a channel to within a per cent, so that data that are never in memory start at once too.
+# images, which give the mean of a channel to one per cent, also where decoding all of them would take long
 _MEASURED = 5000
 
 
 class Images(Protocol):
-    """Labelled images, wherever they are kept."""
+    """Labelled images, wherever they are."""
 
     @property
     def labels(self) -> Tensor:
@@ -28,7 +28,7 @@ class Images(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image: (channels, height, width)."""
+        """The shape of an image: (channels, height, width)."""
         ...
 
     def load(self, indices: Tensor) -> Samples:
@@ -38,7 +38,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DecodedImages:
-    """Images that are in memory as they are: ``images`` (n, channels, height, width) uint8."""
+    """Images in memory: ``images`` (n, channels, height, width) uint8."""
 
     labels: Tensor
     images: Tensor
@@ -64,8 +64,7 @@ def image_data(
 ) -> Data:
     """Hold out the parts that ``sources`` lack, stratified by class, load all, and measure the training part.
 
-    ``levels`` is the value of white.
-    ``background`` and ``white`` say how files were decoded, or are to be: see :class:`~.decode.Decoding`.
+    ``levels`` is the value of white; ``background`` and ``white`` are those of the :class:`~.decode.Decoding`.
     """
     train = sources["train"]
     require_augment(augment, train.shape)  # before minutes of decoding

@@ -1,4 +1,4 @@
-"""What happens to a raw batch on its way into the model, a whole batch at a time, on the device."""
+"""Raw batches to inputs of the model, on the device."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """Bring uint8 images to float32 with zero mean and unit deviation in each channel.
+    """Normalise uint8 images to float32 with zero mean and unit deviation in each channel.
 
     ``inputs``: (batch, channels, height, width) uint8; ``mean`` and ``std``: one value a channel, in units of the
     raw values (0 to 255). A channel that never changes is only shifted.
@@ -25,11 +25,16 @@ class Normalize(nn.Module):
 
 
 def transform_of(kind: str, preprocessing: Mapping[str, Any]) -> nn.Module:
-    """What brings raw batches into the model, rebuilt from the ``preprocessing`` of a data set of this ``kind``."""
+    """The transform of a data set of this ``kind``, rebuilt from its ``preprocessing``."""
     if kind != "image" or "mean" not in preprocessing:
         return nn.Identity()
+    return Normalize(*stored_statistics(preprocessing))
+
+
+def stored_statistics(preprocessing: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, as an earlier run measured them."""
     mean, std = (torch.tensor(preprocessing[name], dtype=torch.float64) for name in ("mean", "std"))
-    return Normalize(mean, std)
+    return mean, std
 
 
 def channel_statistics(images: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
