@@ -1,4 +1,4 @@
-"""Batches in a seeded order, cut from memory or read ahead from files, brought to the device and prepared there."""
+"""Batches in a seeded order, taken from memory or read ahead from files, and transformed on the device."""
 
 import copy
 import math
@@ -25,20 +25,20 @@ Batch = tuple[Tensor, Tensor, Tensor]  # indices of the samples, raw inputs, tar
 
 
 class Loader:
-    """Yields ``(inputs, targets)`` on ``device``; every sample comes once an epoch.
+    """Yields ``(inputs, targets)`` on ``device``, each sample once an epoch.
 
-    With a ``seed`` the order is a pure function of the seed and the epoch, whatever happened before, so any epoch
-    can be repeated or resumed; without one the samples come as they lie. When shuffling, a last batch of fewer than
-    ``smallest`` samples joins the batch before it, because batch norm cannot train on one sample.
+    With a ``seed`` the order is a pure function of the seed and the epoch, so that any epoch can be repeated or
+    resumed; without it the samples come in order. When shuffling, a last batch of fewer than ``smallest`` samples joins
+    the batch before it, because batch norm cannot train on a single sample.
 
-    Samples that are :class:`~dltrain.data.base.Ordered` are shuffled as they say, a stretch at a time, in memory that
-    does not grow with their number.
+    Samples that are :class:`~dltrain.data.base.Ordered` choose the order themselves, a stretch at a time, in memory
+    that does not grow with their number.
 
-    ``augment`` changes each sample by random numbers that belong to the seed, the epoch and the sample: neither the
-    batch that it is in nor the process that read it matters. ``resident`` samples lie on ``device`` already, others
-    are brought there batch by batch; streamed ones are read by ``workers`` processes, by default one a core.
+    ``augment`` changes each sample by random numbers that depend on the seed, the epoch and the sample, but not on its
+    batch or the process that read it. ``resident`` samples are on ``device`` already, others are copied there batch by
+    batch; streamed ones are read by ``workers`` processes, by default as many as there are cores.
 
-    ``cut`` takes this process's part of the indices of each batch, where several processes share it.
+    ``cut`` selects this process's part of the indices of each batch, where several processes share it.
     """
 
     def __init__(
@@ -69,20 +69,20 @@ class Loader:
         self._reader: Any = None
 
     def drawn(self, seed: int | None) -> "Loader":
-        """The same samples in an order that ``seed`` draws, or as they lie, without a cut: for one process alone."""
+        """The same samples in another order, without a cut: for a process that does not share its batches."""
         drawn = copy.copy(self)
         drawn.seed, drawn.cut, drawn._reader, drawn._batches = seed, None, None, _BatchSampler()
         return drawn
 
     def close(self) -> None:
-        """End the processes that read ahead; the next iteration starts others.
+        """End the processes that read ahead; the next iteration starts new ones.
 
-        Left to the garbage collector they end in no particular order, and torch waits 5 seconds for each.
+        Garbage collection would end them in no particular order, and torch then waits 5 seconds for each.
         """
         self._reader = None
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch (from 0) whose order the next iterations follow, and the batch (from 0) they begin with."""
+        """Choose the epoch (from 0) whose order the next iterations follow, and their first batch (from 0)."""
         self.epoch = epoch
         self.start = start
 
@@ -91,7 +91,7 @@ class Loader:
         return math.ceil(count / self.batch_size) - self._joins_last(count)
 
     def size_of(self, batch: int) -> int:
-        """Samples of a batch (from 0), those of all processes together."""
+        """Number of samples of a batch (from 0), in all processes together."""
         return self.batch_size if batch + 1 < len(self) else len(self.samples) - batch * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -102,13 +102,13 @@ class Loader:
             yield self.transform(inputs), targets
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first samples as the model gets them, without augmentation and without starting a worker."""
+        """The first samples, transformed but not augmented; starts no worker."""
         indices = torch.arange(min(count, len(self.samples)), device=self.device if self.resident else "cpu")
         inputs, targets = self.samples.take(indices)
         return self.transform(inputs.to(self.device)), targets.to(self.device)
 
     def order(self, count: int | None = None) -> Tensor:
-        """Indices of this epoch's samples (n,) int64, or of the first ``count``, as they are served, on the CPU."""
+        """Indices of this epoch's samples (n,) int64, or of the first ``count``, in order, on the CPU."""
         count = len(self.samples) if count is None else count
         order = torch.empty(0, dtype=torch.int64)
         stretches = self._order_from(0)
@@ -117,7 +117,7 @@ class Loader:
         return order[:count]
 
     def _order_from(self, first: int) -> Iterator[Tensor]:
-        """The order from place ``first`` on, at once where it is short, else a stretch at a time."""
+        """The order from place ``first`` on; that of :class:`Ordered` samples comes a stretch at a time."""
         count = len(self.samples)
         if isinstance(self.samples, Ordered):
             yield from self.samples.order(None if self.seed is None else partial(self._generator, 3), first)
@@ -126,17 +126,17 @@ class Loader:
         yield order[first:]
 
     def _draws(self) -> Callable[[Tensor], Tensor] | None:
-        """What gives samples (batch,) the random numbers (batch, draws) of their augmentation, on the device."""
+        """A function from indices (batch,) to the random numbers (batch, draws) of augmentation, on the device."""
         if self.augment is None:
             return None
         width = getattr(self.augment, "draws", 1)
-        if isinstance(self.samples, Ordered):  # too many to draw them all beforehand
+        if isinstance(self.samples, Ordered):  # too many for a table
             return partial(hashed_draws, int(self._mixed(1)), width)
         draws = torch.rand((len(self.samples), width), generator=self._generator(1)).to(self.device)
         return partial(draws.index_select, 0)
 
     def _generator(self, *purpose: int) -> torch.Generator:
-        # torch's generator keeps only the low 32 bits of its seed, so all that it depends on is mixed into those.
+        # torch's generator keeps only the low 32 bits of its seed, so everything is mixed into those.
         return torch.Generator().manual_seed(int(self._mixed(*purpose)))
 
     def _mixed(self, *purpose: int) -> np.uint32:
@@ -156,7 +156,7 @@ class Loader:
         return (tuple(part.to(self.device) for part in batch) for batch in read)  # type: ignore[misc]
 
     def _cut_from(self, first: int) -> Iterator[Tensor]:
-        """The indices of each batch from number ``first`` on, or of this process's part of it."""
+        """The indices of this process's part of each batch, from batch ``first`` on."""
         stretches = self._order_from(first * self.batch_size)
         order = torch.empty(0, dtype=torch.int64)
         for batch in range(first, len(self)):
@@ -173,7 +173,7 @@ class Loader:
             yield indices, *_taken(self.samples, indices)
 
     def _read_ahead(self) -> Iterator[Batch]:
-        """Batches that other processes have read, in order."""
+        """Batches in order, read by other processes."""
         if self._reader is None:
             self._reader = self._start_reader()
         try:
@@ -195,7 +195,7 @@ class Loader:
 
         workers = self.workers if self.workers and has_shared_memory() else 0
         return DataLoader(
-            _Taking(self.samples),  # type: ignore[arg-type]  # it has what a map-style data set needs
+            _Taking(self.samples),  # type: ignore[arg-type]  # a map-style data set by its methods
             sampler=self._batches,
             batch_size=None,
             num_workers=workers,
@@ -203,14 +203,14 @@ class Loader:
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=partial(follow_parent, os.getpid()),
-            # They are to be this process's own children, which end with it.
+            # As children of this process, which end with it: a fork server would be their parent otherwise.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            generator=self._generator(2),  # of the workers, for what a user's data set draws
+            generator=self._generator(2),  # seeds the workers, for random numbers of a user's data set
         )
 
 
 class _BatchSampler:
-    """The indices of the batches to come: others each epoch, under workers that stay."""
+    """The indices of the batches to come: new ones each epoch, for workers that stay alive."""
 
     def __init__(self) -> None:
         self.epoch: Iterator[Tensor] = iter(())
@@ -220,7 +220,7 @@ class _BatchSampler:
 
 
 class _Taking:
-    """What a worker does: take a batch. The user's errors travel as values, without the worker's traceback."""
+    """Takes batches in a worker; errors of the user's input are returned as values, without the worker's traceback."""
 
     def __init__(self, samples: Samples):
         self.samples = samples
@@ -236,7 +236,7 @@ class _Taking:
 
 
 def _taken(samples: Samples, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples at ``indices``; of none, which not every kind of samples can hand out, batches with no rows."""
+    """The samples at ``indices``; for no indices, which some samples cannot take, tensors without rows."""
     if len(indices):
         return samples.take(indices)
     inputs, targets = samples.take(indices.new_zeros(1))
@@ -244,7 +244,7 @@ def _taken(samples: Samples, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """``batches`` on a GPU, each copied while the GPU computes on the one before it."""
+    """``batches`` on a GPU, each copied while the GPU computes on the batch before."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     ahead: Batch | None = None
     for batch in batches:
@@ -253,7 +253,7 @@ def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Ba
         if ahead is not None:
             yield ahead
         torch.cuda.current_stream(device).wait_stream(stream)
-        for part in copied:  # so that its memory is not used again while the computing stream still reads it
+        for part in copied:  # so that its memory is not reused while the computing stream still reads it
             part.record_stream(torch.cuda.current_stream(device))
         ahead = copied  # type: ignore[assignment]
     if ahead is not None:

@@ -1,4 +1,4 @@
-"""The classic image sets in torchvision's file layout; torchvision itself is imported only where it is needed."""
+"""Classic image data sets in torchvision's file layout; torchvision is imported only for downloads and CIFAR."""
 
 import gzip
 import math
@@ -112,10 +112,10 @@ def _find_idx(folders: list[Path], name: str) -> Path | None:
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """An IDX file of unsigned bytes, gzipped or not, as uint8; format: yann.lecun.com/exdb/mnist.
+    """Read an IDX file of unsigned bytes, gzipped or not; format: yann.lecun.com/exdb/mnist.
 
     Raises:
-        DataError: the file is no such file, or is cut short.
+        DataError: it is no such file, or is cut short.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
@@ -146,11 +146,11 @@ def _torchvision_set(dataset: str, root: str, train: bool, download: bool) -> An
         return kind(os.path.expanduser(root), train=train, download=download)
     except (RuntimeError, OSError) as error:  # not there or damaged, no network
         folder = Path(os.path.expanduser(root)) / getattr(kind, "base_folder", f"{dataset}/raw")
-        named = [getattr(kind, key, []) for key in ("resources", "train_list", "test_list")]
-        listed = [name for files in named for name, _ in files]
-        listed += [kind.meta["filename"]] if hasattr(kind, "meta") else []
+        lists = [getattr(kind, key, []) for key in ("resources", "train_list", "test_list")]
+        names = [name for files in lists for name, _ in files]
+        names += [kind.meta["filename"]] if hasattr(kind, "meta") else []
         hint = f"the download failed ({error}); " if download else "download them with dataset.download=true, or "
         raise DataError(
-            f"{dataset}: the files {', '.join(listed)} were not found whole in '{folder}'; {hint}"
+            f"{dataset}: the files {', '.join(names)} were not found whole in '{folder}'; {hint}"
             f"put them there by hand, or name another folder with dataset.root"
         ) from error

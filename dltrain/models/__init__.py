@@ -1,6 +1,6 @@
-"""Networks: each option of the ``model`` group is one class or function here.
+"""Networks: each option of the ``model`` group is a class or function here.
 
-They take ``input_shape`` (one sample, without the batch) and ``num_outputs``, both facts of the data set.
+They take ``input_shape`` (of a sample, without the batch) and ``num_outputs``, both facts of the data set.
 """
 
 from dltrain.models.cnn import CNN

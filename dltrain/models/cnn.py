@@ -1,4 +1,4 @@
-"""A convolutional network built from its knobs."""
+"""A configurable convolutional network."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, MismatchError
-from dltrain.models.layers import Activation, dense, require_dimensions, require_sizes
-from dltrain.models.layers import activation as activation_module
+from dltrain.models.layers import Activation, dense, make_activation, require_dimensions, require_sizes
 
 
 class CNN(nn.Module):
-    """Blocks ``Conv2d, [BatchNorm2d], activation, [pool], [Dropout2d]``, then hidden linear layers and an output
-    layer.
+    """Blocks ``Conv2d, [BatchNorm2d], activation, [pool], [Dropout2d]``, hidden linear layers and an output layer.
 
     Args:
         input_shape: (channels, height, width) of an image.
@@ -35,7 +33,7 @@ class CNN(nn.Module):
     ``forward``: inputs (batch, channels, height, width) float, outputs (batch, num_outputs) logits.
 
     Raises:
-        ConfigError: a knob has a value that it cannot have.
+        ConfigError: an argument has a value that is not allowed.
         MismatchError: the data are no images, or the images are too small for so many blocks.
     """
 
@@ -69,11 +67,11 @@ class CNN(nn.Module):
         require_sizes("model.hidden_sizes", hidden_sizes)
         blocks: list[nn.Module] = []
         for fan_in, fan_out in pairwise([input_shape[0], *channels]):
-            # A bias before batch norm would be subtracted again with the mean.
+            # Batch norm would subtract a bias again, with the mean.
             layers: list[nn.Module] = [nn.Conv2d(fan_in, fan_out, kernel_size, stride, padding, bias=not batch_norm)]
             if batch_norm:
                 layers.append(nn.BatchNorm2d(fan_out))
-            layers.append(activation_module(activation))
+            layers.append(make_activation(activation))
             if pool == "max":
                 layers.append(nn.MaxPool2d(pool_kernel_size, pool_stride, pool_padding, ceil_mode=pool_ceil_mode))
             elif pool == "average":
@@ -86,7 +84,7 @@ class CNN(nn.Module):
         self.classifier = nn.Sequential(
             nn.Flatten(), *dense(sizes, activation, batch_norm, dropout), nn.Linear(sizes[-1], num_outputs)
         )
-        # Channels last in memory: a step takes 20 to 45 % less time on the CPU, and tensor cores want it on GPUs.
+        # Channels last in memory: a step takes 20 to 45 % less time on the CPU, and tensor cores of GPUs need it.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -95,7 +93,7 @@ class CNN(nn.Module):
 
 
 def _output_shape(blocks: nn.Sequential, input_shape: Sequence[int]) -> Sequence[int]:
-    """Shape of one sample behind ``blocks``; names the block that cannot take what reaches it."""
+    """Shape of a sample after ``blocks``; the error for images that are too small names the block."""
     shape = torch.Size(input_shape)
     training = blocks.training
     blocks.eval()

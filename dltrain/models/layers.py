@@ -1,4 +1,4 @@
-"""What the networks share: activations by name, and the check that a network fits the data."""
+"""Parts of several networks: activations by name, dense layers, and the check that a network fits the data."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -42,7 +42,7 @@ _KINDS = {1: "a table", 2: "a series", 3: "images"}  # by the number of dimensio
 _FITTING = {1: "mlp", 2: "rnn, lstm, gru, mlp", 3: "cnn, lenet, resnet18, mlp, rnn, lstm, gru"}
 
 
-def activation(name: str) -> nn.Module:
+def make_activation(name: str) -> nn.Module:
     """A new activation module; raises :class:`ConfigError` for a name that is none of ``ACTIVATIONS``."""
     if name not in ACTIVATIONS:
         hint = did_you_mean(str(name), ACTIVATIONS)
@@ -69,14 +69,14 @@ def require_sizes(key: str, sizes: Sequence[int]) -> None:
         raise ConfigError([f"{key} must be a list of whole numbers above 0, for example [64,32], not {sizes!r}"])
 
 
-def dense(sizes: Sequence[int], activation_name: str, batch_norm: bool, dropout: float) -> list[nn.Module]:
+def dense(sizes: Sequence[int], activation: str, batch_norm: bool, dropout: float) -> list[nn.Module]:
     """Hidden layers ``Linear, [BatchNorm], activation, [Dropout]`` from ``sizes[0]`` features to ``sizes[-1]``."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         layers.append(nn.Linear(fan_in, fan_out))
         if batch_norm:
             layers.append(nn.BatchNorm1d(fan_out))
-        layers.append(activation(activation_name))
+        layers.append(make_activation(activation))
         if dropout:
             layers.append(nn.Dropout(dropout))
     return layers

@@ -1,4 +1,4 @@
-"""The classic small network of the CIFAR-10 tutorials."""
+"""The small convolutional network of many CIFAR-10 tutorials."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class LeNet(nn.Module):
 
     For images of 3 × 32 × 32 and ten classes its weights have the names and shapes of the network in PyTorch's
     tutorial "Training a Classifier", after LeNet-5 (LeCun et al., 1998). Other image sizes of at least 16 × 16
-    change the first linear layer alone.
+    change only the first linear layer.
 
     ``forward``: inputs (batch, channels, height, width) float, outputs (batch, num_outputs) logits.
     """
@@ -32,7 +32,7 @@ class LeNet(nn.Module):
         self.conv1 = nn.Conv2d(channels, 6, 5)
         self.pool = nn.MaxPool2d(2, 2)
         self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * _behind_convolutions(height) * _behind_convolutions(width), 120)
+        self.fc1 = nn.Linear(16 * _after_convolutions(height) * _after_convolutions(width), 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_outputs)
 
@@ -44,5 +44,5 @@ class LeNet(nn.Module):
         return outputs
 
 
-def _behind_convolutions(side: int) -> int:
+def _after_convolutions(side: int) -> int:
     return ((side - 4) // 2 - 4) // 2

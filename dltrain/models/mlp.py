@@ -1,4 +1,4 @@
-"""A multi-layer perceptron: tables, and anything else flattened."""
+"""A multi-layer perceptron, for tables, and for anything else flattened."""
 
 import math
 from collections.abc import Sequence

@@ -19,20 +19,20 @@ class LayerOptions(TypedDict, total=False):
 
 
 class Recurrent(nn.Module):
-    """torch's recurrent layers, one of their outputs read, hidden linear layers and a linear output layer.
+    """torch's recurrent layers, a readout of their outputs, hidden linear layers and a linear output layer.
 
     Args:
         input_shape: (steps, features) of a series, or (channels, height, width) of an image, which is read row by
-            row, from the top, ``channels * width`` features a step.
+            row from the top, ``channels * width`` features a step.
         num_outputs: number of classes or values.
         hidden_size: features of the hidden state, for each direction.
-        num_layers: recurrent layers on top of one another.
+        num_layers: number of stacked recurrent layers.
         bidirectional: read the steps backwards as well.
-        dropout: probability of dropping a feature between recurrent layers, of what is read, and of the hidden linear
+        dropout: probability of dropping a feature between recurrent layers, of the readout, and of the hidden linear
             layers.
-        readout: what is read: ``last`` (the final hidden state of the last layer, of both directions), ``mean`` or
-            ``max`` over the outputs of all steps.
-        hidden_sizes: features of linear layers between what is read and the output layer.
+        readout: ``last`` (the final hidden state of the last layer, of both directions), or the ``mean`` or ``max``
+            over the outputs of all steps.
+        hidden_sizes: features of linear layers between the readout and the output layer.
         activation: of those linear layers.
 
     ``forward``: inputs (batch, *input_shape) float, outputs (batch, num_outputs): logits or values.
@@ -66,7 +66,7 @@ class Recurrent(nn.Module):
             num_layers,
             batch_first=True,
             bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,  # torch drops between layers only, and warns of one
+            dropout=dropout if num_layers > 1 else 0.0,  # torch drops between layers, and warns without a second
             **layer_options,
         )
         sizes = [(self.recurrent.proj_size or hidden_size) * (2 if bidirectional else 1), *hidden_sizes]
@@ -89,7 +89,7 @@ class Recurrent(nn.Module):
         if self.readout == "max":
             return steps.amax(1)
         hidden = state[0] if isinstance(state, tuple) else state  # (layers * directions, batch, hidden_size)
-        # The backward direction ends at the first step, so the last step's output would show it one step only.
+        # The backward direction ends at the first step: at the last step it has read a single step.
         return torch.cat((hidden[-2], hidden[-1]), 1) if self.recurrent.bidirectional else hidden[-1]
 
 

@@ -1,4 +1,4 @@
-"""Residual networks from torchvision, fitted to the images at hand."""
+"""Residual networks from torchvision, fitted to the images of a data set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def resnet18(
     Args:
         weights: a name of :class:`torchvision.models.ResNet18_Weights`, for example ``IMAGENET1K_V1``, downloaded
             once; the output layer is new unless there are 1,000 outputs. They need 3 channels.
-        small_images: a first convolution of 3 × 3 with stride 1 and no pool behind it, as the paper uses for
+        small_images: a first convolution of 3 × 3 with stride 1 and no pool after it, as the paper uses for
             CIFAR-10; ``None``: for images below 64 × 64, unless there are ``weights``.
 
     Raises:
@@ -26,7 +26,7 @@ def resnet18(
         DataError: the weights can be neither downloaded nor read.
     """
     require_dimensions(input_shape, [3], "resnet18")
-    # Imported here: torchvision takes seconds that runs of other models should not pay.
+    # Here, because importing torchvision takes seconds.
     from torchvision.models import resnet18 as torchvision_resnet18
 
     channels, height, width = input_shape
