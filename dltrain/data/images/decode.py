@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from dltrain.data.folders import IMAGE_FORMATS
 from dltrain.data.workers import forked
@@ -20,15 +20,6 @@ from dltrain.system.machine import core_count
 log = logging.getLogger(__name__)
 
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})  # with EXIF data
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _FORMATS = tuple(IMAGE_FORMATS)  # what a file may be, whatever its name says
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _CAN_BE_DEEP = IMAGE_FORMATS["PNG"] + IMAGE_FORMATS["TIFF"]
@@ -58,7 +49,7 @@ class Decoding(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a decoded image."""
+        """The shape of a decoded image."""
         return self[:3]
 
 
@@ -120,7 +111,8 @@ def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:
         UnreadableError: the file cannot be read, or holds no whole image of a known format.
     """
     with _reading(file) as image:
-        return pixels_of(_upright(image), to)
+        _turn_upright(image)
+        return pixels_of(image, to)
 
 
 def pixels_of(image: Image.Image, to: Decoding) -> np.ndarray:
@@ -195,16 +187,12 @@ def largest_value(file: Path | BinaryIO) -> float:
         return 0.0
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF data say; damaged EXIF data are ignored."""
+def _turn_upright(image: Image.Image) -> None:
+    """Turn the image as its EXIF data say; damaged EXIF data are ignored."""
     image.load()  # here, so that damaged pixels raise; PNG files may have their EXIF data after the pixels
-    if not image.info.keys() & _EXIF_KEYS:  # getexif() takes longer than decoding a small image
-        return image
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow lets errors of its TIFF reader through: struct.error, KeyError, TypeError, ...
-        return image
-    return image if turn is None else image.transpose(turn)
+    if image.info.keys() & _EXIF_KEYS:  # looking further takes longer than decoding a small image
+        with contextlib.suppress(Exception):  # Pillow lets errors of its TIFF reader through: struct.error, KeyError...
+            ImageOps.exif_transpose(image, in_place=True)
 
 
 def decode_all(paths: Sequence[Path], to: Decoding, pixels: np.ndarray) -> None:

@@ -24,12 +24,9 @@ class Picture:
         return decode(io.BytesIO(content), self.decoding)
 
 
-@dataclass(frozen=True)
-class LargestValue:
+def largest_in(content: bytes) -> np.ndarray:
     """The largest value in an encoded image of more than 8 bits a pixel, 0 for any other, as (1,) float64."""
-
-    def __call__(self, content: bytes) -> np.ndarray:
-        return np.array([largest_value(io.BytesIO(content))])
+    return np.array([largest_value(io.BytesIO(content))])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import polars as pl
 from dltrain.data.base import Fitted, Kind, Task
 from dltrain.data.folders import IMAGES
 from dltrain.data.images.decode import Decoding, white_for
-from dltrain.data.shard_files.contents import LargestValue, NumpyFile, Picture
+from dltrain.data.shard_files.contents import NumpyFile, Picture, largest_in
 from dltrain.data.shard_files.index import Index, Runs, Shards
 from dltrain.data.shard_files.parquet import ParquetImages, ParquetRows, RowGroups, class_names_in, columns_of, frame_of
 from dltrain.data.shard_files.tar import TarShards, content_of, members_of
@@ -100,7 +100,7 @@ def with_white_measured(layout: Layout, index: Index, train: Runs, seed: int) ->
         return layout
     numbers = train.drawn_numbers(_DEEP_SAMPLE, seed)
     places = np.array(index.rows[numbers])[:, :-1]
-    largest = replace(images, decode=LargestValue()).read(index, numbers, places)
+    largest = replace(images, decode=largest_in).read(index, numbers, places)
     decoding = images.decode.decoding._replace(white=white_for(largest.flatten().tolist()))
     return replace(layout, shards=replace(images, decode=Picture(decoding)))
 

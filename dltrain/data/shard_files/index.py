@@ -93,7 +93,7 @@ class Runs:
         return self.hold_out(count, seed)[1]
 
     def hold_out(self, count: int, seed: int) -> tuple["Runs", "Runs"]:
-        """The samples that are left, and at most ``count`` in whole runs that ``seed`` draws, of which the last is cut."""
+        """The other samples, and at most ``count`` in whole runs that ``seed`` draws, of which the last is cut."""
         order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(seed))
         shuffled = self.lengths[order]
         taken = (count - (shuffled.cumsum(0) - shuffled)).clamp(min=0).minimum(shuffled)
