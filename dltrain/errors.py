@@ -100,6 +100,11 @@ def exit_code_of(error: BaseException) -> int:
     return error.exit_code if isinstance(error, DltrainError | Interrupted) else 1
 
 
+def cause_of(error: Exception) -> str:
+    """Why something failed, in a line: what the system says, else the error's message, else its type."""
+    return ((isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__).splitlines()[0]
+
+
 def listed(names: Sequence[str], most: int = 10) -> str:
     """The first of ``names``, for a message: ``a, b, ...``."""
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

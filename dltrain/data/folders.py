@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dltrain.errors import DataError, did_you_mean, listed
+from dltrain.errors import DataError, cause_of, did_you_mean, listed
 from dltrain.system.files import kind_of
 
 log = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"'{folder}' cannot be read: {error.strerror}") from error
+        raise DataError(f"'{folder}' cannot be read: {cause_of(error)}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dltrain.data.base import Data
 from dltrain.data.images.labelled import DecodedImages, image_data
 from dltrain.data.splits import Split
-from dltrain.errors import DataError
+from dltrain.errors import DataError, cause_of
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _IDX_FILES = {
@@ -121,7 +121,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"'{path}' cannot be read: {error}") from error
+        raise DataError(f"'{path}' cannot be read: {cause_of(error)}") from error
     start = 4 + 4 * dimensions
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) != start + math.prod(shape):

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from dltrain.data.folders import IMAGE_FORMATS
 from dltrain.data.workers import forked
-from dltrain.errors import ConfigError, DataError, did_you_mean
+from dltrain.errors import ConfigError, DataError, cause_of, did_you_mean
 from dltrain.system.machine import core_count
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def _reading(file: Path | BinaryIO) -> Iterator[Image.Image]:
         fault = "cannot identify image file: " if isinstance(file, Path) else ""
         raise UnreadableError(f"{fault}it is no image of a known format ({', '.join(_FORMATS)})") from error
     except Exception as error:  # Pillow lets errors of its readers through: struct.error, KeyError, ...
-        raise UnreadableError((str(error) or type(error).__name__).splitlines()[0]) from error
+        raise UnreadableError(cause_of(error)) from error
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.images.decode import Decoding, decode, largest_value
-from dltrain.errors import DataError
+from dltrain.errors import DataError, cause_of
 
 Decode = Callable[[bytes], np.ndarray]
 
@@ -56,6 +56,5 @@ def decoded(contents: Iterable[tuple[int, bytes]], count: int, decode: Decode, n
         try:
             samples[place] = torch.from_numpy(np.ascontiguousarray(decode(content)))
         except Exception as error:  # decoders pass on errors of any kind
-            cause = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(f"{name(place)} cannot be read: {cause}") from error
+            raise DataError(f"{name(place)} cannot be read: {cause_of(error)}") from error
     return torch.stack(samples)

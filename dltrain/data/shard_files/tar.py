@@ -20,7 +20,7 @@ from torch import Tensor
 from dltrain.data.base import Task
 from dltrain.data.shard_files.contents import Decode, decoded
 from dltrain.data.shard_files.index import Index, Labels
-from dltrain.errors import DataError
+from dltrain.errors import DataError, cause_of
 
 _RUN = 128  # samples that are read together
 _META = re.compile(r"__[^/]*__($|/)")  # members that belong to no sample, as WebDataset names them
@@ -160,7 +160,7 @@ def _contents(path: Path, rows: np.ndarray, places: np.ndarray) -> Iterator[tupl
             for row in rows.tolist():
                 yield row, content_of(file, places[row])
     except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+        raise DataError(f"'{path}' cannot be read: {cause_of(error)}") from error
 
 
 def content_of(file: BinaryIO, place: Place | np.ndarray) -> bytes:

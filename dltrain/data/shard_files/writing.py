@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dltrain.data.folders import labelled_images, text_of
-from dltrain.errors import DataError, UserError
+from dltrain.errors import DataError, UserError, cause_of
 from dltrain.system.extras import require_extras
 
 Format = Literal["tar", "parquet"]
@@ -76,7 +76,7 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror}") from error
+        raise DataError(f"'{path}' cannot be read: {cause_of(error)}") from error
 
 
 def _pieces(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
