@@ -106,7 +106,7 @@ def shards(
     if names and not fitted:
         _warn_of_absent(samples, names)
     facts = Facts(
-        name=top.name,
+        name=text_of(top.name),
         task=task,
         kind=layout.kind,
         input_shape=layout.shape,
