@@ -14,7 +14,7 @@ from torch import nn
 
 from dltrain.errors import CheckpointError, TrainingError
 from dltrain.runs import checkpoint
-from dltrain.runs.checkpoint import Checkpoints, Due
+from dltrain.runs.writer import Checkpoints, Due
 
 CONTENT = {"epoch": 3, "model": {"weight": torch.arange(6.0).view(2, 3)}, "metrics": {"val/loss": 0.1}}
 
@@ -444,7 +444,7 @@ def test_the_writer_leaves_no_thread_behind(tmp_path):
 
 
 def test_the_first_of_each_file_is_written_without_delay(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_PAUSE", 1000.0)
+    monkeypatch.setattr("dltrain.runs.writer._PAUSE", 1000.0)
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save_best({"epoch": 1})
     checkpoints._writer.join(60)
@@ -459,7 +459,7 @@ def test_the_first_of_each_file_is_written_without_delay(tmp_path, monkeypatch):
 
 def test_a_process_that_ends_early_still_finishes_what_it_has_begun_to_write(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from dltrain.runs.checkpoint import Checkpoints\n"
+        "import sys; from pathlib import Path; from dltrain.runs.writer import Checkpoints\n"
         "Checkpoints(Path(sys.argv[1]), {}).save_last({'epoch': 7}); raise SystemExit(3)"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120)

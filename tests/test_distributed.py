@@ -22,7 +22,7 @@ from dltrain.distributed.process_group import ProcessGroup, _span
 from dltrain.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from dltrain.runs import checkpoint
 from dltrain.runs.record import read_result
-from dltrain.runs.shards import joined
+from dltrain.runs.shards import load_shards
 from dltrain.trained.launch import ending, start
 from dltrain.training.metrics import RegressionMetrics
 
@@ -183,7 +183,7 @@ def test_shards_are_written_by_each_process_and_read_as_one_network(together, ve
 
     assert verb("evaluate", "run").result["metrics"] == pytest.approx(first.result["test"], rel=1e-5)
     assert verb("export", "run", "format=safetensors").code == 0
-    weights = joined(content, folder)["model"]
+    weights = load_shards(content, folder)["model"]
     from safetensors.torch import load_file
 
     exported = load_file(tmp_path / "run" / "model.safetensors")
@@ -210,7 +210,7 @@ def test_damaged_missing_and_hostile_shards_are_refused(together, verb, tmp_path
     table_before = table.read_bytes()
     table.write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(CheckpointError, match="cannot be read"):
-        joined(content, folder)
+        load_shards(content, folder)
     assert not (tmp_path / "was-here").exists()
     table.write_bytes(table_before)
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

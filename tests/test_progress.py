@@ -5,7 +5,7 @@ from test_recovery import spoiled
 
 from dltrain.errors import TrainingError
 from dltrain.runs import checkpoint
-from dltrain.runs.checkpoint import Due
+from dltrain.runs.writer import Due
 from dltrain.training.progress import LiveView
 
 

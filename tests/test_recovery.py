@@ -15,7 +15,7 @@ from dltrain.loggers import Loggers
 from dltrain.loggers.csv import CSVLogger
 from dltrain.models import MLP
 from dltrain.runs import checkpoint
-from dltrain.runs.checkpoint import Due
+from dltrain.runs.writer import Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
 from dltrain.training.finite import FiniteWatch, diagnose

@@ -29,7 +29,7 @@ from dltrain.data import loader
 from dltrain.data.shard_files.writing import write_shards
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.runs import checkpoint
-from dltrain.runs.checkpoint import Checkpoints
+from dltrain.runs.writer import Checkpoints
 from dltrain.training.progress import View
 from dltrain.training.trainer import Trainer
 

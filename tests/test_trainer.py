@@ -13,7 +13,7 @@ from dltrain.errors import TrainingError
 from dltrain.losses import Penalty
 from dltrain.models import CNN, MLP, LeNet
 from dltrain.runs import checkpoint
-from dltrain.runs.checkpoint import Checkpoints, Due
+from dltrain.runs.writer import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
 from dltrain.training.averaging import ExponentialMovingAverage

@@ -31,7 +31,7 @@ from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
 from dltrain.report.metrics import lower_is_better
-from dltrain.runs.checkpoint import Checkpoints, Due
+from dltrain.runs.writer import Checkpoints, Due, ShardedCheckpoints
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
 from dltrain.system.machine import CoreWatch
@@ -183,8 +183,6 @@ def _checkpoints(cfg: DictConfig, folder: Path, header: dict[str, Any], process_
     keep = cfg.trainer.checkpoint.keep
     if not is_sharded(cfg, process_group):
         return Checkpoints(folder, header, keep, writes=process_group.is_main)
-    from dltrain.runs.sharded import ShardedCheckpoints  # its torch modules take long to import
-
     return ShardedCheckpoints(folder, header, keep, process_group)
 
 

@@ -1,29 +1,20 @@
 """Checkpoint files: plain types and tensors, read with ``weights_only=True``, never half-written or trusted blindly.
 
-A file is what ``torch.save`` writes, a ZIP archive, with the SHA-256 of all before it as the archive's comment: one
-file, so that content and checksum cannot part. It is written under another name, flushed to the disk and verified
-before it takes its place, and the checkpoint before it stays until then.
+A file is what ``torch.save`` writes, a ZIP archive, with the SHA-256 of everything before it as the archive's comment,
+so that content and checksum stay together. It is written under another name, flushed to the disk and verified before
+it replaces the previous checkpoint.
 """
 
-import copy
 import os
 import pickle
-import re
-import shutil
 import struct
-import threading
-import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from dltrain.errors import CheckpointError, TrainingError
+from dltrain.errors import CheckpointError
 from dltrain.system.files import digest, flush, kind_of, written_whole
 from dltrain.system.structure import Structure, mismatch
 
@@ -32,8 +23,6 @@ _COMMENT = b"sha256:"
 _COMMENT_SIZE = len(_COMMENT) + 64
 _END = struct.Struct("<4s16xH")  # of a ZIP archive: its signature and, last, the length of the comment
 _LENGTH = struct.Struct("<H")
-_PAUSE = 0.25  # seconds from one writing to the next: what SIGKILL can cost at most, where epochs are shorter still
-_SHARDS = re.compile(r"(best|last)-\d+")  # folders with the shards of a checkpoint
 _FACTS = {
     **dict.fromkeys(("name!", "task!", "kind!"), str),
     "input_shape!": [int],
@@ -54,13 +43,12 @@ _TRAINER: Structure = {
 }
 STATE: Structure = {**_HEADER, "trainer!": _TRAINER, "best!": dict | None, "composed!": str}
 _SHARDED: Structure = {"shards": {"folder!": str, "files!": {str: str}}}
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
 def save(path: Path, content: dict[str, Any], make_way: Callable[[], None] | None = None) -> None:
     """Write ``content`` to ``path``, which is a whole checkpoint at any time.
 
-    ``make_way`` is called once the new file is verified, right before it takes the place of the one before it.
+    ``make_way`` is called once the new file is verified, right before it replaces the previous one.
 
     Raises:
         OSError: it could not be written whole; what was at ``path`` is still there.
@@ -70,7 +58,7 @@ def save(path: Path, content: dict[str, Any], make_way: Callable[[], None] | Non
             with open(temporary, "w+b") as file:
                 torch.save({"format": FORMAT, **content}, file)
                 _seal(file)
-        except RuntimeError as error:  # torch's archive writer says no more than at which position it did not get on
+        except RuntimeError as error:  # of torch's archive writer, which names the position alone
             raise OSError(f"'{path}' could not be written whole, is the disk full? {_first_line(error)}") from error
         flush(temporary)
         if fault := find_fault(temporary):
@@ -105,8 +93,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         )
     require(path, content, _SHARDED, "a checkpoint of dltrain's")
     names = [content["shards"]["folder"], *content["shards"]["files"]] if "shards" in content else []
-    if led_away := [name for name in names if "/" in name or "\\" in name or name == ".."]:
-        raise CheckpointError(f"'{path}' names shards that do not lie beside it: {led_away[0]}")
+    if elsewhere := [name for name in names if "/" in name or "\\" in name or name == ".."]:
+        raise CheckpointError(f"'{path}' names shards that do not lie beside it: {elsewhere[0]}")
     return content
 
 
@@ -140,194 +128,8 @@ def find_fault(path: Path) -> str:
 
 def previous(folder: Path) -> list[Path]:
     """The checkpoints before ``last.pt`` that are still there, the newest first."""
-    found = [path for path in folder.glob("last-*.pt") if path.stem.removeprefix("last-").isdecimal()]
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("last-")))
-
-
-@dataclass
-class Due:
-    """When a checkpoint is to be written: every so many epochs, optimizer steps or minutes, any of which may be off."""
-
-    every_n_epochs: int | None = 1
-    every_n_steps: int | None = None
-    every_n_minutes: float | None = None
-    _saved: tuple[int, int] = (0, 0)
-    _time: float = field(default_factory=time.monotonic)
-
-    def after_step(self, step: int) -> bool:
-        """Whether one is due behind optimizer step ``step``, from 1, whatever the time."""
-        return self.every_n_steps is not None and step % self.every_n_steps == 0
-
-    def after_epoch(self, epoch: int) -> bool:
-        """Whether one is due behind epoch ``epoch``, from 1."""
-        return self.every_n_epochs is not None and epoch % self.every_n_epochs == 0
-
-    def saved(self, epoch: int, step: int) -> None:
-        """Note that one was written."""
-        self._saved, self._time = (epoch, step), time.monotonic()
-
-    def is_behind(self, epoch: int, step: int) -> bool:
-        """Whether there is something that the last one does not hold."""
-        return self._saved != (epoch, step)
-
-    @property
-    def time_is_up(self) -> bool:
-        """Whether one is due because the last one is so many minutes old."""
-        return self.every_n_minutes is not None and time.monotonic() - self._time >= 60 * self.every_n_minutes
-
-
-class Checkpoints:
-    """Keeps ``last.pt``, from which a run can go on, and ``best.pt``, the weights of the best epoch.
-
-    ``header`` (what rebuilds the network: configuration as text, facts of the data, preprocessing) is part of both.
-    ``last.pt`` holds what is in ``best.pt`` as well, so that a run needs no second file to go on, least of all one
-    that is newer or older than its state. ``keep`` checkpoints before the last one stay, ``last-1.pt`` the newest of
-    them. What is to be saved is copied at once and written by a thread, about four times a second at most; where it
-    comes faster, all but the newest are left out; the first of each file is written without delay. Without ``writes``,
-    in all but one of several processes, what is to be saved is copied alone.
-    """
-
-    def __init__(self, folder: Path, header: dict[str, Any], keep: int = 1, writes: bool = True):
-        self.folder = folder
-        self.header = _copy(header, {})
-        self.keep = keep
-        self.writes = writes
-        self._pending: dict[str, dict[str, Any]] = {}  # by file name
-        self._submitted: set[str] = set()  # file names
-        self._writing = False
-        self._lock = threading.Lock()  # around these three
-        self._hurry = threading.Event()  # somebody waits for what is pending
-        self._next = 0.0  # the earliest moment of the next writing, on the monotonic clock
-        self._writer: threading.Thread | None = None
-        self._error: Exception | None = None
-        self._last_is_whole = False  # known of one that this process has written
-        self.newest_best: dict[str, Any] | None = None  # what is in best.pt once all is written
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.pt"
-
-    def save_best(self, content: dict[str, Any]) -> None:
-        """Copy ``content`` and have it written to ``best.pt``."""
-        self._raise_error()
-        self.newest_best = _copy(content, {})
-        self._submit("best.pt", self.newest_best)
-
-    def save_last(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Copy ``content`` and have it written to ``last.pt``; returns the copy."""
-        self._raise_error()
-        copied: dict[str, Any] = _copy(content, {})
-        self._submit("last.pt", {**copied, "best": self.newest_best})
-        return copied
-
-    def restore_best(self, saved: dict[str, Any] | None) -> None:
-        """Write ``best.pt`` as it was when the ``last.pt`` with the content ``saved`` was written."""
-        self.newest_best = saved
-        if saved is not None:
-            self._submit("best.pt", saved)
-
-    def take_over_best(self, saved: dict[str, Any], folder: Path, model: nn.Module) -> None:
-        """:meth:`restore_best` from a ``last.pt`` in ``folder``, which may be that of a run which keeps shards."""
-        self.restore_best(self.tensors_of(saved, folder, model))
-
-    def tensors_of(self, content: dict[str, Any], folder: Path, model: nn.Module) -> dict[str, Any]:
-        """The ``content`` of a checkpoint in ``folder`` with the tensors that a network such as ``model`` can take."""
-        if "shards" not in content:
-            return content
-        from dltrain.runs.shards import joined  # its torch modules take long to import
-
-        return joined(content, folder)
-
-    def wait(self) -> None:
-        """Come back once all is on the disk.
-
-        Raises:
-            TrainingError: something could not be written.
-        """
-        self.settle()
-        self._raise_error()
-
-    def settle(self) -> None:
-        """Come back once nothing is being written any more."""
-        if self._writer is not None:
-            self._hurry.set()
-            self._writer.join()
-            self._hurry.clear()
-
-    def _submit(self, name: str, content: dict[str, Any]) -> None:
-        if not self.writes:
-            return
-        with self._lock:
-            self._pending[name] = content
-            if name not in self._submitted:  # without a first last.pt there is nothing to go on from
-                self._submitted.add(name)
-                self._hurry.set()
-            if self._writing:
-                return
-            self._writing = True
-        # No daemon: a process that ends early still finishes what it has begun to write.
-        self._writer = threading.Thread(target=self._write_pending, name="checkpoints", daemon=False)
-        self._writer.start()
-
-    def _write_pending(self) -> None:
-        # Pickling holds the interpreter's lock, so each writing costs the training its own length in time.
-        self._hurry.wait(max(0.0, self._next - time.monotonic()))
-        self._hurry.clear()
-        while True:
-            with self._lock:
-                name = next(iter(self._pending), None)
-                if name is None or self._error is not None:
-                    self._writing = False
-                    self._next = time.monotonic() + _PAUSE
-                    return
-                content = self._pending.pop(name)
-            try:
-                make_way = self._keep_previous if name == "last.pt" else None
-                save(self.folder / name, {**self.header, **content}, make_way)
-                self._remove_shards()
-            except Exception as error:  # raised where the trainer next looks, for this thread has nobody to tell
-                self._error = error
-
-    def _remove_shards(self) -> None:
-        """Remove the folders with shards that no checkpoint names any more."""
-        # Folders of other names are not ours.
-        if folders := [path for path in self.folder.iterdir() if path.is_dir() and _SHARDS.fullmatch(path.name)]:
-            contents = [load(path) for path in self.folder.glob("*.pt")]
-            parts = [part for content in contents for part in (content, content.get("best") or {})]
-            named = {part["shards"]["folder"] for part in parts if "shards" in part}
-            for folder in folders:
-                if folder.name not in named:
-                    shutil.rmtree(folder)
-
-    def _keep_previous(self) -> None:
-        """Give ``last.pt``, which is about to be replaced, a second name behind those before it."""
-        is_known, self._last_is_whole = self._last_is_whole, True
-        # A run that went on from an older checkpoint, because this one is damaged, keeps the one that is not.
-        if not self.keep or (not is_known and find_fault(self.last)):
-            return
-        for path in reversed(previous(self.folder)):
-            number = int(path.stem.removeprefix("last-"))
-            if number < self.keep:
-                os.replace(path, self.folder / f"last-{number + 1}.pt")
-        newest = self.folder / "last-1.pt"
-        newest.unlink(missing_ok=True)
-        try:
-            os.link(self.last, newest)
-        except OSError:  # a file system without hard links; find_resumable looks for it under this name as well
-            os.replace(self.last, newest)
-
-    def _raise_error(self) -> None:
-        if self._error is not None and not isinstance(self._error, OSError):
-            raise self._error
-        if self._error is not None:
-            raise TrainingError(
-                f"the checkpoint cannot be written to '{self.folder}': {self._error}; those that are there stay as"
-                " they are. Make room or mend the folder, then go on with dltrain resume"
-            ) from self._error
+    numbers = {path: path.stem.removeprefix("last-") for path in folder.glob("last-*.pt")}
+    return sorted((path for path in numbers if numbers[path].isdecimal()), key=lambda path: int(numbers[path]))
 
 
 def _seal(file: BinaryIO) -> None:
@@ -339,36 +141,6 @@ def _seal(file: BinaryIO) -> None:
     comment = _COMMENT + digest(file, size - 2).encode()
     file.seek(size - 2)
     file.write(_LENGTH.pack(len(comment)) + comment)
-
-
-def _copy(content: Any, known: dict[tuple[Any, ...], Tensor]) -> Any:
-    """``content`` as plain types, with tensors copied to the CPU; what shared memory (``known``) still does.
-
-    Raises:
-        TrainingError: something that could be written, but not be read again without running code.
-    """
-    if isinstance(content, Tensor):
-        key = (content.data_ptr(), content.dtype, content.shape, content.stride())
-        if not content.numel() or key not in known:
-            known[key] = content.detach().to("cpu", copy=True)
-        return known[key]
-    if isinstance(content, dict):
-        # A state_dict carries the versions of its modules along as an attribute.
-        copied = copy.copy(content) if type(content) in (OrderedDict, Counter) else dict(content)
-        for name, value in content.items():
-            copied[name] = _copy(value, known)
-        return copied
-    if isinstance(content, list | tuple):
-        parts = [_copy(value, known) for value in content]
-        return parts if isinstance(content, list) else tuple(parts)
-    if isinstance(content, np.generic | np.ndarray):
-        return content.item() if isinstance(content, np.generic) else torch.from_numpy(content.copy())
-    if type(content) not in _PLAIN:
-        kind = f"{type(content).__module__}.{type(content).__qualname__}"
-        raise TrainingError(
-            f"the state of a part of this run holds a {kind}; a checkpoint takes plain types and tensors"
-        )
-    return content
 
 
 def _first_line(error: Exception) -> str:

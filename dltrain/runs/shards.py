@@ -1,4 +1,4 @@
-"""Tensors that lie in shards: apart from what else a checkpoint holds, whole again, and spread over processes.
+"""Tensors of a checkpoint that are written as shards: taken out of its content, loaded, and spread over processes.
 
 Reading runs no code of the files, as elsewhere: torch's own reader would unpickle anything.
 """
@@ -31,82 +31,84 @@ _SAFE = {
 }
 
 
-def joined(content: dict[str, Any], folder: Path, mesh: DeviceMesh | None = None) -> dict[str, Any]:
+def load_shards(content: dict[str, Any], folder: Path, mesh: DeviceMesh | None = None) -> dict[str, Any]:
     """``content`` of a checkpoint in ``folder`` with its tensors: each process's shards of them on ``mesh``, or whole.
 
-    What it holds of ``best.pt``, whose shards lie elsewhere, is left out.
+    The content of ``best.pt`` in it, whose shards lie in another folder, is left out.
 
     Raises:
         CheckpointError: shards are missing or damaged.
     """
-    place = folder / content["shards"]["folder"]
+    shards = folder / content["shards"]["folder"]
     try:
-        _verify(place, content["shards"]["files"], mesh)
-        names: dict[str, Tensor] = {}
-        own = {key: value for key, value in content.items() if key not in ("shards", "best")}
-        plain = _prepared(own, names, mesh)
+        _verify(shards, content["shards"]["files"], mesh)
+        tensors: dict[str, Tensor] = {}
+        kept = {key: value for key, value in content.items() if key not in ("shards", "best")}
+        loaded: dict[str, Any] = _with_empty_tensors(kept, tensors, mesh)
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is meant
-            load(names, storage_reader=_Reader(place), no_dist=mesh is None)
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is intended
+            load(tensors, storage_reader=_Reader(shards), no_dist=mesh is None)
     except CheckpointError:
         raise
     except (Exception, CheckpointException) as error:  # a hostile file can make the reader raise anything
-        raise CheckpointError(f"the shards in '{place}' cannot be read: {error}") from error
-    filled: dict[str, Any] = plain
-    return filled
+        raise CheckpointError(f"the shards in '{shards}' cannot be read: {error}") from error
+    return loaded
 
 
-def _verify(place: Path, files: Mapping[str, str], mesh: DeviceMesh | None) -> None:
-    """Compare checksums: all of them, or each process some."""
+def _verify(folder: Path, files: Mapping[str, str], mesh: DeviceMesh | None) -> None:
+    """Compare the checksums of all files, or in each process on ``mesh`` of some."""
     first, step = (mesh.get_local_rank(), mesh.size()) if mesh else (0, 1)
     for name in sorted(files)[first::step]:
-        path = place / name
+        path = folder / name
         if not path.is_file():
             raise CheckpointError(f"'{path}' is missing: it holds a part of the network's weights")
         if digest_of(path) != files[name]:
             raise CheckpointError(f"'{path}' is damaged: it does not match its checksum")
 
 
-def split(content: Any, name: str, shards: dict[str, Tensor]) -> Any:
-    """``content`` with descriptions in place of tensors that lie in shards, which are added to ``shards`` by name."""
+def take_shards(content: Any, shards: dict[str, Tensor], name: str = "") -> Any:
+    """``content`` with descriptions in place of sharded tensors, which are added to ``shards`` by name."""
     if isinstance(content, DTensor):
         shards[name] = content.detach()
         return {_SHARD: name, "shape": list(content.shape), "dtype": content.dtype}
     if isinstance(content, Mapping):
-        return {key: split(value, f"{name}/{key}", shards) for key, value in content.items()}
+        return {key: take_shards(value, shards, f"{name}/{key}") for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [split(value, f"{name}/{key}", shards) for key, value in enumerate(content)]
+        return [take_shards(value, shards, f"{name}/{key}") for key, value in enumerate(content)]
     return content
 
 
-def _prepared(content: Any, tensors: dict[str, Tensor], mesh: DeviceMesh | None) -> Any:
+def _with_empty_tensors(content: Any, tensors: dict[str, Tensor], mesh: DeviceMesh | None) -> Any:
     """``content`` with empty tensors in place of descriptions; they are added to ``tensors`` by name."""
     if isinstance(content, Mapping) and _SHARD in content:
         shape, dtype = content["shape"], content["dtype"]
         return tensors.setdefault(content[_SHARD], _empty(shape, dtype, mesh))
     if isinstance(content, Mapping):
-        return {key: _prepared(value, tensors, mesh) for key, value in content.items()}
+        return {key: _with_empty_tensors(value, tensors, mesh) for key, value in content.items()}
     if isinstance(content, list):
-        return [_prepared(value, tensors, mesh) for value in content]
+        return [_with_empty_tensors(value, tensors, mesh) for value in content]
     return content
 
 
 def spread(content: Mapping[str, Any], names: Collection[str], mesh: DeviceMesh) -> dict[str, Any]:
-    """``content`` with each process's shards in place of the whole tensors that it holds of these parameters."""
+    """``content`` with this process's shards in place of the whole tensors of the parameters called ``names``."""
     parts = dict(content)
     for key, value in content.items():
         if key in ("model", "ema"):
-            parts[key] = {name: _shard(one, mesh) if name in names else one for name, one in value.items()}
+            parts[key] = {name: _shard(tensor, mesh) if name in names else tensor for name, tensor in value.items()}
         elif key == "trainer":
             parts[key] = spread(value, names, mesh)
-        elif key == "optimizer":  # what it keeps of a parameter has its shape, but for counts of steps
-            parts[key] = {**value, "state": {number: _sharded(one, mesh) for number, one in value["state"].items()}}
+        elif key == "optimizer":
+            states = {number: _spread_state(state, mesh) for number, state in value["state"].items()}
+            parts[key] = {**value, "state": states}
     return parts
 
 
-def _sharded(state: Mapping[str, Any], mesh: DeviceMesh) -> dict[str, Any]:
+def _spread_state(state: Mapping[str, Any], mesh: DeviceMesh) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter has its shape, but for counts of steps."""
     return {
-        name: _shard(one, mesh) if isinstance(one, Tensor) and one.dim() > 0 else one for name, one in state.items()
+        name: _shard(value, mesh) if isinstance(value, Tensor) and value.dim() > 0 else value
+        for name, value in state.items()
     }
 
 
@@ -134,9 +136,9 @@ class _Reader(FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name) if module in (*_SAFE, _METADATA) and "." not in name else None
-        is_data = module == _METADATA and isinstance(found, type) and found.__module__ == _METADATA
-        is_plain = module == "torch" and (isinstance(found, torch.dtype) or found is torch.Size)
+        kind = super().find_class(module, name) if module in (*_SAFE, _METADATA) and "." not in name else None
+        is_data = module == _METADATA and isinstance(kind, type) and kind.__module__ == _METADATA
+        is_plain = module == "torch" and (isinstance(kind, torch.dtype) or kind is torch.Size)
         if is_data or is_plain or name in (_SAFE.get(module) or ()):
-            return found
+            return kind
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")

@@ -134,9 +134,9 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
         raise CheckpointError(f"'{name}' has no checkpoints/best.pt yet: it is written behind the first epoch")
     content = checkpoint.load(path)
     if "shards" in content:
-        from dltrain.runs.shards import joined  # its torch modules take long to import
+        from dltrain.runs.shards import load_shards  # its torch modules take long to import
 
-        content = joined(content, path.parent)
+        content = load_shards(content, path.parent)
     checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")
     require_one_run(folder, path, content.get("run_id"))
     own = of_checkpoint(path, content["config"])

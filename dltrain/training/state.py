@@ -15,7 +15,7 @@ from dltrain.distributed.process_group import ProcessGroup
 from dltrain.distributed.strategy import is_sharded
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, weighing_of
-from dltrain.runs.checkpoint import Checkpoints, Due
+from dltrain.runs.writer import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, random_state, set_random_state
 from dltrain.system.machine import CoreWatch

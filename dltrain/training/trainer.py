@@ -242,7 +242,7 @@ class Trainer(State):
 
     def settle(self) -> None:
         """Have the state on the disk, and leave if a signal has asked for it, in this process or another."""
-        if self.due.is_behind(self.epoch, self.step):
+        if self.due.has_unsaved(self.epoch, self.step):
             self.save()
         self.checkpoints.wait()
         (signal,) = self.process_group.agree_now(self.stop.number)
