@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from dltrain.data.bundled import digits
-from dltrain.loggers import Loggers
+from dltrain.loggers import Loggers, flatten
 from dltrain.loggers.csv import CSVLogger
-from dltrain.loggers.flatten import flatten
 from dltrain.runs import checkpoint
 
 ROWS = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from dltrain.build import Parts, build
 from dltrain.errors import UserError
+from dltrain.report.figures import duration
 from dltrain.report.terminal import plot
 from dltrain.system.answer import on_terminal, print_json, stdout, stdout_kept
 from dltrain.system.device import process_state
@@ -145,14 +146,7 @@ def _memory(memory: dict[str, int | None]) -> str:
 def _time(found: dict[str, Any]) -> str:
     seconds, epochs = found["seconds_per_epoch"], found["epochs"]
     steps = f"{found['steps_per_epoch']:,} steps and evaluation"
-    return f"time      {_seconds(seconds)} an epoch ({steps}), {_seconds(seconds * epochs)} for {epochs:,} epochs"
-
-
-def _seconds(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    return f"time      {duration(seconds)} an epoch ({steps}), {duration(seconds * epochs)} for {epochs:,} epochs"
 
 
 def _monitors(found: dict[str, Any]) -> str:

@@ -1,17 +1,18 @@
-"""Where each epoch's metrics go: each option of the ``logger`` group is one small class here.
+"""Where each epoch's metrics go: each option of the ``logger`` group is a small class here.
 
 A logger is made with ``folder`` (of the run), ``config`` (the run's configuration, plain types), ``history`` (rows of
-the epochs before, where a run goes on) and its own keys. One that shows more than numbers may have a method
+the epochs before, where a run goes on) and its keys. A logger that shows more than numbers may have a method
 ``watch(model, images)``, which is called before the first epoch: with the network whose weights are evaluated, and with
 a function that takes a number and returns so many images of the training part, (n, channels, height, width) float32 in
-[0, 1], or ``None`` where the data are none.
+[0, 1], or ``None`` for data without images.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dltrain.errors import UserError
+from dltrain.errors import UserError, cause_of
+from dltrain.system.structure import flat
 
 if TYPE_CHECKING:  # loggers are checked, and many work, without torch
     from torch import Tensor, nn
@@ -23,10 +24,10 @@ Images = Callable[[int], "Tensor | None"]
 
 
 class Logger(Protocol):
-    """What the trainer asks of a logger."""
+    """What the trainer calls."""
 
     def log(self, row: Mapping[str, float]) -> None:
-        """Take one epoch's row: ``epoch``, ``step``, ``lr`` and the metrics, always the same names."""
+        """Take an epoch's row: ``epoch``, ``step``, ``lr`` and the metrics, always the same names."""
         ...
 
     def close(self, result: Mapping[str, float]) -> None:
@@ -35,10 +36,10 @@ class Logger(Protocol):
 
 
 class Loggers:
-    """Several loggers as one. One that fails costs a warning and is left out from then on, never the run."""
+    """Several loggers as one. A logger that fails is left out from then on, with a warning; the run goes on."""
 
     def __init__(self, makers: Mapping[str, Callable[[History], Logger]] | None = None, history: History = ()):
-        """Make the loggers, by name, to go on behind the rows of ``history``.
+        """Make the loggers, by name, to go on after the rows of ``history``.
 
         Raises:
             UserError: as a logger raises it, for a missing library or a wrong key.
@@ -56,13 +57,13 @@ class Loggers:
             except UserError:
                 self.close({})
                 raise
-            except Exception as error:  # a server that is not there, a library in a mood
-                self._warn(name, error)
+            except Exception as error:  # of a server that cannot be reached, or of a library
+                self._leave_out(name, error)
 
     def watch(self, model: "nn.Module", images: Images) -> None:
-        """Show ``model`` and ``images`` to each that asks for them, and to those made anew by :meth:`rewind`."""
+        """Show ``model`` and ``images`` to each logger that has ``watch``, also after :meth:`rewind`."""
         self._watched = model, images
-        self._each(lambda logger: getattr(logger, "watch", _ignore)(model, images))
+        self._each(lambda logger: getattr(logger, "watch", lambda *_: None)(model, images))
 
     def log(self, row: Mapping[str, float]) -> None:
         """Pass an epoch's row on to each."""
@@ -70,7 +71,7 @@ class Loggers:
         self._each(lambda logger: logger.log(row))
 
     def rewind(self, history: History) -> None:
-        """Go on behind ``history``, also where rows behind it have been logged already."""
+        """Go on after ``history``, also where later rows have been logged already."""
         if len(history) < self._rows:
             self._each(lambda logger: logger.close({}))
             self._start(history)
@@ -88,14 +89,18 @@ class Loggers:
             try:
                 call(logger)
             except Exception as error:
-                self._warn(name, error)
+                self._leave_out(name, error)
 
-    def _warn(self, name: str, error: Exception) -> None:
+    def _leave_out(self, name: str, error: Exception) -> None:
         self._loggers.pop(name, None)
         del self._makers[name]
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        log.warning("logger %s failed and is left out from here on: %s", name, first)
+        log.warning("logger %s failed and is left out from here on: %s", name, cause_of(error))
 
 
-def _ignore(model: "nn.Module", images: Images) -> None:
-    """What a logger that shows numbers alone makes of the rest."""
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"optim": {"lr": 1}}`` as ``{"optim.lr": 1}``; lists become text, and empty mappings are left out."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flat(config).items()
+        if not isinstance(value, Mapping)
+    }

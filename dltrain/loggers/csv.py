@@ -12,7 +12,7 @@ from dltrain.system.files import written_whole
 class CSVLogger:
     """Appends each row to ``metrics.csv`` and flushes it; the columns are those of the first row.
 
-    The rows of ``history`` come first: epochs that a killed run had logged behind its last checkpoint are dropped.
+    The rows of ``history`` come first: epochs that a killed run had logged after its last checkpoint are dropped.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], history: Sequence[Mapping[str, float]] = ()):
@@ -31,7 +31,7 @@ class CSVLogger:
             self._writer.writerow(row)
             self._file.flush()
         except OSError:
-            with contextlib.suppress(OSError):  # else what could not be written is tried again, and told, much later
+            with contextlib.suppress(OSError):  # else what could not be written is tried again, and fails, much later
                 self._file.close()
             raise
 

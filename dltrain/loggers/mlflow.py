@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.loggers.flatten import flatten
+from dltrain.loggers import flatten
 from dltrain.system.extras import require_extras
 
 _TAG = "dltrain_run"
@@ -30,10 +30,10 @@ class MLflowLogger:
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
-        # The client rather than mlflow.start_run(): that one is global to the process, which may do several runs.
+        # The client rather than mlflow.start_run(): which is global to the process, and a process may do several runs.
         self._client = MlflowClient(tracking_uri)
-        found = self._client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
+        existing = self._client.get_experiment_by_name(experiment)
+        experiment_id = existing.experiment_id if existing else self._client.create_experiment(experiment)
         started = self._client.search_runs([experiment_id], f"tags.{_TAG} = '{folder}'") if history else []
         self._logged = 0  # epochs that are there already: what is logged twice is kept twice
         if started:

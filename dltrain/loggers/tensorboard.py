@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dltrain.loggers.flatten import flatten
+from dltrain.loggers import flatten
 from dltrain.system.extras import require_extras
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ class TensorBoardLogger:
     The files lie in ``<run>/tensorboard``: ``tensorboard --logdir outputs`` shows all runs.
 
     Args:
-        pictures: so many images of the training part are shown, as they are before augmentation; 0 for none.
-        histograms: epochs from one histogram of each weight to the next; ``None`` for none.
+        pictures: number of images of the training part that are shown, before augmentation; 0 for none.
+        histograms: each weight gets a histogram every so many epochs; ``None`` for none.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class TensorBoardLogger:
         from torch.utils.tensorboard import SummaryWriter
 
         events = folder / "tensorboard"
-        # What a killed run had logged behind its last checkpoint is hidden.
+        # What a killed run had logged after its last checkpoint is hidden.
         self._writer = SummaryWriter(events, purge_step=len(history) + 1 if events.exists() else None)
         self._config = config
         self._pictures = 0 if history else pictures  # a run that goes on has shown them

@@ -25,6 +25,16 @@ def short(value: float, digits: int = 4) -> str:
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
+def duration(seconds: float | None) -> str:
+    """``2.50 s``, ``3 min 20 s``, ``1 h 5 min``; a dash where it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[tuple[int, str, str]]:
     """Which classes are taken for which others, the most frequent first: how often, the true and the predicted one."""
     found = [

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dltrain.report import charts as charting
-from dltrain.report.figures import confusions
+from dltrain.report.figures import confusions, duration
 from dltrain.report.html import chart_places, escaped, facts, figure, page, picture, section, table
 from dltrain.report.metrics import summary
 from dltrain.report.story import Mistake, Story
@@ -63,7 +63,7 @@ def _outcome(story: Story) -> str:
         tiles.append((f"best epoch, by {best['monitor']}", figure(best["epoch"])))
     elif story.history:
         tiles.append(("epochs so far", figure(len(story.history))))
-    tiles.append(("duration", _duration(result.get("seconds"))))
+    tiles.append(("duration", duration(result.get("seconds"))))
     boxes = "".join(f'<div class="tile"><b>{value}</b><span>{escaped(name)}</span></div>' for name, value in tiles)
     error = f'<p class="bad">{escaped(result["error"])}</p>' if result.get("error") else ""
     return f'{error}<div class="tiles">{boxes}</div>'
@@ -193,13 +193,4 @@ def _timings(story: Story) -> list[tuple[str, Any]]:
     timings["whole run"] = story.result.get("seconds")
     if len(story.history) and timings.get("train") is not None:
         timings["an epoch"] = timings["train"] / len(story.history)
-    return [(f"time: {name}", _duration(seconds)) for name, seconds in timings.items() if seconds is not None]
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return [(f"time: {name}", duration(seconds)) for name, seconds in timings.items() if seconds is not None]

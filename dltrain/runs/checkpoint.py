@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from dltrain.errors import CheckpointError
+from dltrain.errors import CheckpointError, cause_of
 from dltrain.system.files import digest, flush, kind_of, written_whole
 from dltrain.system.structure import Structure, mismatch
 
@@ -59,7 +59,7 @@ def save(path: Path, content: dict[str, Any], make_way: Callable[[], None] | Non
                 torch.save({"format": FORMAT, **content}, file)
                 _seal(file)
         except RuntimeError as error:  # of torch's archive writer, which names the position alone
-            raise OSError(f"'{path}' could not be written whole, is the disk full? {_first_line(error)}") from error
+            raise OSError(f"'{path}' could not be written whole, is the disk full? {cause_of(error)}") from error
         flush(temporary)
         if fault := find_fault(temporary):
             raise OSError(f"'{path}' {fault} although it was just written; is the disk failing?")
@@ -83,7 +83,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             f"'{path}' is no checkpoint of dltrain: it holds something else than plain types and tensors"
         ) from error
     except Exception as error:  # a hostile file can make the reader raise anything
-        raise CheckpointError(f"'{path}' is no checkpoint of dltrain: {_first_line(error)}") from error
+        raise CheckpointError(f"'{path}' is no checkpoint of dltrain: {cause_of(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise CheckpointError(f"'{path}' is no checkpoint of dltrain")
     if content["format"] != FORMAT:
@@ -141,7 +141,3 @@ def _seal(file: BinaryIO) -> None:
     comment = _COMMENT + digest(file, size - 2).encode()
     file.seek(size - 2)
     file.write(_LENGTH.pack(len(comment)) + comment)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
