@@ -17,9 +17,9 @@ from dltrain.commands.help import asks_for_help, help_text
 from dltrain.commands.verbs import VERBS
 from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of, quoted
 from dltrain.system import answer, signals, worker
-from dltrain.system.answer import stdout_kept
+from dltrain.system.answer import stdout_reserved
 from dltrain.system.machine import die_with_parent, shorten_spin
-from dltrain.system.process import leave, process_kept
+from dltrain.system.process import leave, process_restored
 from dltrain.system.streams import on_any_streams
 
 _SHARED = (None, "resume", "evaluate", "predict")  # verbs that several processes do together; training has none
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @on_any_streams
 def _on_streams(argv: list[str] | None) -> int:
-    with process_kept():
+    with process_restored():
         return _main(list(sys.argv[1:] if argv is None else argv))
 
 
@@ -59,7 +59,7 @@ def _run(arguments: list[str]) -> int:
     answer.begin()
     code, cause = _tried(arguments)
     if code:
-        answer.say_how_it_ended(code, cause)
+        answer.answer_ending(code, cause)
     return code
 
 
@@ -74,7 +74,7 @@ def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
         return 1, error
     except BaseException as error:
         cause = _explained(error)
-        return answer.report(cause), None if answer.is_told(cause) else cause
+        return answer.report(cause), None if answer.is_reported(cause) else cause
     return code, None
 
 
@@ -180,7 +180,7 @@ def _composed(arguments: Sequence[str], each_job: bool = False) -> Iterator[tupl
             yield None
             return
         composer = Composer(flags)
-        with stdout_kept():  # the check imports classes of the user's
+        with stdout_reserved():  # the check imports classes of the user's
             cfg = composer(each_job)
         yield composer, cfg
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 
 class DltrainError(Exception):
-    """Base of what is shown to the user as one message; ``is_told``: another process has shown it."""
+    """Base of what is shown to the user as one message; ``is_reported``: another process has shown it."""
 
     exit_code = 1
-    is_told = False
+    is_reported = False
 
 
 class UserError(DltrainError):
@@ -83,7 +83,7 @@ SIGNALLED = 128  # exit codes above are a signal's, as a shell has them
 class Interrupted(BaseException):
     """The signal ``number`` asked the process to stop; the exit code is :data:`SIGNALLED` and the number."""
 
-    is_told = False
+    is_reported = False
 
     def __init__(self, number: int):
         super().__init__(f"signal {number}")

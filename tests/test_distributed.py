@@ -520,7 +520,7 @@ def test_the_launcher_says_what_nobody_has_said(tmp_path, capsys, codes, errors,
     try:
         ending.settle_failure(codes, leftovers)
     except (TrainingError, Interrupted) as error:
-        ended, told = error.exit_code, "" if error.is_told else str(error)
+        ended, told = error.exit_code, "" if error.is_reported else str(error)
     out, err = capsys.readouterr()
     assert ended == code
     assert (told + err).startswith(said) and bool(told + err) == bool(said)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dltrain.system.console import Console, in_one_line
 from dltrain.system.log import log_to
-from dltrain.system.process import process_kept
+from dltrain.system.process import process_restored
 from dltrain.system.streams import printable
 from tests.test_cli import SHORT
 
@@ -56,7 +56,7 @@ def test_a_name_does_not_drive_the_terminal(dltrain, verb, tmp_path, capsys):
     (tmp_path / "a\x1b[2Jb.png").write_bytes(b"no image")
     refused = verb("predict", run_folder, "a\x1b[2Jb.png")
     assert refused.code == 2 and "\x1b" not in refused.stderr
-    with process_kept():
+    with process_restored():
         log_to(None)
         logging.getLogger("dltrain").warning("a\x1b[2Jb")
     assert capsys.readouterr().err == "warning: a\\x1b[2Jb\n"

@@ -27,7 +27,7 @@ from dltrain.runs.folder import find_run
 from dltrain.runs.record import history_of, read_result
 from dltrain.system import answer, worker
 from dltrain.system.machine import shorten_spin
-from dltrain.system.process import process_kept
+from dltrain.system.process import process_restored
 
 if TYPE_CHECKING:
     import polars as pl
@@ -211,7 +211,7 @@ def _called() -> Iterator[StringIO]:
     if worker.is_worker():
         raise UserError("from Python dltrain is for one process: start several with the command, torchrun -m dltrain")
     try:
-        with _ONE_AT_A_TIME, process_kept(), answer.captured() as answered:
+        with _ONE_AT_A_TIME, process_restored(), answer.captured() as answered:
             shorten_spin()
             yield answered
     except Interrupted as error:

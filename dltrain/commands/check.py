@@ -10,7 +10,7 @@ from dltrain.build import Parts, build
 from dltrain.errors import UserError
 from dltrain.report.figures import duration
 from dltrain.report.terminal import plot
-from dltrain.system.answer import on_terminal, print_json, stdout, stdout_kept
+from dltrain.system.answer import on_terminal, print_json, stdout, stdout_reserved
 from dltrain.system.device import process_state
 from dltrain.system.extras import DISTRIBUTION, overwritten_files
 from dltrain.system.startup import defer_compiler
@@ -28,7 +28,7 @@ def check(cfg: Any, folder: Path) -> None:
     defer_compiler()
     logging.getLogger("dltrain").setLevel(logging.WARNING)  # the report says what a run would log
     tf32, threads = cfg.trainer.precision == "auto", cfg.trainer.threads
-    with process_state(cfg.seed, cfg.deterministic, tf32, threads), stdout_kept():
+    with process_state(cfg.seed, cfg.deterministic, tf32, threads), stdout_reserved():
         parts = build(cfg, folder)
         facts = measure(parts.trainer)
         disk = {"free": _free(folder), "checkpoints": checkpoint_bytes(parts.trainer)}

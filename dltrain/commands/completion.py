@@ -14,7 +14,7 @@ from pathlib import Path
 from dltrain.commands.list import groups, options, with_folder
 from dltrain.commands.verbs import VERBS, Verb
 from dltrain.errors import UserError
-from dltrain.system.answer import stdout_kept
+from dltrain.system.answer import stdout_reserved
 
 # Of training and check; a test compares them with Hydra's.
 FLAGS = tuple(
@@ -172,7 +172,7 @@ def _values(last: str, given: Sequence[str], folder: Path | None) -> list[str]:
         return _files(f"{key}=", value)
     from dltrain.config.choices import choices_of
 
-    with stdout_kept():  # it may import a class of the user's
+    with stdout_reserved():  # it may import a class of the user's
         words = choices_of(name, given, folder)
     return [f"{key}={begun}{word}" for word in words]
 

@@ -9,7 +9,7 @@ from typing import Any
 from dltrain import config
 from dltrain.commands.arguments import run_of
 from dltrain.config.earlier import locate_files, of_run, require_trusted
-from dltrain.runs.folder import find_run, own_folder, started_elsewhere
+from dltrain.runs.folder import find_run, locked_run_folder, started_elsewhere
 from dltrain.runs.record import read_config, read_environment, read_result
 from dltrain.system.log import log_to
 from dltrain.trained.launch.start import command_of, launched
@@ -36,7 +36,7 @@ def resume(arguments: Sequence[str]) -> None:
     from dltrain.trained.train import go_on
 
     command = command_of(["resume", *arguments])
-    with signals.handled() as stop, own_folder(path.resolve(), command) as folder:
+    with signals.handled() as stop, locked_run_folder(path.resolve(), command) as folder:
         log_to(folder.path / "train.log")
         found = find_resumable(str(checkpoint or path), path)
         assert found is not None  # it raises where a run that is named has no checkpoint

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
 
-from dltrain.system.answer import stdout_kept
+from dltrain.system.answer import stdout_reserved
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Verb:
     def __call__(self, arguments: Sequence[str]) -> None:
         module, function = self.run.split(":")
         call: Callable[[Sequence[str]], None] = getattr(import_module(module), function)
-        with nullcontext() if self.prints else stdout_kept():  # within, classes of the user's may print
+        with nullcontext() if self.prints else stdout_reserved():  # within, classes of the user's may print
             call(arguments)
 
 

@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 from dltrain.distributed.process_group import DistributedGroup, ProcessGroup
 from dltrain.errors import SIGNALLED, DltrainError, Interrupted, LostPeerError, TrainingError, exit_code_of
 from dltrain.system import worker
-from dltrain.system.answer import is_left_to_launcher, report, say_how_it_ended
+from dltrain.system.answer import answer_ending, is_left_to_launcher, report
 
 _PLAN, _ERROR, _FOLDER = "plan", "error", "dltrain run folder"  # keys of the stores
 _NO_PLAN = "null"
@@ -142,7 +142,7 @@ class Rendezvous:
                 code = exit_code_of(failure[1])
                 if self.rank == 0:
                     report(failure[1])
-                    say_how_it_ended(code, failure[1])
+                    answer_ending(code, failure[1])
                 os._exit(code)
 
 

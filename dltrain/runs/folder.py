@@ -234,7 +234,7 @@ def remove_empty(path: Path) -> None:
 
 
 @contextmanager
-def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
+def locked_run_folder(path: Path, command: str) -> Iterator[RunFolder]:
     """The run folder ``path``, for this process alone; it is as it was if its run does not get as far as to begin.
 
     Raises:
@@ -249,7 +249,7 @@ def own_folder(path: Path, command: str) -> Iterator[RunFolder]:
 
 
 @contextmanager
-def own_sweep_folder(path: Path, job_links: bool) -> Iterator[None]:
+def locked_sweep_folder(path: Path, job_links: bool) -> Iterator[None]:
     """The folder ``path`` of a sweep, for this process alone; with ``job_links`` folders of jobs in it may be links.
 
     Raises:

@@ -17,7 +17,7 @@ from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.pruning import Judge
 from dltrain.system import signals
-from dltrain.system.answer import is_told, report
+from dltrain.system.answer import is_reported, report
 from dltrain.system.machine import shorten_spin
 from dltrain.trained.launch.job import SweepTask
 from dltrain.training.monitor import Pruning
@@ -55,7 +55,7 @@ def perform(context: HydraContext, task: SweepTask, config: DictConfig, pruning:
             answer.value = task.run(context, config, pruning)
         except BaseException as error:
             answer.code = report(error)
-            if not is_told(error):  # else result.json says why
+            if not is_reported(error):  # else result.json says why
                 answer.cause = " ".join(str(error).split()) or type(error).__name__
     return answer
 

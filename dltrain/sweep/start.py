@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.compose import Composer
 from dltrain.config.session import context_of
-from dltrain.runs.folder import own_sweep_folder
+from dltrain.runs.folder import locked_sweep_folder
 from dltrain.sweep.launcher import register
 from dltrain.sweep.ledger import is_sweep
 from dltrain.sweep.result import finish_sweep
@@ -29,7 +29,7 @@ def run_sweep(composer: Composer, cfg: DictConfig, command: str) -> bool:
     name, folder = cfg.hydra.job.config_name, Path(str(cfg.hydra.sweep.dir)).absolute()
     context.callbacks.on_multirun_start(config=cfg, config_name=name)
     # Our launchers look where each job would write; where they do not, no job that is done may be on another disk.
-    with own_sweep_folder(folder, job_links=_has_our_launcher(cfg)):
+    with locked_sweep_folder(folder, job_links=_has_our_launcher(cfg)):
         sweeper = Plugins.instance().instantiate_sweeper(
             config=cfg, hydra_context=context, task_function=SweepTask(tuple(composer.flags.words))
         )

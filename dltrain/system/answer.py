@@ -36,7 +36,7 @@ def give() -> None:
 
 
 @contextmanager
-def stdout_kept() -> Iterator[None]:
+def stdout_reserved() -> Iterator[None]:
     """Within, ``print`` writes to stderr, and :func:`stdout` is where an answer goes."""
     _kept.append(stdout())
     try:
@@ -47,7 +47,7 @@ def stdout_kept() -> Iterator[None]:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Within, lines of JSON go nowhere: what a job of a sweep answers is not the answer of the sweep."""
     if on_terminal():
         yield
@@ -115,15 +115,15 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error)
         worker.leave_error(f"a bug: {_text_of(error)}")
         return 1
-    if not is_told(error) and not is_left_to_launcher(error):
+    if not is_reported(error) and not is_left_to_launcher(error):
         print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
         worker.leave_error(text)  # once it is said: the launcher says what has not been
     return exit_code_of(error)
 
 
-def is_told(error: BaseException) -> bool:
+def is_reported(error: BaseException) -> bool:
     """Whether another process has said on stderr what has ended this one, or a plugin of Hydra's has."""
-    return isinstance(error, SystemExit) or bool(getattr(error, "is_told", False))
+    return isinstance(error, SystemExit) or bool(getattr(error, "is_reported", False))
 
 
 def is_left_to_launcher(error: BaseException | None) -> bool:
@@ -134,7 +134,7 @@ def is_left_to_launcher(error: BaseException | None) -> bool:
     return isinstance(error, LostPeerError | Interrupted | KeyboardInterrupt) and worker.has_launcher()
 
 
-def say_how_it_ended(code: int, error: BaseException | None) -> None:
+def answer_ending(code: int, error: BaseException | None) -> None:
     """Answer for a command that ``error`` has ended with exit code ``code``, unless there is an answer.
 
     Where a launcher starts the processes of a run anew, this is not how it ended.

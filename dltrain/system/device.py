@@ -126,7 +126,7 @@ def process_state(seed: int, deterministic: bool, tf32: bool = False, threads: i
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _set_deterministic(deterministic, benchmark=not deterministic)
     try:
-        with random_states_kept(), computing_threads(1 if threads == "auto" else int(threads)):
+        with random_states_restored(), computing_threads(1 if threads == "auto" else int(threads)):
             random.seed(seed)
             np.random.seed(seed % 2**32)
             torch.manual_seed(seed)
@@ -137,7 +137,7 @@ def process_state(seed: int, deterministic: bool, tf32: bool = False, threads: i
 
 
 @contextlib.contextmanager
-def random_states_kept() -> Iterator[None]:
+def random_states_restored() -> Iterator[None]:
     """Within, Python, NumPy and torch may draw; behind it their random states are as before."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 
 @contextmanager
-def process_kept() -> Iterator[None]:
+def process_restored() -> Iterator[None]:
     """Within, arguments, import path, environment, filters of warnings, log and signal handlers may change."""
     argv, path, environment = sys.argv, list(sys.path), dict(os.environ)
     with ExitStack() as stack:

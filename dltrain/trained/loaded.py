@@ -25,7 +25,7 @@ from dltrain.distributed.process_group import ProcessGroup
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import find_run, require_one_run, started_elsewhere
-from dltrain.system.device import Precision, pick_device, pick_precision, random_states_kept
+from dltrain.system.device import Precision, pick_device, pick_precision, random_states_restored
 from dltrain.training.shapes import require_fitting
 
 Split = Literal["train", "val", "test", "all"]
@@ -152,7 +152,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     except (TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' holds other facts or preprocessing than of a data set: {error}") from error
     device = pick_device(cfg.device)
-    with unfetched(cfg.model), random_states_kept():  # the weights that it draws are not those that it gets
+    with unfetched(cfg.model), random_states_restored():  # the weights that it draws are not those that it gets
         model: nn.Module = make(cfg, "model")
     try:
         model.load_state_dict(content["model"])

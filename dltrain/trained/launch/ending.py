@@ -57,7 +57,7 @@ def settle_signal(error: Interrupted, leftovers: Leftovers) -> NoReturn:
         Interrupted: ``error``.
     """
     leftovers.finish("interrupted")
-    error.is_told = leftovers.has_said_why
+    error.is_reported = leftovers.has_said_why
     raise error
 
 
@@ -82,7 +82,7 @@ def settle_failure(codes: Mapping[int, int], leftovers: Leftovers) -> None:
         return
     error = TrainingError(cause if is_logged else f"{cause}{_how_to_go_on(leftovers.path)}")
     error.exit_code = 1 if killed else code
-    error.is_told = leftovers.has_said_why and not any(map(_is_foreign, codes.values()))
+    error.is_reported = leftovers.has_said_why and not any(map(_is_foreign, codes.values()))
     raise error
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from dltrain import config
 from dltrain.config import session
-from dltrain.runs.folder import discarded_unless_begun, own_folder
+from dltrain.runs.folder import discarded_unless_begun, locked_run_folder
 from dltrain.system import signals, worker
-from dltrain.system.answer import stdout_kept, unheard
+from dltrain.system.answer import silenced, stdout_reserved
 from dltrain.trained.launch import start
 from dltrain.training.monitor import Pruning
 
@@ -19,7 +19,7 @@ def run_alone(context: Any, cfg: Any, arguments: Sequence[str]) -> float:
 
     ``context`` is Hydra's. Nothing is written before the folder is this process's own, and free.
     """
-    with signals.handled() as stop, stdout_kept():
+    with signals.handled() as stop, stdout_reserved():
         if _takes_several(cfg):  # Hydra's callbacks and files are those of rank 0
             return _run_together(cfg, arguments, session.output_folder(cfg))
         context.callbacks.on_run_start(config=cfg, config_name=cfg.hydra.job.config_name)
@@ -29,7 +29,7 @@ def run_alone(context: Any, cfg: Any, arguments: Sequence[str]) -> float:
 def _run(
     context: Any, cfg: Any, arguments: Sequence[str], stop: signals.StopRequest, pruning: Pruning | None = None
 ) -> float:
-    with own_folder(session.output_folder(cfg), start.command_of(arguments)) as folder:
+    with locked_run_folder(session.output_folder(cfg), start.command_of(arguments)) as folder:
         folder.require_free(cfg.resume)
 
         def task(job_cfg: Any) -> float:
@@ -50,7 +50,7 @@ class SweepTask:
     def run(self, context: Any, cfg: Any, pruning: Pruning | None = None) -> float:
         """Run a job of a launcher of dltrain's, which has checked ``cfg``; ``pruning`` may end it early."""
         arguments = [*self.words, *session.overrides_of(cfg)]
-        with signals.handled() as stop, unheard(), stdout_kept():
+        with signals.handled() as stop, silenced(), stdout_reserved():
             if _takes_several(cfg):
                 goes_on = ["resume=auto"] if cfg.resume == "auto" else []  # set by the launcher
                 return _run_together(cfg, arguments, session.output_folder(cfg), goes_on)
@@ -61,11 +61,11 @@ class SweepTask:
         job = session.current_job()
         path, arguments = Path(job.runtime.output_dir), [*self.words, *job.overrides.task]
         command = start.command_of(arguments)
-        with signals.handled() as stop, unheard(), stdout_kept(), discarded_unless_begun(path, command):
+        with signals.handled() as stop, silenced(), stdout_reserved(), discarded_unless_begun(path, command):
             config.check(cfg)
             if _takes_several(cfg):
                 return _run_together(cfg, arguments, path)
-            with own_folder(path, command) as folder:
+            with locked_run_folder(path, command) as folder:
                 folder.require_free(cfg.resume)
                 from dltrain.trained.train import train
 
