@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -10,11 +11,59 @@ from torch import Tensor, nn
 
 from dltrain.errors import MismatchError
 
-# Which option of the ``loss`` group fits which task; a class that is not here is the user's own and is trusted.
-_FITTING: dict[str, dict[str, type[nn.Module]]] = {
-    "classification": {"cross_entropy": nn.CrossEntropyLoss, "bce_with_logits": nn.BCEWithLogitsLoss},
-    "regression": {"mse": nn.MSELoss, "l1": nn.L1Loss, "huber": nn.HuberLoss},
+TASKS = ("classification", "regression")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a loss says of itself: the ``task`` that it is for, the ``option`` of the group ``loss`` that names it, and
+    what makes ``predictions`` of outputs (batch, num_outputs); ``None`` for what is not known."""
+
+    task: str | None = None
+    option: str | None = None
+    predictions: Callable[[Tensor], Tensor] | None = None
+
+
+# dltrain's and torch's losses, with what inherits from them.
+_LOSSES: dict[type[nn.Module], Description] = {
+    nn.CrossEntropyLoss: Description("classification", "cross_entropy"),
+    nn.BCEWithLogitsLoss: Description("classification", "bce_with_logits", torch.sigmoid),  # each class by itself
+    nn.MSELoss: Description("regression", "mse"),
+    nn.L1Loss: Description("regression", "l1"),
+    nn.HuberLoss: Description("regression", "huber"),
 }
+
+
+def describe(loss: Any) -> Description:
+    """What ``loss`` says of itself: by its class, or the user's own by an attribute ``task`` and a method
+    ``predictions(outputs)``."""
+    known = next((text for kind, text in _LOSSES.items() if isinstance(loss, kind)), Description())
+    task = getattr(loss, "task", None)
+    return Description(task if task in TASKS else known.task, known.option, _method(loss) or known.predictions)
+
+
+def _method(loss: Any) -> Callable[[Tensor], Tensor] | None:
+    method = getattr(loss, "predictions", None)
+    return method if callable(method) else None
+
+
+def predictions(loss: Any, outputs: Tensor, task: str) -> Tensor:
+    """Probabilities (batch, classes), or standardised values of the target, from ``outputs`` (batch, num_outputs).
+
+    Unless the loss says otherwise these are the softmax of the outputs, or for a regression the outputs themselves.
+    """
+    if convert := describe(loss).predictions:
+        return convert(outputs)
+    return outputs.softmax(1) if task == "classification" else outputs
+
+
+def scores(loss: Any, outputs: Tensor) -> Tensor:
+    """What metrics compare with targets: the outputs, of which the largest is the class, or the values.
+
+    Only a loss with a method ``predictions`` makes something else of them.
+    """
+    convert = _method(loss)
+    return convert(outputs) if convert else outputs
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
@@ -48,13 +97,14 @@ def for_task(
 
 
 def require_fitting(loss: nn.Module, task: str) -> None:
-    """Raise :class:`MismatchError` for one of the known losses that belongs to another task."""
-    for other, losses in _FITTING.items():
-        if other != task and isinstance(loss, tuple(losses.values())):
-            raise MismatchError(
-                f"loss {type(loss).__name__} is for {other}, but the task of the data set is {task};"
-                f" losses that fit: {', '.join(_FITTING[task])}"
-            )
+    """Raise :class:`MismatchError` for a loss that is for another task, as far as it says what it is for."""
+    description = describe(loss)
+    if description.task not in (None, task):
+        options = [known.option for known in _LOSSES.values() if known.task == task and known.option]
+        raise MismatchError(
+            f"loss {type(loss).__name__} is for {description.task}, but the task of the data set is {task};"
+            f" losses that fit: {', '.join(options)}"
+        )
 
 
 class Weighing(Protocol):

@@ -16,6 +16,7 @@ from dltrain.config import limits, source
 from dltrain.config.arguments import described, fits
 from dltrain.config.rules import LATER, Choice, Either, Many, Number
 from dltrain.config.yaml_lines import file_problems, key_lines
+from dltrain.data.base import Facts
 from dltrain.errors import ConfigError
 from dltrain.models.layers import ACTIVATIONS, Activation
 from dltrain.report.metrics import NAMES
@@ -117,9 +118,10 @@ def test_the_signature_read_from_the_file_is_the_one_that_python_has(name):
 def test_the_names_known_without_torch_are_those_of_the_modules_that_have_it():
     assert list(get_args(Activation)) == list(ACTIVATIONS)
     cpu = torch.device("cpu")
-    assert ClassificationMetrics(20, cpu).names == NAMES["classification"]
-    assert set(NAMES["classification"]) - set(ClassificationMetrics(10, cpu).names) == {"top5_accuracy"}
-    assert RegressionMetrics(1, 1.0, cpu).names == NAMES["regression"]
+    many, few = (ClassificationMetrics(Facts("", "classification", "table", (1,), count), cpu) for count in (20, 10))
+    assert many.names == NAMES["classification"]
+    assert set(NAMES["classification"]) - set(few.names) == {"top5_accuracy"}
+    assert RegressionMetrics(Facts("", "regression", "table", (1,), 1), cpu).names == NAMES["regression"]
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in limits.LIMITS for name in limits.LIMITS[group]])

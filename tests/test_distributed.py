@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from dltrain.data.base import Facts
 from dltrain.distributed.layers import share_layers
 from dltrain.distributed.process_group import ProcessGroup, _span
 from dltrain.errors import CheckpointError, ConfigError, Interrupted, TrainingError
@@ -670,7 +671,8 @@ def test_metrics_counted_from_other_origins_add_up():
 
     torch.manual_seed(0)
     outputs, targets = torch.randn(9, 2, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64) + 1000
-    whole, first, second = (RegressionMetrics(2, 3.0, torch.device("cpu")) for _ in range(3))
+    facts = Facts("", "regression", "table", (1,), 2, target_std=3.0)
+    whole, first, second = (RegressionMetrics(facts, torch.device("cpu")) for _ in range(3))
     loss = nn.MSELoss()
     for metrics, rows in ((whole, slice(0, 9)), (first, slice(0, 4)), (second, slice(4, 9))):
         metrics.update(outputs[rows], targets[rows], loss(outputs[rows], targets[rows]))

@@ -32,7 +32,7 @@ def classified(
     targets = torch.randint(occurring or classes, (sum(SIZES),), generator=generator)
     outputs = torch.randn(len(targets), classes, generator=generator)
     outputs += 1.5 * torch.eye(classes)[targets]
-    metrics = ClassificationMetrics(classes, CPU)
+    metrics = ClassificationMetrics(facts("classification", classes), CPU)
     values = over_batches(metrics, outputs, targets, torch.nn.functional.cross_entropy)
     return values, metrics, outputs, targets
 
@@ -81,19 +81,19 @@ def test_the_loss_is_the_mean_over_samples():
 
 
 def test_a_single_class_that_is_always_right_scores_1():
-    metrics = ClassificationMetrics(3, CPU)
+    metrics = ClassificationMetrics(facts("classification", 3), CPU)
     values = over_batches(metrics, torch.eye(3)[[1, 1]], torch.tensor([1, 1]), torch.nn.functional.cross_entropy)
     assert [values[name] for name in ("accuracy", "precision", "recall", "f1")] == [1.0] * 4
 
 
 def test_a_single_class_that_is_always_wrong_scores_0():
-    metrics = ClassificationMetrics(3, CPU)
+    metrics = ClassificationMetrics(facts("classification", 3), CPU)
     values = over_batches(metrics, torch.eye(3)[[2, 2]], torch.tensor([1, 1]), torch.nn.functional.cross_entropy)
     assert [values[name] for name in ("accuracy", "precision", "recall", "f1")] == [0.0] * 4
 
 
 def test_outputs_that_are_not_numbers_make_the_loss_nan_and_count_as_predictions():
-    metrics = ClassificationMetrics(3, CPU)
+    metrics = ClassificationMetrics(facts("classification", 3), CPU)
     outputs = torch.full((4, 3), math.nan)
     values = over_batches(metrics, outputs, torch.tensor([0, 1, 2, 2]), torch.nn.functional.cross_entropy)
     assert math.isnan(values["loss"])
@@ -101,7 +101,7 @@ def test_outputs_that_are_not_numbers_make_the_loss_nan_and_count_as_predictions
 
 
 def regressed(outputs: Tensor, targets: Tensor, target_std: float = 1.0) -> dict[str, float]:
-    metrics = RegressionMetrics(targets.shape[1], target_std, CPU)
+    metrics = RegressionMetrics(facts("regression", targets.shape[1], target_std), CPU)
     return over_batches(metrics, outputs, targets, torch.nn.functional.mse_loss)
 
 
@@ -179,8 +179,8 @@ def test_the_mean_of_nothing_is_nan():
     assert math.isnan(MeanLoss(CPU).compute())
 
 
-def facts(task: str, num_outputs: int) -> Facts:
-    return Facts("test", task, "table", (4,), num_outputs, target_std=2.0)
+def facts(task: str, num_outputs: int, target_std: float = 2.0) -> Facts:
+    return Facts("test", task, "table", (4,), num_outputs, target_std=target_std)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_task_chooses_the_metrics_and_the_data_their_units():
     assert isinstance(metrics_for(facts("classification", 3), CPU), ClassificationMetrics)
     regression = metrics_for(facts("regression", 3), CPU)
     assert isinstance(regression, RegressionMetrics)
-    assert regression.target_std == 2.0
+    assert regression.facts.target_std == 2.0
 
 
 def improvements(best: Best, values: list[float]) -> list[bool]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dltrain import __version__
+from dltrain import __version__, losses
 from dltrain.data.base import Facts
 from dltrain.trained.loaded import Loaded
 from dltrain.trained.predictions import original
@@ -34,15 +35,14 @@ class Deployed(nn.Module):
         self.facts = loaded.facts
         self.features, self.input_names = _features(loaded)
         self.model = loaded.model
-        self.sigmoid = isinstance(loaded.loss, nn.BCEWithLogitsLoss)  # each class against all others
+        self.predictions = partial(losses.predictions, loaded.loss, task=self.facts.task)
         self.output_names = ["probabilities" if self.facts.task == "classification" else "values", "outputs"]
 
     def forward(self, *raw: Tensor) -> tuple[Tensor, Tensor]:
         outputs: Tensor = self.model(self.features(*raw))
-        if self.facts.task == "regression":
-            return original(outputs, self.facts), outputs
-        # In float32, unlike the verbs: runtimes on small devices know nothing else.
-        return outputs.sigmoid() if self.sigmoid else outputs.softmax(1), outputs
+        # Probabilities in float32, unlike the verbs: runtimes on small devices know nothing else.
+        predicted = self.predictions(outputs)
+        return original(predicted, self.facts) if self.facts.task == "regression" else predicted, outputs
 
 
 class TableFeatures(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dltrain.data.base import NamedBatch
 from dltrain.trained.loaded import Loaded
-from dltrain.trained.predictions import original, probabilities
+from dltrain.trained.predictions import predictions
 
 Method = Literal["integrated_gradients", "input_x_gradient"]
 
@@ -62,7 +62,9 @@ def _explain(
     with torch.no_grad():
         outputs = loaded.model(inputs)
     classes = outputs.argmax(1) if facts.task == "classification" else None
-    confidences = probabilities(outputs, loaded.loss).amax(1).tolist() if classes is not None else [None] * len(names)
+    confidences = (
+        predictions(outputs, loaded.loss, facts).amax(1).tolist() if classes is not None else [None] * len(names)
+    )
     attributions = attribute(loaded, inputs, classes, method)
     with torch.no_grad():
         reached, start = (_explained(loaded, batch, classes) for batch in (inputs, torch.zeros_like(inputs)))
@@ -109,5 +111,5 @@ def _explained(loaded: Loaded, inputs: Tensor, classes: Tensor | None) -> Tensor
     """The number (batch,) float64 that is explained, for each of ``inputs``."""
     outputs: Tensor = loaded.model(inputs)
     if classes is None:
-        return original(outputs, loaded.facts).mean(1)
+        return predictions(outputs, loaded.loss, loaded.facts).mean(1)
     return outputs.gather(1, classes.unsqueeze(1)).squeeze(1).double()

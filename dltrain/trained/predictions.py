@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from dltrain import losses
 from dltrain.data.base import Facts, NamedBatch
 from dltrain.trained.loaded import Loaded
 from dltrain.training.inference import Loss, predict
@@ -34,12 +34,13 @@ def predicted_rows(loaded: Loaded, batches: Iterable[NamedBatch]) -> Iterator[Ro
 
 def rows_of(facts: Facts, loss: Loss, names: Sequence[tuple[Any, ...]], outputs: Tensor) -> Iterator[Row]:
     """One row a prediction, for ``outputs`` (batch, num_outputs) float32; a row a step for a series."""
+    predicted = predictions(outputs, loss, facts).tolist()
     if facts.task == "classification":
-        for name, row in zip(names, probabilities(outputs, loss).tolist(), strict=True):
+        for name, row in zip(names, predicted, strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             yield [*name, facts.class_names[best], row[best], *row]
         return
-    for name, row in zip(names, original(outputs, facts).tolist(), strict=True):
+    for name, row in zip(names, predicted, strict=True):
         if facts.kind == "series":
             path, times = name
             yield from ([path, time, value] for time, value in zip(times, row, strict=True))
@@ -47,13 +48,15 @@ def rows_of(facts: Facts, loss: Loss, names: Sequence[tuple[Any, ...]], outputs:
             yield [*name, *row]
 
 
-def probabilities(outputs: Tensor, loss: Loss) -> Tensor:
-    """Probabilities (batch, classes) float64 of the ``loss`` that the network was trained with."""
-    if isinstance(loss, torch.nn.BCEWithLogitsLoss):  # each class against all others
-        return outputs.double().sigmoid()
-    return torch.softmax(outputs.double(), 1)
+def predictions(outputs: Tensor, loss: Loss, facts: Facts) -> Tensor:
+    """Probabilities (batch, classes), or values (batch, num_outputs) in the units of the target, float64.
+
+    ``loss`` is that with which the network was trained.
+    """
+    predicted = losses.predictions(loss, outputs.double(), facts.task)
+    return predicted if facts.task == "classification" else original(predicted, facts)
 
 
-def original(outputs: Tensor, facts: Facts) -> Tensor:
-    """Standardised ``outputs`` in the units of the target, float64."""
-    return outputs.double() * facts.target_std + facts.target_mean
+def original(values: Tensor, facts: Facts) -> Tensor:
+    """Standardised ``values`` in the units of the target, float64."""
+    return values.double() * facts.target_std + facts.target_mean

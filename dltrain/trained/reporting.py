@@ -29,7 +29,7 @@ from dltrain.runs.record import (
 from dltrain.system.device import Precision
 from dltrain.system.files import write_text
 from dltrain.system.structure import flat
-from dltrain.trained.predictions import original, probabilities
+from dltrain.trained.predictions import original, predictions
 from dltrain.training.inference import Loss, predict
 from dltrain.training.metrics import by_class
 
@@ -149,7 +149,7 @@ def _until(end: float, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tup
 
 
 def _classified(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> Test:
-    confidence, predicted = probabilities(outputs, network.loss).max(1)
+    confidence, predicted = predictions(outputs, network.loss, network.facts).max(1)
     wrong = (predicted != targets).nonzero().flatten()
     shown = wrong[confidence[wrong].argsort(descending=True)][:_PICTURES]
     names = network.facts.class_names
@@ -168,7 +168,7 @@ def _classified(network: Network, test: Loader, outputs: Tensor, targets: Tensor
 
 def _estimated(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> Test:
     facts = network.facts
-    predicted, truth = original(outputs, facts), original(targets, facts)
+    predicted, truth = predictions(outputs, network.loss, facts), original(targets, facts)
     by_step: list[float] = []
     if facts.kind == "series":
         by_step = (predicted - truth).abs().mean(0).tolist()
