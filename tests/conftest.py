@@ -41,7 +41,7 @@ def fresh() -> Zygote:
 
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "experiment")
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "metric", "experiment")
 
 
 FINISHED_RUNS = {

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dltrain.build.data import evaluation_loader, read_data, training_loader
-from dltrain.build.make import make, module, optimizer, scheduler
+from dltrain.build.make import added_metrics, make, module, optimizer, scheduler
 from dltrain.build.network import (
     is_sharded,
     placed_network,
@@ -30,13 +31,13 @@ from dltrain.distributed.process_group import ProcessGroup
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
-from dltrain.report.metrics import lower_is_better
+from dltrain.report.metrics import declare, lower_is_better
 from dltrain.runs.writer import Checkpoints, Due, ShardedCheckpoints
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
 from dltrain.system.machine import CoreWatch
 from dltrain.training.averaging import ExponentialMovingAverage
-from dltrain.training.metrics import metrics_for
+from dltrain.training.metrics import Metric, metrics_for
 from dltrain.training.monitor import Best, EarlyStopping
 from dltrain.training.progress import View, make_view
 from dltrain.training.shapes import require_shapes
@@ -121,7 +122,9 @@ def build(
     optim = optimizer(cfg, list(model.parameters()))
     if is_sharded(cfg, process_group):
         without_fused_kernel(optim)
-    metric_names = _metric_names(data, device)
+    declare(cfg.get("metric"))
+    added = _added_metrics(cfg, process_group)
+    metric_names = _metric_names(data, device, added)
     schedule = _schedule(cfg, optim, metric_names)
 
     monitor = _monitor(cfg, "trainer.checkpoint.monitor", metric_names)
@@ -138,7 +141,7 @@ def build(
         optimizer=optim,
         train=train,
         val=val,
-        metrics=lambda: metrics_for(data.facts, device),
+        metrics=lambda: metrics_for(data.facts, device, loss, added),
         precision=precision,
         epochs=cfg.trainer.epochs,
         best=Best(monitor),
@@ -206,8 +209,18 @@ def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
         cfg.data.update(escaped(values))  # they are data, whatever they look like
 
 
-def _metric_names(data: Data, device: torch.device) -> list[str]:
-    names = metrics_for(data.facts, device).names if data.val else ()
+def _added_metrics(cfg: DictConfig, process_group: ProcessGroup) -> dict[str, Metric]:
+    """The metrics of the group ``metric``, by their names."""
+    metrics = added_metrics(cfg)
+    for name, metric in metrics.items():
+        if process_group.size > 1 and not hasattr(metric, "merge"):
+            problem = f"has no method merge(world), which it needs in {process_group.size} processes"
+            raise ConfigError([f"metric.{name}: {type(metric).__name__} {problem}"])
+    return metrics
+
+
+def _metric_names(data: Data, device: torch.device, added: Mapping[str, Metric]) -> list[str]:
+    names = metrics_for(data.facts, device, added=added).names if data.val else ()
     return ["train/loss", *(f"val/{name}" for name in names)]
 
 

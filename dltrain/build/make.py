@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dltrain.config.arguments import takes_tensor
-from dltrain.config.nodes import settled
+from dltrain.config.nodes import OWN, settled
 from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, find, is_scheduler, signature_of, trust_at
 from dltrain.errors import ConfigError, DltrainError
@@ -150,6 +150,11 @@ def _annotation(target: str, name: str) -> Any:
         return Any
     parameters = signature.parameters if signature else {}
     return parameters[name].annotation if name in parameters else Any
+
+
+def added_metrics(cfg: DictConfig) -> dict[str, Any]:
+    """Make the metrics of the group ``metric``, by their names; see :func:`make`."""
+    return {name: make(cfg, f"metric.{name}", without=OWN["metric"]) for name in cfg.get("metric") or ()}
 
 
 def module(cfg: DictConfig, key: str, device: torch.device | None = None) -> nn.Module:

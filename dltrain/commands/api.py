@@ -109,7 +109,7 @@ class Run:
     def _loaded(self) -> "Loaded":
         from dltrain.trained.loaded import load_run
 
-        return load_run(self._checkpoint, self._overrides)
+        return load_run(self._checkpoint, self._overrides, measures=True)
 
     @contextmanager
     def _in_use(self) -> "Iterator[Loaded]":

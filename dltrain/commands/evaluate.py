@@ -28,7 +28,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from dltrain.trained.loaded import load_run
 
     log_to(None, speaks=worker.rank() == 0)
-    answer = evaluated(load_run(run, overrides), split)
+    answer = evaluated(load_run(run, overrides, measures=True), split)
     if worker.rank() > 0:
         return
     if on_terminal():
@@ -47,6 +47,7 @@ def require_split(split: Any) -> None:
 
 def evaluated(loaded: Any, split: Any) -> dict[str, Any]:
     """The answer of ``dltrain evaluate`` for a part of the data, the test part by default."""
+    from dltrain.build.make import added_metrics
     from dltrain.distributed.rendezvous import join_group
     from dltrain.system.device import process_state, threads_of_run
     from dltrain.training.inference import evaluate as evaluate_batches
@@ -56,7 +57,7 @@ def evaluated(loaded: Any, split: Any) -> dict[str, Any]:
     tf32, threads = cfg.trainer.precision == "auto", threads_of_run(cfg.trainer.threads)  # as in training
     with process_state(cfg.seed, cfg.deterministic, tf32, threads), join_group(device) as process_group:
         loader, split = loaded.loader(split, process_group)
-        metrics = metrics_for(loaded.facts, device)
+        metrics = metrics_for(loaded.facts, device, loaded.loss, added_metrics(cfg))
         evaluate_batches(loaded.model, loader, loaded.loss, metrics, loaded.precision)
         metrics.merge(process_group)
     return {

@@ -15,7 +15,6 @@ _KEYS = {
     "trainer.epochs": "trainer/default.yaml",
     "optim.lr": "optim/sgd.yaml",
     "dataset.batch_size": "dataset/digits.yaml",
-    "dataset.limit": "dataset/digits.yaml",
     "trainer.precision": "trainer/default.yaml",
     "trainer.early_stopping.patience": "trainer/default.yaml",
     "seed": "config.yaml",

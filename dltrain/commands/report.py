@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dltrain.commands.arguments import own_keys, run_of
-from dltrain.errors import UserError
+from dltrain.errors import RecordError, UserError
 from dltrain.runs.folder import find_run, is_in_use, is_there, path_of
-from dltrain.sweep.ledger import is_sweep
+from dltrain.runs.record import read_config
+from dltrain.sweep.ledger import Ledger, is_sweep, settled
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.log import log_to
 
@@ -43,12 +44,21 @@ def report(arguments: Sequence[str]) -> None:
         print_json({"status": "done", "run": str(folder), "report": str(out)})
 
 
+def _declare_metrics(ledger: Ledger) -> None:
+    """Learn from the first job that says so how the metrics of the group ``metric`` are read."""
+    for job in ledger:
+        with contextlib.suppress(RecordError):
+            if read_config(job.folder):
+                return
+
+
 def _report_sweep(folder: Path, out: str | None) -> None:
-    from dltrain.sweep.ledger import settled
     from dltrain.sweep.outcome import outcome
     from dltrain.sweep.result import show, write_page
 
-    found = outcome(settled(folder))
+    ledger = settled(folder)
+    _declare_metrics(ledger)
+    found = outcome(ledger)
     if not is_in_use(folder):  # a sweep that goes on keeps its table itself
         with contextlib.suppress(OSError):  # of a folder that cannot be written to, the page may go elsewhere
             found.ledger.write_table()

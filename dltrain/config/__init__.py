@@ -20,6 +20,7 @@ from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
 from dltrain.config.targets import trust_at
 from dltrain.errors import ConfigError, did_you_mean
+from dltrain.report.metrics import declare
 
 _FLAG = Of(bool, "true or false")
 _METRIC = Of(str, "the name of a metric such as val/loss", optional=True)
@@ -71,7 +72,7 @@ SHARED: dict[str, Any] = {
     "optim.lr": Number(0),
 }
 Config: TypeAlias = DictConfig
-_OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "data")
+_OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "metric", "data")
 _FACTS = (
     *("name", "task", "kind", "input_shape", "num_outputs", "class_names", "samples", "files"),
     *("steps_per_epoch", "schedule_length"),
@@ -103,6 +104,7 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
     with answered_by(hydra):
         values, unresolved = _plain(job)
         names = list(check_names(cfg))
+    declare(values.get("metric"))
     found = [
         *_oversized(values, ""),
         *_missing(OmegaConf.to_container(job, resolve=False)),

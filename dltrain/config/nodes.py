@@ -9,14 +9,20 @@ from dltrain.config.arguments import check_arguments
 from dltrain.config.limits import check_limits
 from dltrain.config.literal import escaped
 from dltrain.config.relations import check_relations
-from dltrain.config.rules import LATER, Problem, shown
+from dltrain.config.rules import LATER, Choice, Of, Problem, Rule, shown
 from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, WITHIN, Target, Trust, find, is_scheduler, trust_at
 from dltrain.errors import ConfigError
+from dltrain.report.metrics import NAMES
 
 GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "pruner")
 # Keys that dltrain reads itself and does not hand to the target, and what it hands over by position.
-OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor")}
+OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor"), "metric": ("better", "unit", "chart")}
+_METRIC_RULES: dict[str, Rule] = {
+    "better": Choice(("lower", "higher")),
+    "unit": Choice(("target",)),
+    "chart": Of(str, "the title of a chart"),
+}
 # Keys that dltrain follows where the target of the user's own data set does not take them itself.
 _FOLLOWED = {"dataset": ("val_fraction", "test_fraction", "limit", "split_seed")}
 _FILLED = {"optim": ("params",), "scheduler": ("optimizer",), "logger": ("folder", "config", "history")}
@@ -39,15 +45,34 @@ def check_nodes(cfg: Mapping[str, Any], trust: Callable[[str], Trust]) -> Iterat
             yield from _check_node(group, group, cfg[group], trust(group))
         else:
             yield Problem(group, f"is missing: choose an option, {group}=...; dltrain list {group} shows them")
-    loggers = cfg.get("logger")
-    if loggers is not None and not isinstance(loggers, dict):
-        yield Problem(
-            "logger", "must be one or more options of the group: logger=csv, logger=[csv,tensorboard]", loggers
-        )
-    elif loggers:
-        for name, node in loggers.items():
-            yield from _check_node(f"logger.{name}", "logger", node, trust("logger"))
+    yield from _check_several("logger", "logger=csv, logger=[csv,tensorboard]", cfg, trust)
+    yield from _check_several("metric", "metric=mine, metric=[mine,yours]", cfg, trust)
     yield from _safely_related(cfg)
+
+
+def _check_several(
+    group: str, example: str, cfg: Mapping[str, Any], trust: Callable[[str], Trust]
+) -> Iterator[Problem]:
+    """A group of which several options may be chosen: a node each, under its name."""
+    nodes = cfg.get(group)
+    if nodes is not None and not isinstance(nodes, dict):
+        yield Problem(group, f"must be one or more options of the group: {example}", nodes)
+        return
+    for name, node in (nodes or {}).items():
+        yield from _check_node(f"{group}.{name}", group, node, trust(group))
+        if group == "metric" and isinstance(node, dict):
+            yield from _check_metric(str(name), node)
+
+
+def _check_metric(name: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a metric says of itself."""
+    if any(name in names for names in NAMES.values()) or not name.isidentifier():
+        yield Problem(f"metric.{name}", "give it another name: a word that no metric of a task has")
+    for key, rule in _METRIC_RULES.items():
+        if node.get(key) is not None and not rule.allows(node[key]):
+            yield Problem(f"metric.{name}.{key}", f"must be {rule}", node[key])
+    if node.get("better") is None:
+        yield Problem(f"metric.{name}.better", f"is missing: it must be {_METRIC_RULES['better']}")
 
 
 def _safely_related(cfg: Mapping[str, Any]) -> Iterator[Problem]:
@@ -123,7 +148,7 @@ def _check_keys(key: str, group: str, node: Mapping[str, Any], target: Target) -
     arguments = {one: value for one, value in node.items() if one not in _HYDRA}
     taken = target.signature.parameters if target.signature else {}
     followed = (one for one in _FOLLOWED.get(group, ()) if one not in taken)
-    own = (*(OWN.get(group, ()) if key == group else ()), *followed)
+    own = (*(OWN.get(group, ()) if key == group or group == "metric" else ()), *followed)
     passed = {one: value for one, value in arguments.items() if one not in own}
     filled = _FILLED.get(group, tuple(f"_args_[{number}]" for number in range(len(node.get("_args_") or ()))))
     if group == "scheduler" and "optimizer" in list(taken)[1:]:  # ChainedScheduler: handed over by name

@@ -10,8 +10,8 @@ from dltrain.config.hydra_internals import CachingConfigRepository
 from dltrain.config.rules import shown
 from dltrain.errors import did_you_mean
 
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "experiment")
-_SEVERAL = ("logger", "experiment")  # groups of which several options may be chosen at once
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "metric", "experiment")
+_SEVERAL = ("logger", "metric", "experiment")  # groups of which several options may be chosen at once
 
 
 def chooses(override: Override, repository: CachingConfigRepository) -> bool:

@@ -184,7 +184,7 @@ def _check_expression(key: str, scheduler: Mapping[str, Any], intervals: Any) ->
 
 def _check_monitors(cfg: Mapping[str, Any]) -> Iterator[Problem]:
     trainer, scheduler = cfg.get("trainer") or {}, cfg.get("scheduler") or {}
-    known = _metric_names(cfg.get("dataset") or {})
+    known = _metric_names(cfg.get("dataset") or {}, _mapping(cfg.get("metric")))
     for part in ("early_stopping", "checkpoint"):
         node = trainer.get(part) if isinstance(trainer, dict) else None
         if isinstance(node, dict):
@@ -230,7 +230,7 @@ def _check_monitor(key: str, name: Any, known: tuple[str, ...]) -> Iterator[Prob
     )
 
 
-def _metric_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
+def _metric_names(dataset: Mapping[str, Any], added: Mapping[str, Any]) -> tuple[str, ...]:
     """Metrics that a run on the data set may have: those of both tasks where only the data know the task."""
     module, _, name = str(dataset.get("_target_")).rpartition(".")
     own = module.startswith("dltrain.data")
@@ -239,4 +239,4 @@ def _metric_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
         return ("train/loss",)
     names = NAMES.get(str(task)) or tuple(dict.fromkeys(name for names in NAMES.values() for name in names))
     absent = ("top5_accuracy",) if own and name in _TEN_CLASSES else ()
-    return ("train/loss", *(f"val/{each}" for each in names if each not in absent))
+    return ("train/loss", *(f"val/{each}" for each in (*names, *added) if each not in absent))

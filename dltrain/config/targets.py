@@ -11,8 +11,8 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, metadata
 from importlib.resources import files
@@ -106,15 +106,17 @@ class Target:
 class Place:
     """A node of the configuration, and what its target may be.
 
-    A class inherits from one of ``bases`` or has ``methods``; others of the user's pass where ``open`` is true. Of the
-    packages that are read, classes in ``homes`` pass too, and those functions alone that dltrain's own files name in
-    ``groups``, build a network (with ``model`` among these), or lie in ``makers``.
+    A class inherits from one of ``bases`` or has ``methods``, of so many arguments, which ``needs`` puts in words;
+    others of the user's pass where ``open`` is true. Of the packages that are read, classes in ``homes`` pass too, and
+    those functions alone that dltrain's own files name in ``groups``, build a network (with ``model`` among these), or
+    lie in ``makers``.
     """
 
     what: str
     example: str
     bases: tuple[str, ...] = ()
-    methods: frozenset[str] = frozenset()
+    methods: Mapping[str, int] = field(default_factory=dict)
+    needs: str = ""
     homes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     makers: tuple[str, ...] = ()
@@ -142,8 +144,16 @@ PLACES = {
     "logger": Place(
         "a logger",
         "dltrain.loggers.csv.CSVLogger",
-        methods=frozenset({"log", "close"}),
+        methods={"log": 1, "close": 1},
+        needs=" with the methods close and log, of one argument",
         homes=("dltrain.loggers",),
+        functions=False,
+    ),
+    "metric": Place(
+        "a metric",
+        "torchmetrics.classification.MulticlassAUROC",
+        methods={"update": 2, "compute": 0},
+        needs=" with the methods update(predictions, targets) and compute()",
         functions=False,
     ),
 }
@@ -173,6 +183,7 @@ WITHIN = {
     "scheduler": Place("a scheduler or a value", "torch.tensor", (_SCHEDULER,), groups=("scheduler",), open=True),
     "pruner": Place("a pruner", "optuna.pruners.MedianPruner", (_PRUNER,), open=True),
     "logger": Place("a value", "torch.tensor", open=True),
+    "metric": Place("a value", "torch.tensor", open=True),
 }
 
 
@@ -306,7 +317,7 @@ def _imported(name: str, place: Place, trust: Trust) -> Target:
     if set(place.bases).isdisjoint(ancestors):
         for named in dict.fromkeys((top, package)):
             _require_vouched(named, name, trust)
-    methods = frozenset(one for one in place.methods if _takes_one(value, one))
+    methods = frozenset(name for name, count in place.methods.items() if _takes(value, name, count))
     return Target(name, full, signature_of(value), ancestors, methods)
 
 
@@ -342,14 +353,14 @@ def _requires_torch(package: str) -> bool:
     )
 
 
-def _takes_one(value: Any, name: str) -> bool:
-    """Whether the method ``name`` is there and can be called with one argument, as far as Python can tell."""
+def _takes(value: Any, name: str, count: int) -> bool:
+    """Whether the method ``name`` is there and can be called with ``count`` arguments, as far as Python can tell."""
     method = getattr(value, name, None)
     if not callable(method):
         return False
     unbound = inspect.isclass(value) and inspect.isfunction(inspect.getattr_static(value, name))
     try:
-        inspect.signature(method).bind(*(["self"] if unbound else []), "argument")
+        inspect.signature(method).bind(*(["self"] if unbound else []), *["argument"] * count)
     except TypeError:
         return False
     except ValueError:  # no signature, as of some compiled functions
@@ -456,7 +467,7 @@ def _require_fitting(target: Target, place: Place) -> None:
     if _fits(target, place):
         return
     kind = "class" if target.is_class else "function"
-    needs = f" with the methods {' and '.join(sorted(place.methods))}, of one argument" if place.methods else ""
+    needs = place.needs
     if target.is_class and place.bases and not place.open:
         needs += f": it must inherit from {_PUBLIC[place.bases[0]]}"
     raise _refusal(f"is a {kind}, but not {place.what}{needs}; one is, for example, {place.example}")
@@ -467,7 +478,7 @@ def _fits(target: Target, place: Place) -> bool:
     if not target.is_class:
         return place.functions and (not is_read or _makes(target, place))
     if place.methods:
-        return target.methods == place.methods and (not is_read or _lies_in(target.full, place.homes))
+        return target.methods == place.methods.keys() and (not is_read or _lies_in(target.full, place.homes))
     if not set(place.bases).isdisjoint(target.ancestors):
         return True
     return _lies_in(target.full, place.homes) if is_read else place.open

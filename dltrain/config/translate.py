@@ -58,7 +58,10 @@ _FUNCTIONS = {  # of the grammar, with an example each
     "bool": "bool(1)",
     "json_str": "json_str({a:1})",
 }
-_LISTS = ("logger", "channels", "hidden_sizes", "milestones", "betas", "categorical", "ignore", "columns", "image_size")
+_LISTS = (
+    *("logger", "metric", "channels", "hidden_sizes", "milestones", "betas", "categorical", "ignore", "columns"),
+    "image_size",
+)
 
 
 def is_composition_error(error: BaseException) -> bool:

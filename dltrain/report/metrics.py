@@ -1,8 +1,8 @@
 """How each metric is read: which direction is better, its unit, and where it is shown. Imports no torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,21 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 }
 NAMES = {task: tuple(metric.name for metric in metrics) for task, metrics in METRICS.items()}
 _BY_NAME = {metric.name: metric for metrics in METRICS.values() for metric in metrics}
+_ADDED: dict[str, Metric] = {}  # by configurations that this process has read
+
+
+def declare(nodes: Any) -> None:
+    """Make known, to this process, what the nodes of the group ``metric`` of a configuration say of themselves."""
+    for name, node in (nodes or {}).items() if isinstance(nodes, Mapping | None) else ():
+        if isinstance(node, Mapping) and node.get("better") in ("lower", "higher"):
+            chart, unit = node.get("chart") or str(name), node.get("unit")
+            _ADDED[str(name)] = Metric(str(name), node["better"], str(chart), unit, level="summary")
 
 
 def metric_of(name: str) -> Metric:
     """The metric that a name such as ``val/loss`` stands for; of an unknown one higher values are better."""
     name = name.rpartition("/")[2]
-    return _BY_NAME.get(name) or Metric(name, "higher", name, level="summary")
+    return _BY_NAME.get(name) or _ADDED.get(name) or Metric(name, "higher", name, level="summary")
 
 
 def lower_is_better(name: str) -> bool:

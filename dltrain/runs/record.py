@@ -17,13 +17,14 @@ from typing import Any
 import yaml
 
 from dltrain.errors import DltrainError, RecordError
+from dltrain.report.metrics import declare
 from dltrain.system import yaml_text
 from dltrain.system.files import kind_of
 from dltrain.system.structure import Structure, flat, mismatch
 
 log = logging.getLogger(__name__)
 
-_NO_OPTIONS = ("hydra", "logger", "experiment")  # composed in ways of their own
+_NO_OPTIONS = ("hydra", "logger", "metric", "experiment")  # composed in ways of their own
 _NOT_SHOWN = ("defaults", "hydra", "data")
 
 
@@ -60,7 +61,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         RecordError: ``config.yaml`` is damaged, or no configuration of a run.
     """
-    return _yaml(folder / "config.yaml", _CONFIG, "the configuration of a run")
+    config = _yaml(folder / "config.yaml", _CONFIG, "the configuration of a run")
+    declare(config.get("metric"))
+    return config
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -121,8 +121,11 @@ class Loaded:
         return part_folders(root).get(split) if self._can_take_all and root.is_dir() else None
 
 
-def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
+def load_run(name: str, overrides: Sequence[str] = (), measures: bool = False) -> Loaded:
     """Load ``name``, a run folder (its ``best.pt``) or a checkpoint file, with values replaced by ``overrides``.
+
+    Only where it ``measures`` are the metrics of the group ``metric`` part of the configuration: their code need not be
+    trusted for anything else.
 
     Raises:
         UserError: there is no such run, it has no checkpoint, or it cannot be read by this dltrain.
@@ -142,7 +145,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> Loaded:
     own = of_checkpoint(path, content["config"])
     if started := started_elsewhere(folder):
         locate_files(own, started)
-    cfg = _configuration(own, overrides)
+    cfg = _configuration(own, overrides, measures)
     try:
         preprocessing = {**content["preprocessing"], **_written_otherwise(own, cfg)}
         fitted = Fitted(Facts(**content["facts"]), preprocessing)
@@ -192,10 +195,12 @@ def _written_otherwise(own: Any, cfg: Any) -> dict[str, Any]:
     return {key: getattr(said, key) for key in changed}
 
 
-def _configuration(own: Any, overrides: Sequence[str]) -> Any:
+def _configuration(own: Any, overrides: Sequence[str], measures: bool) -> Any:
     cfg = of_run(own, overrides)
     # What trained the network is of no matter any more, and need not be installed here.
     cfg.trainer.strategy, cfg.pruner, cfg.logger = "ddp", {"_target_": None}, None
+    if not measures:
+        cfg.metric = {}
     require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
     if cfg.trust:  # classes of the working directory can be named without installing them, as in training
         sys.path.insert(0, os.getcwd())

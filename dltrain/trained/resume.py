@@ -245,7 +245,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def _by_number(value: Any) -> Any:
-    """A list of nodes, such as the schedulers of a scheduler, as a mapping; others as they are."""
+    """A list of nodes, such as the schedulers of a scheduler, as a mapping; nothing for an empty group."""
+    if value == {}:  # which an earlier version may not have had
+        return None
     has_nodes = isinstance(value, list) and any(isinstance(each, dict) for each in value)
     return {str(number): each for number, each in enumerate(value)} if has_nodes else value
 

@@ -22,8 +22,9 @@ from dltrain.report.metrics import NAMES
 class Metric(Protocol):
     """One of the group ``metric``: made anew for each part of the data that is evaluated.
 
-    In a run of several processes it also needs a method ``merge(process_group)``, which takes in what the others have gathered:
-    ``process_group.sum(tensor)`` adds up a tensor over all processes in place, ``process_group.gather(value)`` returns a list of theirs.
+    In a run of several processes it also needs a method ``merge(process_group)``, which takes in what the others have
+    gathered: ``process_group.sum(tensor)`` adds up a tensor over all processes in place, and
+    ``process_group.gather(value)`` returns a list with the value of each process.
     """
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
