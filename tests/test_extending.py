@@ -102,9 +102,15 @@ def test_a_loss_says_which_task_it_is_for(dltrain, outside):
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
-        ({"better: lower": "better: smaller"}, "metric.calibration.better=smaller"),
-        ({"  better: lower": "  # better: lower"}, "metric.calibration.better is missing"),
-        ({"calibration:\n": "accuracy:\n"}, "metric.accuracy: give it another name"),
+        (
+            {"better: lower": "better: smaller"},
+            "better='smaller' (my_conf/metric/calibration.yaml, line 4): must be one of",
+        ),
+        (
+            {"  better: lower": "  # better: lower"},
+            "better (my_conf/metric/calibration.yaml, line 2): is missing",
+        ),
+        ({"calibration:\n": "accuracy:\n"}, "give it another name: a word that no metric of a task has"),
         ({"bins": "cells"}, "metric.calibration.cells"),
         ({"calibration.CalibrationError": "evidence.Evidence"}, "with the methods update(predictions, targets)"),
         ({"calibration:\n": "'not a word':\n"}, "give it another name: a word"),

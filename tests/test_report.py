@@ -16,11 +16,11 @@ from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
 from dltrain.errors import Interrupted
 from dltrain.report.charts import curves, thinned
+from dltrain.report.content import Content
 from dltrain.report.page import render
-from dltrain.report.story import Story
 from dltrain.runs.record import changed_from_defaults
 from dltrain.system.device import pick_precision
-from dltrain.trained.reporting import Network, tell
+from dltrain.trained.reporting import Network, content_of
 from tests.conftest import FINISHED_RUNS
 
 QUICK = ("trainer.epochs=3", "dataset.limit=64", "model=mlp")
@@ -144,7 +144,7 @@ def sorted_by_class(tmp_path):
     device = torch.device("cpu")
     loader = Loader(samples, 256, ToFloat(), device)
     network = Network(Sure(), torch.nn.CrossEntropyLoss(), facts, 255, loader, pick_precision("fp32", device))
-    return lambda seconds: tell(tmp_path, network, seconds).test
+    return lambda seconds: content_of(tmp_path, network, seconds).test
 
 
 def test_samples_come_from_all_of_the_test_part_and_know_their_files(sorted_by_class):
@@ -157,7 +157,7 @@ def test_samples_come_from_all_of_the_test_part_and_know_their_files(sorted_by_c
         number = 256 * high + low
         assert (mistake.name, mistake.true) == (f"{number // 200}/{number}.png", f"class {number // 200}")
     assert [one.name for one in sorted_by_class(0.0).mistakes] == [one.name for one in hasty.mistakes]
-    page = render(Story("a", "b", "image", "", {}, {}, [], {}, None, test=hasty))
+    page = render(Content("a", "b", "image", "", {}, {}, [], {}, None, test=hasty))
     assert "256 samples drawn from the 2,000 test samples" in page
     assert all(f'<span class="file">{mistake.name}</span>' in page for mistake in hasty.mistakes)
 

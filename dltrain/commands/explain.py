@@ -120,7 +120,7 @@ def _told(facts: Any, explained: Any) -> dict[str, Any]:
 
 
 def _draw(loaded: Any, explained: Any, path: Path) -> None:
-    from dltrain.report.attributions import draw_bars, draw_image, draw_series
+    from dltrain.report.pictures import draw_bars, draw_image, draw_series
 
     facts = loaded.facts
     if facts.class_names:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from dltrain.report.content import Content, Rows, TestPart
 from dltrain.report.figures import short
-from dltrain.report.metrics import by_chart
-from dltrain.report.story import Rows, Story, Test
+from dltrain.report.metrics import by_chart, lower_is_better
 
 _POINTS = 2000  # that a curve keeps
-_DOTS = 1000  # that a cloud keeps
+_DOTS = 1000  # that a scatter plot keeps
 _BARS = 30
 
 Chart = dict[str, Any]
@@ -33,20 +33,32 @@ def line(title: str, axis: str, x: Sequence[Any], series: Sequence[Chart], mark:
     return {"kind": "line", "title": title, "axis": axis, "x": list(x), "series": list(series), "mark": mark}
 
 
-def of_test(story: Story, test: Test) -> list[Chart]:
-    """What a regression or a forecast looks like beside the truth."""
+def overlaid(names: Sequence[str], histories: Sequence[Rows], metric: str, title: str) -> Chart:
+    """``metric`` over the epochs, with a curve for each of several runs."""
+    histories = [thinned(rows, None) if rows else [] for rows in histories]
+    epochs = sorted({int(row["epoch"]) for rows in histories for row in rows})
+    series = []
+    for name, rows in zip(names, histories, strict=True):
+        values = {int(row["epoch"]): number(row.get(metric)) for row in rows}
+        series.append({"name": name, "values": [values.get(epoch) for epoch in epochs]})
+    # Joined, because long runs have lost some epochs.
+    return {**line(title, "epoch", epochs, series), "joined": True, "lower": lower_is_better(metric)}
+
+
+def of_test(content: Content, test: TestPart) -> list[Chart]:
+    """Predictions of a regression or forecast beside the truth."""
     truth, predicted = list(test.truth), list(test.predicted)
     if not truth:
         return []
-    if story.kind == "series":
+    if content.kind == "series":
         last = slice(max(len(truth) - _POINTS, 0), None)
         names = ("truth", f"forecast, up to {len(test.errors_by_step)} steps ahead")
         series = [
-            {"name": n, "values": [number(one) for one in v[last]]}
-            for n, v in zip(names, (truth, predicted), strict=True)
+            {"name": name, "values": [number(value) for value in values[last]]}
+            for name, values in zip(names, (truth, predicted), strict=True)
         ]
         steps = list(range(len(truth) + 1))[1:][last]
-        forecast = line(f"Forecast against truth: {story.target}", "step of the test part", steps, series)
+        forecast = line(f"Forecast against truth: {content.target}", "step of the test part", steps, series)
         errors = {"name": "mean absolute error", "values": [number(error) for error in test.errors_by_step]}
         ahead = list(range(1, len(test.errors_by_step) + 1))
         by_step = {"kind": "bar", "title": "Error by step ahead", "axis": "steps ahead", "x": ahead, "series": [errors]}
@@ -54,17 +66,17 @@ def of_test(story: Story, test: Test) -> list[Chart]:
     pairs = [pair for pair in zip(truth, predicted, strict=True) if all(map(math.isfinite, pair))]
     if not pairs:
         return []
-    cloud = {
+    scatter = {
         "kind": "scatter",
-        "title": f"Predicted against true {story.target}",
+        "title": f"Predicted against true {content.target}",
         "axis": "true",
         "points": pairs[:_DOTS],
     }
-    return [cloud, _residuals([guess - true for true, guess in pairs])]
+    return [scatter, _residuals([prediction - true for true, prediction in pairs])]
 
 
 def _residuals(residuals: Sequence[float]) -> Chart:
-    """How often which residual occurs."""
+    """A histogram of the residuals."""
     reach = max(abs(value) for value in residuals) or 1.0
     count = max(min(_BARS, math.isqrt(len(residuals)) | 1), 5)
     width = 2 * reach / count
@@ -82,7 +94,7 @@ def _residuals(residuals: Sequence[float]) -> Chart:
 
 
 def thinned(history: Rows, best_epoch: int | None) -> Rows:
-    """At most some thousand rows, evenly, with the first, the last and the best among them."""
+    """At most some thousand rows, evenly spaced, with the first, the last and the best among them."""
     step = math.ceil(len(history) / _POINTS)
     keep = {0, len(history) - 1, *range(0, len(history), step)}
     return [row for index, row in enumerate(history) if index in keep or row["epoch"] == best_epoch]

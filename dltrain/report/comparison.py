@@ -1,13 +1,12 @@
-"""``compare.html``: several runs on one page, their curves over one another."""
+"""``compare.html``: several runs on one page, with their curves in the same charts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dltrain.report.charts import Chart, line, number, thinned
-from dltrain.report.html import escaped, figure, page, section, table
-from dltrain.report.metrics import leading, lower_is_better
-from dltrain.report.page import places
-from dltrain.report.story import Rows
+from dltrain.report.charts import Chart, overlaid
+from dltrain.report.content import Rows
+from dltrain.report.html import escaped, figure, page, places, section, table
+from dltrain.report.metrics import leading
 
 
 def render_comparison(
@@ -30,7 +29,7 @@ def render_comparison(
             f"<header><h1>{len(names)} runs compared</h1></header>",
             section("Metrics", table(["metric", *heads], figures, "figures") if figures else ""),
             section("Configuration: what differs", table(["key", *heads], keys) if keys else _SAME),
-            section("Curves", places(charts, 0)),
+            section("Curves", places(charts)),
         )
     )
     return page(f"{len(names)} runs compared", body, charts)
@@ -41,19 +40,9 @@ _SAME = '<p class="soft">The configurations are the same.</p>'
 
 def curves(names: Sequence[str], histories: Sequence[Rows]) -> list[Chart]:
     """A chart for the first metric of each kind and for the learning rate, with a curve for each run."""
-    histories = [thinned(rows, None) if rows else [] for rows in histories]
-    epochs = sorted({int(row["epoch"]) for rows in histories for row in rows})
-    names_of_all = list(dict.fromkeys(name for rows in histories if rows for name in rows[0]))
-    charts = []
-    for metric in [*leading(names_of_all), *(["lr"] if "lr" in names_of_all else [])]:
-        series = []
-        for name, rows in zip(names, histories, strict=True):
-            values = {int(row["epoch"]): number(row.get(metric)) for row in rows}
-            series.append({"name": name, "values": [values.get(epoch) for epoch in epochs]})
-        title = "learning rate" if metric == "lr" else metric
-        # Joined, because long runs have lost some epochs.
-        charts.append({**line(title, "epoch", epochs, series), "joined": True, "lower": lower_is_better(metric)})
-    return charts
+    columns = list(dict.fromkeys(name for rows in histories if rows for name in rows[0]))
+    charts = [overlaid(names, histories, metric, metric) for metric in leading(columns)]
+    return charts + ([overlaid(names, histories, "lr", "learning rate")] if "lr" in columns else [])
 
 
 def _marked(text: str, best: bool) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as people read them, in tables, lines and pages; ``figure`` in ``page.js`` does the same for the charts."""
+"""Numbers as people read them in tables, lines and pages; ``page.js`` formats those of the charts alike."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 def figure(value: Any) -> str:
     """A number in a table: ``12,345``, ``12,345.7``, ``45.1234``, ``1.235e-05``; a dash where there is none.
 
-    What is no number stays as it is.
+    Anything but a number stays as it is.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
@@ -21,7 +21,7 @@ def figure(value: Any) -> str:
 
 
 def short(value: float, digits: int = 4) -> str:
-    """A number in a line, with the digits that tell: ``12,346``, ``45.12``, ``0.05``, ``1.235e-05``."""
+    """A number in a line, with its significant digits: ``12,346``, ``45.12``, ``0.05``, ``1.235e-05``."""
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
@@ -36,11 +36,11 @@ def duration(seconds: float | None) -> str:
 
 
 def confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Which classes are taken for which others, the most frequent first: how often, the true and the predicted one."""
-    found = [
+    """Which classes are taken for which others, the most frequent first: how often, true class, predicted class."""
+    pairs = [
         (count, names[true], names[predicted])
         for true, counts in enumerate(matrix)
         for predicted, count in enumerate(counts)
         if count and true != predicted
     ]
-    return sorted(found, reverse=True)
+    return sorted(pairs, reverse=True)

@@ -1,10 +1,10 @@
-"""Pieces of a page. All text that comes from data, files or configurations goes through :func:`escaped`."""
+"""Parts of a page. All text that comes from data, files or configurations goes through :func:`escaped`."""
 
 import base64
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -45,29 +45,29 @@ def _hash(script: str) -> str:
 
 
 def escaped(value: Any) -> str:
-    """Any text as HTML that shows it and does nothing else; what no file can hold is shown as a question mark."""
+    """Any text as HTML that shows it and does nothing else; what cannot be encoded is shown as a question mark."""
     return escape(str(value).encode("utf-8", "replace").decode())
 
 
 def figure(value: Any) -> str:
-    """A number as HTML, or whatever else a file has in its place."""
+    """A number, or whatever a file holds in its place, as HTML."""
     return escaped(figures.figure(value))
 
 
 def link(text: str, path: str) -> str:
-    """``text``, which is HTML, as a link to a file at a relative ``path`` from where the page lies."""
-    # quote() leaves no colon, so that no folder's name is read as a scheme such as javascript:
+    """``text``, which is HTML, as a link to a file at a ``path`` relative to the page."""
+    # quote() escapes colons, so that no folder's name is read as a scheme such as javascript:
     return f'<a href="{quote(os.fsencode(path))}">{text}</a>'
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading with what belongs to it; nothing where there is none."""
+    """A heading and the parts below it; nothing where all parts are empty."""
     content = "\n".join(part for part in parts if part)
     return f"<section>\n<h2>{escaped(title)}</h2>\n{content}\n</section>" if content else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """A table of cells that are HTML already; the first cell of each row is its heading."""
+    """A table of cells that are HTML; the first cell of each row is its heading."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = (
         f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
@@ -83,14 +83,14 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> str:
     return f"<dl>{items}</dl>" if items else ""
 
 
-def chart_places(count: int, first: int, titles: Sequence[str], wide: Sequence[bool]) -> str:
-    """Where the charts ``first`` and the ``count`` after it are drawn."""
-    places = "".join(
-        f'<figure class="chart{" wide" if wide[index] else ""}"><figcaption>{escaped(titles[index])}</figcaption>'
-        f'<div data-chart="{first + index}" role="img" aria-label="{escaped(titles[index])}"></div></figure>'
-        for index in range(count)
-    )
-    return f'<div class="charts">{places}</div>' if count else ""
+def places(charts: Sequence[Mapping[str, Any]], first: int = 0) -> str:
+    """Where ``charts`` are drawn, of which the first is number ``first`` of the page."""
+    figures = []
+    for number, chart in enumerate(charts, first):
+        kind, title = "chart wide" if chart.get("wide") else "chart", escaped(chart["title"])
+        drawing = f'<div data-chart="{number}" role="img" aria-label="{title}"></div>'
+        figures.append(f'<figure class="{kind}"><figcaption>{title}</figcaption>{drawing}</figure>')
+    return f'<div class="charts">{"".join(figures)}</div>' if charts else ""
 
 
 def picture(image: np.ndarray) -> str:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from dltrain.report.charts import Chart, line, number, thinned
-from dltrain.report.html import escaped, figure, link, page, section, table
-from dltrain.report.page import places
-from dltrain.report.story import Rows
+from dltrain.report.charts import Chart, overlaid
+from dltrain.report.content import Rows
+from dltrain.report.html import escaped, figure, link, page, places, section, table
 
-_BINS = 5  # of a key with more numbers than that, for its importance
+_BINS = 5  # of a key with more different numbers than that, for its importance
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,14 @@ class Row:
     status: str
     settings: Mapping[str, str]
     metrics: Mapping[str, float]
-    page: str = ""  # a path from where the page of the sweep lies
+    page: str = ""  # its path relative to the page of the sweep
     cause: str = ""
     history: Rows = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Jobs that differ in their seed alone: each metric as it is shown, how many have a result, and were pruned."""
+    """Jobs that differ only in their seed: each metric as shown, how many have a result, and how many were pruned."""
 
     settings: Mapping[str, str]
     metrics: Mapping[str, str]
@@ -54,7 +53,7 @@ def render_sweep(
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     hyper = [key for key in keys if key != "seed"]
     known = [row for row in rows if math.isfinite(row.metrics.get(monitor, math.nan))]
-    done = [row for row in known if row.status != "pruned"]  # what a job got to before says little of its keys
+    done = [row for row in known if row.status != "pruned"]  # what a job had reached by then says little about its keys
     charts: list[Chart] = []
     if done:
         charts = [
@@ -64,18 +63,18 @@ def render_sweep(
             *_curves(known, monitor, lower),
         ]
     counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     body = "\n".join(
         (
             f"<header><h1>Sweep of {len(rows)} jobs</h1>"
-            f'<p class="soft">{escaped(told)}<br><span class="path">{escaped(folder)}</span></p></header>',
+            f'<p class="soft">{escaped(summary)}<br><span class="path">{escaped(folder)}</span></p></header>',
             section(
                 "What won",
                 _ranking(ranked, hyper, monitor),
-                _front([next(row for row in rows if row.number == one) for one in front], keys, objectives),
+                _front([next(row for row in rows if row.number == number) for number in front], keys, objectives),
                 _command(command),
             ),
-            section("Which keys matter", places(charts, 0)),
+            section("Which keys matter", places(charts)),
             section("All jobs", _jobs(rows, keys, monitor)),
         )
     )
@@ -114,21 +113,21 @@ def _numbers(values: Sequence[str]) -> list[float] | None:
 
 
 def _ranking(ranked: Sequence[Ranked], keys: Sequence[str], monitor: str) -> str:
-    names = [monitor, *dict.fromkeys(name for one in ranked for name in one.metrics if name != monitor)]
-    pruned = any(one.pruned for one in ranked)
+    names = list(dict.fromkeys([monitor, *(name for choice in ranked for name in choice.metrics)]))
+    pruned = any(choice.pruned for choice in ranked)
     lines = [
         [
             str(place),
-            *(escaped(one.settings.get(key, "")) for key in keys),
-            *(escaped(one.metrics.get(name, "–")).replace(" ", "&nbsp;") for name in names),
-            escaped(one.seeds),
-            *([str(one.pruned or "")] if pruned else []),
+            *(escaped(choice.settings.get(key, "")) for key in keys),
+            *(escaped(choice.metrics.get(name, "–")).replace(" ", "&nbsp;") for name in names),
+            escaped(choice.seeds),
+            *([str(choice.pruned or "")] if pruned else []),
         ]
-        for place, one in enumerate(ranked, 1)
+        for place, choice in enumerate(ranked, 1)
     ]
     heads = ["", *map(escaped, keys), *map(escaped, names), "seeds", *(["pruned"] if pruned else [])]
     note = '<p class="soft">Pruned jobs rank behind those that ran to their end.</p>' if pruned else ""
-    if any(" of " in one.seeds for one in ranked):
+    if any(" of " in choice.seeds for choice in ranked):
         note += '<p class="soft">Settings without a result for some of their seeds rank behind those with all.</p>'
     return table(heads, lines, "figures") + note
 
@@ -205,9 +204,9 @@ def _importance(rows: Sequence[Row], keys: Sequence[str], monitor: str) -> list[
     results = [row.metrics[monitor] for row in rows]
     if not keys:
         return []
-    found = {key: importance([row.settings.get(key, "") for row in rows], results) for key in keys}
-    order = sorted(found, key=lambda key: -found[key])
-    bars = {"name": "share of variance explained", "values": [round(found[key], 4) for key in order]}
+    shares = {key: importance([row.settings.get(key, "") for row in rows], results) for key in keys}
+    order = sorted(shares, key=lambda key: -shares[key])
+    bars = {"name": "share of variance explained", "values": [round(shares[key], 4) for key in order]}
     title = f"Importance for {monitor}"
     return [{"kind": "bar", "title": title, "axis": "", "words": True, "x": order, "series": [bars]}]
 
@@ -221,12 +220,7 @@ def _slice(rows: Sequence[Row], key: str, monitor: str) -> Chart:
 
 
 def _curves(rows: Sequence[Row], metric: str, lower: bool) -> list[Chart]:
-    monitor = metric.replace("test/", "val/")  # a test metric has one value a job, and no curve
-    histories = [thinned(row.history, None) if row.history else [] for row in rows]
-    epochs = sorted({int(one["epoch"]) for history in histories for one in history})
-    series = []
-    for row, history in zip(rows, histories, strict=True):
-        values = {int(one["epoch"]): number(one.get(monitor)) for one in history}
-        series.append({"name": f"job {row.number}", "values": [values.get(epoch) for epoch in epochs]})
-    chart = line(f"{monitor} of every job", "epoch", epochs, series)
-    return [{**chart, "joined": True, "wide": True, "plain": True, "lower": lower}] if epochs else []
+    monitor = metric.replace("test/", "val/")  # a test metric has one value for each job, and no curve
+    names = [f"job {row.number}" for row in rows]
+    chart = overlaid(names, [row.history for row in rows], monitor, f"{monitor} of every job")
+    return [{**chart, "wide": True, "plain": True, "lower": lower}] if chart["x"] else []

@@ -199,8 +199,11 @@ def _configuration(own: Any, overrides: Sequence[str], measures: bool) -> Any:
     cfg = of_run(own, overrides)
     # What trained the network is of no matter any more, and need not be installed here.
     cfg.trainer.strategy, cfg.pruner, cfg.logger = "ddp", {"_target_": None}, None
-    if not measures:
+    if not measures and cfg.get("metric"):
         cfg.metric = {}
+        cfg.trainer.checkpoint.monitor = cfg.trainer.early_stopping.monitor = None  # which may have been one of them
+        if "monitor" in cfg.scheduler:
+            cfg.scheduler = {"_target_": None, "interval": "epoch"}
     require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
     if cfg.trust:  # classes of the working directory can be named without installing them, as in training
         sys.path.insert(0, os.getcwd())

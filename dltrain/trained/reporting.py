@@ -15,8 +15,8 @@ from dltrain.config.literal import of_resolved
 from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.errors import DltrainError, RecordError
+from dltrain.report.content import Content, Mistake, TestPart
 from dltrain.report.page import render
-from dltrain.report.story import Mistake, Story, Test
 from dltrain.runs.record import (
     changed_from_defaults,
     choices_of,
@@ -56,7 +56,7 @@ class Network:
 def report_after_training(network: Network | None, folder: Path) -> None:
     """Write ``report.html`` in moments; the result is safe, so whatever goes wrong costs a warning."""
     try:
-        write_text(folder / "report.html", render(tell(folder, network, _SECONDS)))
+        write_text(folder / "report.html", render(content_of(folder, network, _SECONDS)))
     except Exception as error:
         log.warning("report.html was not written: %s", error)
 
@@ -77,7 +77,7 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
             if overrides:  # which were meant to make it possible
                 raise
             note = f"{_LEFT_OUT}, because the network cannot be loaded: {error}"
-    write_text(out, render(tell(folder, network, note=note)))
+    write_text(out, render(content_of(folder, network, note=note)))
 
 
 def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
@@ -96,7 +96,7 @@ def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
     return Network(loaded.model, loaded.loss, loaded.facts, levels, loader, loaded.precision), note
 
 
-def tell(folder: Path, network: Network | None = None, seconds: float | None = None, note: str = "") -> Story:
+def content_of(folder: Path, network: Network | None = None, seconds: float | None = None, note: str = "") -> Content:
     """All that is known of the run in ``folder``; the test part is looked at for at most so many ``seconds``."""
     config = read_config(folder)
     result = {"run": str(folder), **read_result(folder)}
@@ -106,7 +106,7 @@ def tell(folder: Path, network: Network | None = None, seconds: float | None = N
     names = [str(name) for name in facts.get("class_names") or range(len(matrix or ()))]
     if matrix and {len(matrix), *map(len, matrix)} != {len(names)}:
         raise RecordError(f"'{folder / 'result.json'}' does not belong to config.yaml: they differ in their classes")
-    return Story(
+    return Content(
         name=facts.get("name") or folder.name,
         model=str(config.get("model", {}).get("_target_", "")).rpartition(".")[2],
         kind=facts.get("kind") or "",
@@ -125,7 +125,7 @@ def tell(folder: Path, network: Network | None = None, seconds: float | None = N
     )
 
 
-def _look(network: Network, seconds: float | None) -> Test:
+def _look(network: Network, seconds: float | None) -> TestPart:
     """The network on the test part, as far as the time goes."""
     assert network.test is not None
     # Files of a folder lie class by class; windows of a series are shown one behind the other.
@@ -148,7 +148,7 @@ def _until(end: float, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tup
             return
 
 
-def _classified(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> Test:
+def _classified(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> TestPart:
     confidence, predicted = predictions(outputs, network.loss, network.facts).max(1)
     wrong = (predicted != targets).nonzero().flatten()
     shown = wrong[confidence[wrong].argsort(descending=True)][:_PICTURES]
@@ -163,10 +163,10 @@ def _classified(network: Network, test: Loader, outputs: Tensor, targets: Tensor
                 Mistake(image, names[int(targets[row])], names[int(predicted[row])], float(confidence[row]), file)
                 for image, row, file in zip(white, shown.tolist(), names_of(samples, indices), strict=True)
             ]
-    return Test(len(targets), len(test.samples), mistakes, len(wrong))
+    return TestPart(len(targets), len(test.samples), mistakes, len(wrong))
 
 
-def _estimated(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> Test:
+def _estimated(network: Network, test: Loader, outputs: Tensor, targets: Tensor) -> TestPart:
     facts = network.facts
     predicted, truth = predictions(outputs, network.loss, facts), original(targets, facts)
     by_step: list[float] = []
@@ -175,4 +175,4 @@ def _estimated(network: Network, test: Loader, outputs: Tensor, targets: Tensor)
         # Windows begin at every step: of those that follow one another without overlap, each step comes once.
         predicted, truth = predicted[:: facts.num_outputs], truth[:: facts.num_outputs]
     values = [np.round(part.flatten().numpy(), 6).tolist() for part in (truth, predicted)]
-    return Test(len(targets), len(test.samples), truth=values[0], predicted=values[1], errors_by_step=by_step)
+    return TestPart(len(targets), len(test.samples), truth=values[0], predicted=values[1], errors_by_step=by_step)

@@ -55,7 +55,7 @@ def best_of(parts: Parts) -> dict[str, Any]:
 
 
 def draw(parts: Parts, path: Path) -> None:
-    from dltrain.report.curves import draw_curves
+    from dltrain.report.pictures import draw_curves
 
     trainer = parts.trainer
     title = f"{parts.data.facts.name} · {type(trainer.model).__name__}"

@@ -1,4 +1,4 @@
-"""What a report tells, as plain values: whoever has a run fills it in, and the page needs to know nothing else."""
+"""What a report contains, as plain values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,25 +11,22 @@ Rows = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image (channels, height, width) uint8, white at 255, that was taken for another class.
-
-    ``name`` is that of its file, where it has one.
-    """
+    """An image (channels, height, width) uint8, white at 255, that was taken for another class."""
 
     image: np.ndarray
     true: str
     predicted: str
     confidence: float
-    name: str = ""
+    name: str = ""  # of its file, if any
 
 
 @dataclass(frozen=True)
-class Test:
-    """The network on the test part, or on as much of it as there was time for: ``seen`` of ``samples``, drawn from all
-    of it, or the first windows of a series.
+class TestPart:
+    """The network on as much of the test part as there was time for: ``seen`` of ``samples``, drawn at random, or the
+    first windows of a series.
 
-    ``truth`` and ``predicted`` are in the target's units: of a table one value a sample, of a series the steps of
-    windows that follow one another.
+    ``truth`` and ``predicted`` are in the target's units: of a table a value for each sample, of a series the steps of
+    consecutive windows.
     """
 
     seen: int
@@ -42,8 +39,8 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Story:
-    """One run."""
+class Content:
+    """A run."""
 
     name: str  # of the data set
     model: str
@@ -51,11 +48,11 @@ class Story:
     target: str
     result: dict[str, Any]  # result.json
     environment: dict[str, Any]  # environment.json
-    history: Rows  # a row an epoch
+    history: Rows  # a row for each epoch
     config: dict[str, Any]  # flat: key -> value
-    changed: dict[str, Any] | None  # key or group -> its default, where that is another; None: not known
+    changed: dict[str, Any] | None  # key or group -> its default, where they differ; None: not known
     choices: dict[str, Any] = field(default_factory=dict)  # the option of each group
     class_names: Sequence[str] = ()
     classes: Sequence[dict[str, Any]] = ()  # name, precision, recall, f1, support
-    test: Test | None = None
-    notes: list[str] = field(default_factory=list)  # what could not be told, and why
+    test: TestPart | None = None
+    notes: list[str] = field(default_factory=list)  # what is left out, and why
