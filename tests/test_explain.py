@@ -72,7 +72,7 @@ def test_attributions_add_up_to_what_they_explain_but_for_the_error(dltrain):
         baseline = loaded.model(torch.zeros(1, 1, 8, 8))[0]
     for number, explained in enumerate(found):
         best = int(outputs[number].argmax())
-        assert explained.said == str(best)
+        assert explained.prediction == str(best)
         assert explained.output == pytest.approx(float(outputs[number, best]), abs=1e-5)
         assert explained.baseline == pytest.approx(float(baseline[best]), abs=1e-5)
         total = explained.output - explained.baseline + explained.error

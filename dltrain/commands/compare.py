@@ -1,4 +1,4 @@
-"""``dltrain compare``: what differs between runs, and what came of it. Imports no torch."""
+"""``dltrain compare``: what differs between runs, and their metrics. Imports no torch."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from dltrain.system.structure import flat
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, and one value a run for each key and each metric that any of them has."""
+    """Runs, with a value for each run of every key that differs and every metric."""
 
     folders: Sequence[Path]
     names: Sequence[str]
@@ -38,26 +38,26 @@ def compare(arguments: Sequence[str]) -> None:
     Raises:
         UserError: fewer than two runs, a word that names none, or a page that cannot be written.
     """
-    words, own = own_keys(arguments, ["out"])
-    # A pattern such as multirun/*/* brings along what lies beside the runs: multirun.yaml, sweep.csv.
+    words, options = own_keys(arguments, ["out"])
+    # A pattern such as multirun/*/* matches files beside the runs as well: multirun.yaml, sweep.csv.
     words = [word for word in words if not os.path.isfile(word) or Path(word).suffix == ".pt"]
     if len(words) < 2:
         raise UserError("there is nothing to compare: dltrain compare RUN RUN... [out=compare.html]")
     runs = compare_runs([find_run(word)[0].resolve() for word in words])
-    if "out" in own:
-        _write_page(runs, path_of(own["out"]))
+    if "out" in options:
+        _write_page(runs, path_of(options["out"]))
     if on_terminal():
         from dltrain.commands.tables import show_comparison
 
         show_comparison(runs.names, runs.config, runs.metrics, runs.best)
-        if "out" in own:
-            say(own["out"])
+        if "out" in options:
+            say(options["out"])
     else:
-        print_json(_answer(runs) | own)
+        print_json(_answer(runs) | options)
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
-    """Read what the runs in ``folders`` left there."""
+    """Read the records of the runs in ``folders``."""
     results = [read_result(folder) for folder in folders]
     return Comparison(
         folders=folders,
@@ -97,7 +97,7 @@ def _best(metric: str, values: Sequence[float | None]) -> list[int]:
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
-    """Paths without what all of them begin with; a run that is named twice is counted."""
+    """Paths without their common beginning; a run that is named twice is numbered."""
     common = os.path.commonpath([folder.parent for folder in folders])
     names = [os.path.relpath(folder, common) for folder in folders]
     return [
@@ -107,7 +107,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    """Keys of a run, and the option of each group, but for what only names files of Hydra's."""
+    """Keys of a run, and the option of each group, without Hydra's."""
     nodes = {name: node for name, node in read_config(folder).items() if name != "data"}
     groups = {name: option for name, option in choices_of(folder).items() if not name.startswith("hydra/")}
     return groups | flat(nodes)

@@ -114,7 +114,7 @@ def _told(facts: Any, explained: Any) -> dict[str, Any]:
         values = dict(zip(facts.feature_names, values, strict=True))
     elif facts.kind == "series":
         values = dict(zip(facts.feature_names, explained.attributions.T.tolist(), strict=True))
-    said = {"class": explained.said, "confidence": explained.confidence} if facts.class_names else {}
+    said = {"class": explained.prediction, "confidence": explained.confidence} if facts.class_names else {}
     figures = {"output": explained.output, "baseline": explained.baseline, "error": explained.error}
     return {**named, **said, **figures, "attributions": values}
 
@@ -124,8 +124,8 @@ def _draw(loaded: Any, explained: Any, path: Path) -> None:
 
     facts = loaded.facts
     if facts.class_names:
-        title = f"{_short(explained.name)}: {explained.said}, {explained.confidence:.1%}"
-        unit = f"to the logit of {explained.said}"
+        title = f"{_short(explained.name)}: {explained.prediction}, {explained.confidence:.1%}"
+        unit = f"to the logit of {explained.prediction}"
     else:
         what = "mean of the forecast" if facts.kind == "series" else "value"
         output, baseline = short(explained.output), short(explained.baseline)

@@ -1,4 +1,4 @@
-"""``dltrain report``: write the page of a run or a sweep anew, also while it is still going."""
+"""``dltrain report``: write the page of a run or a sweep anew, also while it still goes on."""
 
 import contextlib
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ def report(arguments: Sequence[str]) -> None:
     Raises:
         UserError: there is no such run, a sweep comes with further words, or the page cannot be written.
     """
-    words, own = own_keys(arguments, ["out"])
+    words, options = own_keys(arguments, ["out"])
     if words and is_sweep(path_of(words[0])):
         if words[1:]:
             raise UserError(f"the page of a sweep takes nothing but out=FILE, and not {' '.join(words[1:])}")
-        _report_sweep(path_of(words[0]).resolve(), own.get("out"))
+        _report_sweep(path_of(words[0]).resolve(), options.get("out"))
         return
     if words and "=" not in words[0] and not is_there(words[0]):
         where = "name its folder, such as outputs/<date>/<time>"
@@ -33,7 +33,7 @@ def report(arguments: Sequence[str]) -> None:
 
     log_to(None)
     folder = find_run(run)[0].resolve()
-    out = path_of(own["out"]) if "out" in own else folder / "report.html"
+    out = path_of(options["out"]) if "out" in options else folder / "report.html"
     try:
         report_run(folder, overrides, out)
     except OSError as error:
@@ -58,13 +58,13 @@ def _report_sweep(folder: Path, out: str | None) -> None:
 
     ledger = settled(folder)
     _declare_metrics(ledger)
-    found = outcome(ledger)
+    result = outcome(ledger)
     if not is_in_use(folder):  # a sweep that goes on keeps its table itself
-        with contextlib.suppress(OSError):  # of a folder that cannot be written to, the page may go elsewhere
-            found.ledger.write_table()
+        with contextlib.suppress(OSError):  # the folder may be read-only, and the page go elsewhere
+            ledger.write_table()
     page = path_of(out) if out else folder / "sweep.html"
     try:
-        write_page(found, page)
+        write_page(result, page)
     except OSError as error:
         raise UserError(f"'{page}' cannot be written: {error.strerror or error}") from error
-    show(found)
+    show(result)

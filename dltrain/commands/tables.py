@@ -1,4 +1,4 @@
-"""What the verbs show on a terminal."""
+"""Tables of the verbs on a terminal."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from dltrain.report.metrics import labelled
 from dltrain.system.answer import stdout
 from dltrain.system.console import Console, in_one_line, styled
 
-_WIDEST_MATRIX = 20  # classes; of more, the pairs that are confused most often say more than a matrix
+_WIDEST_MATRIX = 20  # classes; of more, the most frequent confusions are listed
 _CONFUSIONS = 15
 _WIDEST_ROW = 8  # columns
 
@@ -48,7 +48,7 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
-    """The matrix, or its largest mistakes where there are too many classes for a screen."""
+    """The matrix, or the most frequent confusions where it would not fit a screen."""
     if len(names) > _WIDEST_MATRIX:
         return _confusions(matrix, names)
     table = Table(header_style="bold", title="rows: true class, columns: predicted class", title_style="dim")
@@ -83,7 +83,7 @@ def _steps(rows: Sequence[Mapping[str, float]], target: str) -> Table:
 
 
 def show_predictions(columns: Sequence[str], rows: Sequence[Sequence[Any]], count: int, out: Path | None) -> None:
-    """The first rows, without the probabilities where these would not fit."""
+    """The first rows, without probabilities where there are too many columns."""
     console = Console(file=stdout())
     names = [name for name in columns if len(columns) <= _WIDEST_ROW or not name.startswith("p_")]
     table = Table(header_style="bold")

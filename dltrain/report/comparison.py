@@ -16,7 +16,7 @@ def render_comparison(
     best: Mapping[str, Sequence[int]],
     histories: Sequence[Rows],
 ) -> str:
-    """The page as HTML; every value is one of a run in the order of ``names``."""
+    """The page as HTML; each sequence has a value for each of the ``names``."""
     heads = [escaped(name) for name in names]
     figures = [
         [escaped(name), *(_marked(figure(value), index in best[name]) for index, value in enumerate(values))]

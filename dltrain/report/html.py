@@ -94,7 +94,7 @@ def places(charts: Sequence[Mapping[str, Any]], first: int = 0) -> str:
 
 
 def picture(image: np.ndarray) -> str:
-    """``image`` (channels, height, width) uint8 as an ``<img>`` that holds its own data."""
+    """``image`` (channels, height, width) uint8 as an ``<img>`` that contains its data."""
     from PIL import Image
 
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)

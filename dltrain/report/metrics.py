@@ -59,7 +59,7 @@ def declare(nodes: Any) -> None:
 
 
 def metric_of(name: str) -> Metric:
-    """The metric that a name such as ``val/loss`` stands for; of an unknown one higher values are better."""
+    """The metric that a name such as ``val/loss`` stands for; higher values of an unknown metric are better."""
     name = name.rpartition("/")[2]
     return _BY_NAME.get(name) or _ADDED.get(name) or Metric(name, "higher", name, level="summary")
 
@@ -104,7 +104,7 @@ def labelled(name: str) -> str:
 
 
 def about_test(metric: str) -> str:
-    """What is to be said where this metric chooses; empty unless it is of the test part."""
+    """A warning for where this metric chooses, if it is of the test part; else empty."""
     part, _, name = metric.partition("/")
     if part != "test":
         return ""

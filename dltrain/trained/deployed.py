@@ -1,4 +1,4 @@
-"""A trained network as one module that takes raw inputs: what export writes down."""
+"""A trained network as one module that takes raw inputs, as export writes it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,8 +21,8 @@ class Deployed(nn.Module):
 
     - ``images`` (batch, channels, height, width) uint8,
     - ``numbers`` (batch, numeric columns) float64 in their own units, NaN where a value is missing, and
-      ``categories`` (batch, categorical columns) int64: the place of a value in the list of its column, or the
-      length of the list for any other value (a table without columns of one sort has no such input),
+      ``categories`` (batch, categorical columns) int64: the index of a value in the list of its column, or the
+      length of the list for any other value (a table without columns of one kind has no such input),
     - ``series`` (batch, steps, features) float64 in their own units,
     - ``inputs`` (batch, *input_shape) float32 as the model reads them, where the data set stored no preprocessing.
 
@@ -40,7 +40,7 @@ class Deployed(nn.Module):
 
     def forward(self, *raw: Tensor) -> tuple[Tensor, Tensor]:
         outputs: Tensor = self.model(self.features(*raw))
-        # Probabilities in float32, unlike the verbs: runtimes on small devices know nothing else.
+        # Probabilities in float32, unlike those of the verbs: runtimes on small devices have nothing else.
         predicted = self.predictions(outputs)
         return original(predicted, self.facts) if self.facts.task == "regression" else predicted, outputs
 
@@ -58,7 +58,7 @@ class TableFeatures(nn.Module):
         columns = list(numeric.values())
         self.register_buffer("mean", torch.tensor([column["mean"] for column in columns], dtype=torch.float64))
         self.register_buffer("std", torch.tensor([column["std"] for column in columns], dtype=torch.float64))
-        places: list[int] = []  # of the features in: all values, then all flags
+        places: list[int] = []  # of the features among all values and then all flags
         for place, column in enumerate(columns):
             places += [place, len(columns) + place] if column["missing"] else [place]
         self.register_buffer("places", torch.tensor(places, dtype=torch.int64))
@@ -73,8 +73,8 @@ class TableFeatures(nn.Module):
             numbers = inputs.pop(0)
             missing = numbers.isnan()
             scaled = torch.where(missing, 0.0, (numbers - self.mean) / self.std)
-            every = torch.cat((scaled.float(), missing.float()), 1)
-            features.append(every.index_select(1, self.places))
+            columns = torch.cat((scaled.float(), missing.float()), 1)
+            features.append(columns.index_select(1, self.places))
         for number in range(len(self.sizes)):
             codes = inputs[0][:, number : number + 1]
             features.append((codes == getattr(self, f"codes{number}")).float())
@@ -97,7 +97,7 @@ class SeriesFeatures(nn.Module):
 
 
 def _features(loaded: Loaded) -> tuple[nn.Module, list[str]]:
-    """What turns raw inputs into the model's, and the names of the raw inputs."""
+    """The module that turns raw inputs into the model's, and the names of the raw inputs."""
     kind, stored = loaded.facts.kind, loaded.fitted.preprocessing
     if not stored:
         return nn.Identity(), ["inputs"]
@@ -110,7 +110,7 @@ def _features(loaded: Loaded) -> tuple[nn.Module, list[str]]:
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
-    """What whoever runs an exported network must know of it, in plain types."""
+    """What is needed to run an exported network, in plain types."""
     deployed = Deployed(loaded)
     return {
         "dltrain": __version__,
@@ -123,9 +123,9 @@ def describe(loaded: Loaded) -> dict[str, Any]:
 
 
 def made_up(facts: Facts, stored: Mapping[str, Any], count: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """``count`` raw samples as :class:`Deployed` takes them, with what the run's own preprocessing makes of them.
+    """``count`` raw samples as :class:`Deployed` takes them, and as the run's preprocessing returns them.
 
-    The second is (count, *input_shape) float32, but for images, whose one preprocessing both share: there it is raw.
+    The second is (count, *input_shape) float32; of images, whose preprocessing is the same in both, it is raw.
     """
     draw = torch.Generator().manual_seed(count)
     if not stored:

@@ -1,8 +1,8 @@
-"""What in an input moved the output of a network: attributions, by methods of Captum."""
+"""Which parts of an input moved the output of a network: attributions, by Captum."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,21 +14,21 @@ from dltrain.trained.predictions import predictions
 
 Method = Literal["integrated_gradients", "input_x_gradient"]
 
-_STEPS = 256  # of the integral: where it is short of the truth, ``error`` shows it
+_STEPS = 256  # of the integral; ``error`` shows where they are too few
 _AT_A_TIME = 512  # steps of samples that are computed together
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One input, what the network said of it, and how much of that each value of the input contributed.
+    """An input, its prediction, and how much each value of the input contributed to it.
 
-    ``output`` is the logit of the class ``said``, or the value in the target's units (of a series the mean of the
+    ``output`` is the logit of the class ``prediction``, or the value in the target's units (of a series the mean of the
     forecast); ``baseline`` is the same for the average training input. The attributions, of the shape of ``inputs``,
     add up to the difference of the two but for ``error``.
     """
 
     name: tuple[Any, ...]
-    said: str
+    prediction: str
     confidence: float | None  # of a class
     output: float
     baseline: float
@@ -41,7 +41,7 @@ class Explained:
 def explain(
     loaded: Loaded, batches: Iterable[NamedBatch], method: Method = "integrated_gradients"
 ) -> Iterator[Explained]:
-    """Explain the inputs of ``batches``, one after the other, in float32.
+    """Explain the inputs of ``batches`` in float32.
 
     ``integrated_gradients`` (Sundararajan et al., 2017) follows the straight line from the average training input,
     which standardisation has made 0; ``input_x_gradient`` (Shrikumar et al., 2016) looks at the input alone, and its
@@ -72,7 +72,7 @@ def _explain(
     for number, name in enumerate(names):
         yield Explained(
             name=name,
-            said=facts.class_names[int(classes[number])] if classes is not None else facts.target_name,
+            prediction=facts.class_names[int(classes[number])] if classes is not None else facts.target_name,
             confidence=confidences[number],
             output=float(reached[number]),
             baseline=float(start[number]),
@@ -94,17 +94,16 @@ def attribute(loaded: Loaded, inputs: Tensor, classes: Tensor | None, method: Me
     inputs = inputs.detach().requires_grad_()
     extra: Any = classes  # Captum repeats it for each step of the integral
     if method == "input_x_gradient":
-        found = InputXGradient(scalar).attribute(inputs, additional_forward_args=extra)
+        attributions = InputXGradient(scalar).attribute(inputs, additional_forward_args=extra)
     else:
-        found = IntegratedGradients(scalar).attribute(
+        attributions = IntegratedGradients(scalar).attribute(
             inputs,
             baselines=torch.zeros_like(inputs),
             additional_forward_args=extra,
             n_steps=_STEPS,
             internal_batch_size=max(_AT_A_TIME, len(inputs)),
         )
-    attributions: Tensor = found.detach()
-    return attributions
+    return cast(Tensor, attributions).detach()
 
 
 def _explained(loaded: Loaded, inputs: Tensor, classes: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""A trained network as a file that runs without dltrain: written, run, compared, and only then left where it was asked.
+"""A trained network as a file that runs without dltrain; it is kept only if it gives what the network gives.
 
 ============ =================================== =======================================================
-format       in the file                         what :func:`~dltrain.trained.deployed.describe` says of it
+format       in the file                         where :func:`~dltrain.trained.deployed.describe` is written
 ============ =================================== =======================================================
 onnx         :class:`~.deployed.Deployed`         the model's metadata properties, each value as JSON
 torch_export the same                            the file's extra file ``metadata.json``
@@ -32,11 +32,11 @@ BATCHES = (1, 2, 5)  # sizes that an exported network is run with
 _ONNX_TOLERANCE = 1e-5  # of a probability, logit or standardised value; of the sample's largest where that is above 1
 
 Outputs = tuple[Tensor, ...]
-Runner = Callable[[Outputs], Outputs]  # runs what was written on raw inputs
+Runner = Callable[[Outputs], Outputs]  # runs the file on raw inputs
 
 
 def export(loaded: Loaded, format: str, path: Path) -> float:
-    """Write the network of a run that was loaded on the CPU to ``path``; returns how far its outputs are from it.
+    """Write the network of a run that was loaded on the CPU to ``path``; returns how far the file's outputs are off.
 
     Raises:
         UserError: the network cannot be written in this format, or ``path`` cannot be written.
@@ -68,7 +68,7 @@ def export(loaded: Loaded, format: str, path: Path) -> float:
 
 
 def _difference(run: Runner, deployed: Deployed, loaded: Loaded) -> float:
-    """The largest difference over batches of several sizes, between what was written and the run's own way."""
+    """The largest difference between the outputs of the file and of the network, over batches of several sizes."""
     largest = 0.0
     for count in BATCHES:
         raw, prepared = made_up(loaded.facts, loaded.fitted.preprocessing, count)
@@ -78,17 +78,17 @@ def _difference(run: Runner, deployed: Deployed, loaded: Loaded) -> float:
         if readable:
             scale = 1.0 if loaded.facts.task == "classification" else loaded.facts.target_std
             pairs.append((readable[0] / scale, deployed(*raw)[0] / scale))
-        for found, wanted in pairs:
-            if found.shape != wanted.shape:
-                raise DltrainError(f"the exported network gives {tuple(found.shape)} for {tuple(wanted.shape)}")
-            if not torch.equal(found, wanted):
-                gap = (found.double() - wanted.double()).abs() / _largest(wanted)
+        for actual, wanted in pairs:
+            if actual.shape != wanted.shape:
+                raise DltrainError(f"the exported network gives {tuple(actual.shape)} for {tuple(wanted.shape)}")
+            if not torch.equal(actual, wanted):
+                gap = (actual.double() - wanted.double()).abs() / _largest(wanted)
                 largest = max(largest, float(gap.nan_to_num(nan=torch.inf).max()))
     return largest
 
 
 def _largest(outputs: Tensor) -> Tensor:
-    """The largest of each sample's outputs, at least 1: a small logit beside large ones is rounded as they are."""
+    """The largest of each sample's outputs, at least 1: a small logit is rounded like the large ones beside it."""
     return outputs.double().abs().flatten(1).amax(1).clamp(min=1).view(-1, *[1] * (outputs.dim() - 1))
 
 
@@ -109,12 +109,12 @@ def _onnx(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner
         program.model.metadata_props.update({name: json.dumps(value) for name, value in finite(metadata).items()})
         program.save(path, external_data=False)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised, and told once
+        options.log_severity_level = 4  # a failure is raised, and reported once
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(raw: Outputs) -> Outputs:
         feed = {name: tensor.numpy() for name, tensor in zip(deployed.input_names, raw, strict=True)}
-        with _translating("onnx"):  # what was written may be no network that runs
+        with _translating("onnx"):  # the file may not run
             return tuple(map(torch.from_numpy, session.run(deployed.output_names, feed)))
 
     return run
@@ -139,22 +139,23 @@ def _state_dict(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> 
 def _safetensors(deployed: Deployed, metadata: Mapping[str, Any], path: Path) -> Runner:
     from safetensors.torch import load, save
 
-    own = {"memory_format": torch.contiguous_format}  # the format knows neither shared memory nor strides
-    weights = {name: tensor.clone(**own) for name, tensor in deployed.model.state_dict().items()}
-    # By way of bytes: a file that the library writes is for its owner alone.
+    # The format has neither shared memory nor strides.
+    layout = torch.contiguous_format
+    weights = {name: tensor.clone(memory_format=layout) for name, tensor in deployed.model.state_dict().items()}
+    # Through bytes: only its owner could read a file that the library writes.
     path.write_bytes(save(weights, {name: json.dumps(value) for name, value in finite(metadata).items()}))
     return _with_weights(deployed, load(path.read_bytes()))
 
 
 def _write(path: Path, save: Callable[[io.BytesIO], None]) -> None:
-    """Write what ``save`` does by way of memory: on a full disk torch's archive writer ends the process."""
+    """Write what ``save`` writes, through memory: on a full disk torch's archive writer ends the process."""
     content = io.BytesIO()
     save(content)
     path.write_bytes(content.getbuffer())
 
 
 def _with_weights(deployed: Deployed, weights: Mapping[str, Tensor]) -> Runner:
-    """A network that has nothing but its structure from the run's."""
+    """A copy of the network with these weights."""
     fresh: nn.Module = copy.deepcopy(deployed)
     assert isinstance(fresh, Deployed)
     for tensor in fresh.model.state_dict().values():
@@ -164,7 +165,7 @@ def _with_weights(deployed: Deployed, weights: Mapping[str, Tensor]) -> Runner:
 
 
 def _example(deployed: Deployed, metadata: Mapping[str, Any]) -> Outputs:
-    return made_up(deployed.facts, metadata["preprocessing"], 2)[0]  # one would be taken for a constant
+    return made_up(deployed.facts, metadata["preprocessing"], 2)[0]  # a batch of 1 would become a constant
 
 
 def _any_batch(deployed: Deployed) -> Any:
@@ -174,7 +175,7 @@ def _any_batch(deployed: Deployed) -> Any:
 
 @contextlib.contextmanager
 def _translating(format: str) -> Iterator[None]:
-    """Whatever a translator stumbles over in a network becomes one message; what it tells of itself is left out."""
+    """Turn whatever goes wrong in an exporter into one message, and silence what it logs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -184,7 +185,7 @@ def _translating(format: str) -> Iterator[None]:
             yield
     except OSError:
         raise
-    except Exception as error:  # translators raise anything, for what a network of the user's own may do
+    except Exception as error:  # exporters raise anything, for whatever the user's network may do
         cause = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(
             f"the network cannot be written as {format}: {cause}; format=state_dict or safetensors keeps its weights"

@@ -1,4 +1,4 @@
-"""A trained network, ready for use: whatever looks at a run after its training begins here."""
+"""A trained network, loaded from its run: where everything that uses one begins."""
 
 import copy
 import os
@@ -33,13 +33,13 @@ Split = Literal["train", "val", "test", "all"]
 
 @dataclass
 class Loaded:
-    """A run's network with its weights, in evaluation mode on its device, and what reads inputs for it."""
+    """A run's network with its weights, in evaluation mode on its device, and what prepares its inputs."""
 
     folder: Path
     checkpoint: Path
     epoch: int
     cfg: Any  # with the overrides
-    own: Any  # the configuration of the run as it was
+    stored: Any  # the configuration that is stored with the run
     fitted: Fitted
     model: nn.Module
     loss: nn.Module
@@ -57,20 +57,20 @@ class Loaded:
 
     @property
     def moved(self) -> bool:
-        """Whether other files than the run's own are to be read."""
-        return any(self.cfg.dataset.get(key) != self.own.dataset.get(key) for key in ("root", "path"))
+        """Whether other files than the run's are to be read."""
+        return any(self.cfg.dataset.get(key) != self.stored.dataset.get(key) for key in ("root", "path"))
 
     def data(self) -> Data:
-        """The data set that the configuration names, prepared as the run's own.
+        """The data set that the configuration names, prepared as the run's.
 
         Raises:
             ConfigError: its files are not there.
-            DataError: the classes, the shape or the target are others than the run's.
+            DataError: the classes, the shape or the target differ from the run's.
         """
         config.require_files(self.cfg)
         data = read_data(self.cfg, self.fitted)
         _require_same(self.facts, data.facts)
-        # The user's own data set says nothing of its preprocessing, and does it itself.
+        # A data set of the user's states no preprocessing, and does it itself.
         return replace(data, transform=self.transform) if self.fitted.preprocessing else data
 
     def loader(self, split: Split | None = None, process_group: ProcessGroup | None = None) -> tuple[Loader, Split]:
@@ -109,10 +109,10 @@ class Loaded:
         if not self._can_take_all:
             raise UserError(apart)
         self.cfg.dataset.val_fraction = self.cfg.dataset.test_fraction = 0
-        if self.cfg.dataset.limit == self.own.dataset.limit:
+        if self.cfg.dataset.limit == self.stored.dataset.limit:
             self.cfg.dataset.limit = None
         data = self.data()
-        if data.val is not None or data.test is not None:  # folders of their own, which no fraction moves
+        if data.val is not None or data.test is not None:  # of separate folders, which no fraction moves
             raise UserError(apart)
         return data
 
@@ -129,12 +129,12 @@ def load_run(name: str, overrides: Sequence[str] = (), measures: bool = False) -
 
     Raises:
         UserError: there is no such run, it has no checkpoint, or it cannot be read by this dltrain.
-        ConfigError: an override that fits no key, or code of a package that nobody has vouched for.
+        ConfigError: an override that fits no key, or code of a package that is not in ``trust``.
     """
     folder, named = find_run(name)
     path = named or folder / "checkpoints" / "best.pt"
     if not path.exists():
-        raise CheckpointError(f"'{name}' has no checkpoints/best.pt yet: it is written behind the first epoch")
+        raise CheckpointError(f"'{name}' has no checkpoints/best.pt yet: it is written after the first epoch")
     content = checkpoint.load(path)
     if "shards" in content:
         from dltrain.runs.shards import load_shards  # its torch modules take long to import
@@ -142,24 +142,24 @@ def load_run(name: str, overrides: Sequence[str] = (), measures: bool = False) -
         content = load_shards(content, path.parent)
     checkpoint.require(path, content, checkpoint.NETWORK, "a network of dltrain's")
     require_one_run(folder, path, content.get("run_id"))
-    own = of_checkpoint(path, content["config"])
+    stored = of_checkpoint(path, content["config"])
     if started := started_elsewhere(folder):
-        locate_files(own, started)
-    cfg = _configuration(own, overrides, measures)
+        locate_files(stored, started)
+    cfg = _configuration(stored, overrides, measures)
     try:
-        preprocessing = {**content["preprocessing"], **_written_otherwise(own, cfg)}
+        preprocessing = {**content["preprocessing"], **_changed_dialect(stored, cfg)}
         fitted = Fitted(Facts(**content["facts"]), preprocessing)
-        if not cfg.trust:  # a data set of the user's own may have stored whatever it wants
+        if not cfg.trust:  # else a data set of the user's may have stored anything
             require_consistent(fitted.facts, preprocessing)
         transform = transform_of(fitted.facts.kind, fitted.preprocessing)
     except (TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' holds other facts or preprocessing than of a data set: {error}") from error
     device = pick_device(cfg.device)
-    with unfetched(cfg.model), random_states_restored():  # the weights that it draws are not those that it gets
+    with unfetched(cfg.model), random_states_restored():  # its initial weights are replaced
         model: nn.Module = make(cfg, "model")
     try:
         model.load_state_dict(content["model"])
-    except (RuntimeError, TypeError, AttributeError) as error:  # a name that is no text, a value that is no tensor
+    except (RuntimeError, TypeError, AttributeError) as error:  # a name that is not text, a value that is not a tensor
         raise CheckpointError(f"the weights in '{path}' do not fit its configuration: {error}") from error
     model = model.to(device).eval()
     if not cfg.trust:
@@ -172,7 +172,7 @@ def load_run(name: str, overrides: Sequence[str] = (), measures: bool = False) -
         checkpoint=path.resolve(),
         epoch=content["epoch"],
         cfg=cfg,
-        own=own,
+        stored=stored,
         fitted=fitted,
         model=model,
         loss=make(cfg, "loss", device=device).to(device),
@@ -181,31 +181,31 @@ def load_run(name: str, overrides: Sequence[str] = (), measures: bool = False) -
     )
 
 
-def _written_otherwise(own: Any, cfg: Any) -> dict[str, Any]:
-    """What the user says of how tables are written, where the run was told something else of its own."""
+def _changed_dialect(stored: Any, cfg: Any) -> dict[str, Any]:
+    """How the user says that tables are written, where that differs from what the run was told."""
     keys = ("separator", "header", "decimal", "thousands", "missing")
-    changed = [key for key in keys if key in own.dataset and cfg.dataset[key] != own.dataset[key]]
+    changed = [key for key in keys if key in stored.dataset and cfg.dataset[key] != stored.dataset[key]]
     if not changed:
         return {}
     from dltrain.data.tables.dialect import dialect_of  # here, so that images need no table reader
 
-    said = dialect_of(*(cfg.dataset[key] for key in keys))
-    if "decimal" in changed or "thousands" in changed:  # of which one may follow from the other
+    dialect = dialect_of(*(cfg.dataset[key] for key in keys))
+    if "decimal" in changed or "thousands" in changed:  # which may follow from each other
         changed += ["decimal", "thousands"]
-    return {key: getattr(said, key) for key in changed}
+    return {key: getattr(dialect, key) for key in changed}
 
 
-def _configuration(own: Any, overrides: Sequence[str], measures: bool) -> Any:
-    cfg = of_run(own, overrides)
-    # What trained the network is of no matter any more, and need not be installed here.
+def _configuration(stored: Any, overrides: Sequence[str], measures: bool) -> Any:
+    cfg = of_run(stored, overrides)
+    # What trained the network is not used any more, and need not be installed here.
     cfg.trainer.strategy, cfg.pruner, cfg.logger = "ddp", {"_target_": None}, None
     if not measures and cfg.get("metric"):
         cfg.metric = {}
-        cfg.trainer.checkpoint.monitor = cfg.trainer.early_stopping.monitor = None  # which may have been one of them
+        cfg.trainer.checkpoint.monitor = cfg.trainer.early_stopping.monitor = None
         if "monitor" in cfg.scheduler:
             cfg.scheduler = {"_target_": None, "interval": "epoch"}
-    require_trusted(cfg)  # before the check, which imports classes that are not dltrain's own
-    if cfg.trust:  # classes of the working directory can be named without installing them, as in training
+    require_trusted(cfg)  # before the check, which imports the user's classes
+    if cfg.trust:  # classes in the working directory need not be installed, as in training
         sys.path.insert(0, os.getcwd())
     config.check(cfg, reads_data=False)
     return cfg

@@ -1,4 +1,4 @@
-"""Outputs of a network as rows for people: a class with probabilities, or values in original units."""
+"""Outputs of a network as rows: a class with probabilities, or values in the units of the target."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Row = list[Any]
 
 
 def columns_of(facts: Facts) -> Columns:
-    """Columns of the predictions of a run, with their types."""
+    """The columns of a run's predictions, with their types."""
     named: Columns = {"input": str}
     if facts.kind == "table":
         named["row"] = int
@@ -25,7 +25,7 @@ def columns_of(facts: Facts) -> Columns:
 
 
 def predicted_rows(loaded: Loaded, batches: Iterable[NamedBatch]) -> Iterator[Row]:
-    """The rows of ``batches`` of raw samples, as they come."""
+    """The rows of ``batches`` of raw samples, one batch at a time."""
     device = loaded.precision.device
     ready = ((names, loaded.transform(raw.to(device))) for names, raw in batches)
     for names, outputs in predict(loaded.model, ready, loaded.precision):
@@ -33,7 +33,7 @@ def predicted_rows(loaded: Loaded, batches: Iterable[NamedBatch]) -> Iterator[Ro
 
 
 def rows_of(facts: Facts, loss: Loss, names: Sequence[tuple[Any, ...]], outputs: Tensor) -> Iterator[Row]:
-    """One row a prediction, for ``outputs`` (batch, num_outputs) float32; a row a step for a series."""
+    """A row for each prediction, of a series for each step, from ``outputs`` (batch, num_outputs) float32."""
     predicted = predictions(outputs, loss, facts).tolist()
     if facts.task == "classification":
         for name, row in zip(names, predicted, strict=True):

@@ -1,4 +1,4 @@
-"""From a run to its report: what is in its folder, and what its network does on the test part."""
+"""From a run to its report: what is in its folder, and what its network makes of the test part."""
 
 import logging
 import time
@@ -36,14 +36,14 @@ from dltrain.training.metrics import by_class
 log = logging.getLogger(__name__)
 
 _PICTURES = 24
-_SECONDS = 0.5  # for a look at the test part behind a run
+_SECONDS = 0.5  # for the test part at the end of a run
 _LEFT_OUT = "Mistakes and predictions of single samples are left out"
-_SEED = 0  # of the draw of what is looked at
+_SEED = 0  # of the draw of test samples
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is looked at: a network with its best weights, and the test part it has not seen."""
+    """A network with its best weights, and the test part."""
 
     model: nn.Module
     loss: Loss
@@ -54,7 +54,7 @@ class Network:
 
 
 def report_after_training(network: Network | None, folder: Path) -> None:
-    """Write ``report.html`` in moments; the result is safe, so whatever goes wrong costs a warning."""
+    """Write ``report.html`` quickly; the result is safe by now, so whatever goes wrong is only a warning."""
     try:
         write_text(folder / "report.html", render(content_of(folder, network, _SECONDS)))
     except Exception as error:
@@ -62,10 +62,10 @@ def report_after_training(network: Network | None, folder: Path) -> None:
 
 
 def report_run(folder: Path, overrides: list[str], out: Path) -> None:
-    """Write the page of a run that may still be going, with all of its test part once it is done.
+    """Write the page of a run that may still be going on; once it is done, with all of its test part.
 
     Raises:
-        ConfigError: overrides that are none, or fit no key of the run.
+        ConfigError: an override that is not valid, or fits no key of the run.
     """
     network, note = None, ""
     if overrides and read_config(folder):
@@ -81,7 +81,7 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
 
 
 def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
-    """The network of a finished run, and what is left out where its test part cannot be read."""
+    """The network of a finished run, and a note where its test part cannot be read."""
     from dltrain.trained.loaded import load_run
 
     loaded = load_run(str(folder), overrides)
@@ -97,7 +97,7 @@ def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
 
 
 def content_of(folder: Path, network: Network | None = None, seconds: float | None = None, note: str = "") -> Content:
-    """All that is known of the run in ``folder``; the test part is looked at for at most so many ``seconds``."""
+    """All that is known of the run in ``folder``; the test part is evaluated for at most so many ``seconds``."""
     config = read_config(folder)
     result = {"run": str(folder), **read_result(folder)}
     result["command"] = command_of(result)
@@ -119,16 +119,16 @@ def content_of(folder: Path, network: Network | None = None, seconds: float | No
         choices=choices_of(folder),
         class_names=names,
         classes=by_class(matrix, names) if matrix else (),
-        # The weights of a pruned job are nobody's choice.
-        test=_look(network, seconds) if network and network.test and not pruned else None,
-        notes=[one for one in (pruned, note) if one],
+        # The weights of a pruned job were not chosen.
+        test=_test_part(network, seconds) if network and network.test and not pruned else None,
+        notes=[text for text in (pruned, note) if text],
     )
 
 
-def _look(network: Network, seconds: float | None) -> TestPart:
-    """The network on the test part, as far as the time goes."""
+def _test_part(network: Network, seconds: float | None) -> TestPart:
+    """The network on the test part, as far as it gets in this time."""
     assert network.test is not None
-    # Files of a folder lie class by class; windows of a series are shown one behind the other.
+    # Drawn, because files of a folder come class by class; windows of a series are shown in their order.
     test = network.test.drawn(None if network.facts.kind == "series" else _SEED)
     pairs = ((targets, inputs) for inputs, targets in test)
     until = time.monotonic() + seconds if seconds is not None else float("inf")
@@ -137,8 +137,8 @@ def _look(network: Network, seconds: float | None) -> TestPart:
         targets.append(target.cpu())
         outputs.append(output)
     test.close()
-    tell_of = _classified if network.facts.task == "classification" else _estimated
-    return tell_of(network, test, torch.cat(outputs), torch.cat(targets))
+    summarise = _classified if network.facts.task == "classification" else _estimated
+    return summarise(network, test, torch.cat(outputs), torch.cat(targets))
 
 
 def _until(end: float, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -172,7 +172,7 @@ def _estimated(network: Network, test: Loader, outputs: Tensor, targets: Tensor)
     by_step: list[float] = []
     if facts.kind == "series":
         by_step = (predicted - truth).abs().mean(0).tolist()
-        # Windows begin at every step: of those that follow one another without overlap, each step comes once.
+        # Windows begin at every step; of consecutive windows without overlap, each step comes once.
         predicted, truth = predicted[:: facts.num_outputs], truth[:: facts.num_outputs]
     values = [np.round(part.flatten().numpy(), 6).tolist() for part in (truth, predicted)]
     return TestPart(len(targets), len(test.samples), truth=values[0], predicted=values[1], errors_by_step=by_step)

@@ -1,4 +1,4 @@
-"""The only evaluation loop: validation and test during a run, and every verb that looks at a trained network."""
+"""The only evaluation loop: validation and test during a run, and every verb that uses a trained network."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -21,25 +21,25 @@ def evaluate(
     """Run ``model`` over ``batches`` in evaluation mode and gather ``metrics``; the model's mode is put back."""
     training, weighing = model.training, weighing_of(loss)
     model.eval()
-    # FSDP keeps the memory in which it puts layers together, and what inference mode makes is of no use in training.
+    # FSDP keeps the memory of the layers it gathers, and tensors of inference mode are of no use in training.
     without_gradients = torch.no_grad() if is_sharded(model.parameters()) else torch.inference_mode()
     try:
         with without_gradients:
             for inputs, targets in batches:
-                rows = len(targets)  # none where more processes than samples share a batch; all compute all the same
+                rows = len(targets)  # 0 where more processes than samples share a batch; these compute all the same
                 inputs, targets = stand_in(inputs, targets)
                 with precision.autocast():
                     outputs = model(inputs)
-                    found = weighing.of_batch(outputs, targets) if weighing else (loss(outputs, targets),)
+                    losses = weighing.of_batch(outputs, targets) if weighing else (loss(outputs, targets),)
                 if rows:
-                    metrics.update(outputs, targets, *found)
+                    metrics.update(outputs, targets, *losses)
     finally:
         model.train(training)
     return metrics
 
 
 def stand_in(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The batch itself, or a sample of zeros where it is empty, which few networks can compute."""
+    """The batch itself, or where it is empty, which few networks can compute, a sample of zeros."""
     if len(targets):
         return inputs, targets
     return inputs.new_zeros(1, *inputs.shape[1:]), targets.new_zeros(1, *targets.shape[1:])
@@ -49,7 +49,7 @@ def stand_in(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def predict(
     model: nn.Module, batches: Iterable[tuple[Key, Tensor]], precision: Precision
 ) -> Iterator[tuple[Key, Tensor]]:
-    """The outputs of ``model`` for ``batches``, each with a key of its own, as float32 on the CPU as they come."""
+    """The outputs of ``model`` for ``batches``, each with its key, as float32 on the CPU, one batch at a time."""
     training = model.training
     model.eval()
     try:

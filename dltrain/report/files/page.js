@@ -4,11 +4,11 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const drawn = [];
 
-  // All text goes through this on its way into a tooltip, which is HTML.
+  // Tooltips are HTML: all text in them is escaped.
   const escaped = (text) =>
-    String(text).replace(/[&<>"']/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" })[sign]);
+    String(text).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
-  // Numbers as report/figures.py shows them, but with so many significant digits; and what has none of them.
+  // Numbers as in the tables (report/figures.py), with so many significant digits; other values as text.
   const shortened = (digits) => (value) => {
     if (typeof value !== "number") return value === null || value === undefined ? "–" : String(value);
     const size = Math.abs(value);
@@ -21,14 +21,14 @@
 
   const named = (name, value) => `${escaped(name)} ${escaped(figure(value))}`;
 
-  // What stands in a tooltip of more curves than fit beside the chart: the best of them.
+  // The tooltip of a chart with many curves lists only the best of them.
   const SHOWN = 6;
-  const best = (chart) => (all) => {
-    const known = all.filter((one) => typeof one.value === "number");
-    known.sort((one, other) => (chart.lower ? one.value - other.value : other.value - one.value));
-    const rows = known.slice(0, SHOWN).map((one) => one.marker + named(one.seriesName, one.value));
+  const best = (chart) => (points) => {
+    const known = points.filter((point) => typeof point.value === "number");
+    known.sort((a, b) => (chart.lower ? a.value - b.value : b.value - a.value));
+    const rows = known.slice(0, SHOWN).map((point) => point.marker + named(point.seriesName, point.value));
     const more = known.length > SHOWN ? [`and ${known.length - SHOWN} more`] : [];
-    return [escaped(all[0].axisValueLabel), ...rows, ...more].join("<br>");
+    return [escaped(points[0].axisValueLabel), ...rows, ...more].join("<br>");
   };
 
   const tooltip = (c) => ({
@@ -59,9 +59,9 @@
           lineStyle: { color: c.soft, type: "dashed", width: 1 }, tooltip: { show: false } },
       ];
     }
-    return chart.series.map((one, index) => ({
-      type: chart.kind, name: one.name, data: one.values, symbol: "circle",
-      showSymbol: one.values.filter((value) => value !== null).length < 2,
+    return chart.series.map(({ name, values }, index) => ({
+      type: chart.kind, name, data: values, symbol: "circle",
+      showSymbol: values.filter((value) => value !== null).length < 2,
       symbolSize: 7, lineStyle: { width: 2 }, connectNulls: Boolean(chart.joined), barMaxWidth: 40, emphasis: { disabled: true },
       markLine: chart.mark && index === 0 ? {
         symbol: "none", silent: true, lineStyle: { color: c.soft, type: "dashed" },
@@ -89,7 +89,7 @@
       tooltip: tooltip(c),
       series: [{ type: "parallel", lineStyle: { width: 2, opacity: 0.6 }, emphasis: { lineStyle: { width: 4 } },
         data: chart.lines,
-        tooltip: { formatter: (one) => escaped(one.name) } }],
+        tooltip: { formatter: (line) => escaped(line.name) } }],
     };
   };
 
@@ -101,7 +101,7 @@
     const axis = { axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false },
       axisLabel: { color: c.soft, hideOverlap: true }, splitLine: { lineStyle: { color: c.line } } };
     const narrow = { ...axis, axisLabel: { ...axis.axisLabel, formatter: tick } };
-    const listed = scatter || chart.plain ? [] : chart.series.map((one) => one.name);
+    const listed = scatter || chart.plain ? [] : chart.series.map(({ name }) => name);
     return {
       animation: false, color: palette(), textStyle: { fontFamily: "system-ui, sans-serif" },
       aria: { enabled: false },
