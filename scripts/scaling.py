@@ -110,7 +110,7 @@ def expected() -> str:
     links |= {f"{count}, InfiniBand": (count, INFINIBAND) for count in (64, 512)}
     links |= {f"{count}, Ethernet": (count, ETHERNET) for count in (64, 512)}
     apart_title = "512, InfiniBand, batch norm apart"
-    lines = [f"| network, samples a GPU | computing | {' | '.join(links)} | {apart_title} | hidden from |"]
+    lines = [f"| network, samples a GPU | computing | {' | '.join(links)} | {apart_title} | overlaps from |"]
     lines.append("| --- " * (4 + len(links)) + "|")
     for model in MODELS:
         for samples in (32, 128):
