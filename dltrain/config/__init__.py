@@ -18,7 +18,7 @@ from dltrain.config.nodes import check_nodes
 from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
-from dltrain.config.targets import trust_at
+from dltrain.config.targets import PLACES, trust_at
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.report.metrics import declare
 
@@ -72,7 +72,7 @@ SHARED: dict[str, Any] = {
     "optim.lr": Number(0),
 }
 Config: TypeAlias = DictConfig
-_OPEN = ("dataset", "model", "loss", "optim", "scheduler", "pruner", "logger", "metric", "data")
+_OPEN = (*PLACES, "data")
 _FACTS = (
     *("name", "task", "kind", "input_shape", "num_outputs", "class_names", "samples", "files"),
     *("steps_per_epoch", "schedule_length"),

@@ -16,8 +16,7 @@ from dltrain.config.literal import escaped, of_composed, of_resolved
 from dltrain.config.targets import Trust, needs_trust, trust_at
 from dltrain.config.translate import too_deep
 from dltrain.errors import CheckpointError, ConfigError, did_you_mean
-
-_GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
+from dltrain.runs.record import GROUPS
 
 _TABLES = ("dltrain.data.table.table", "dltrain.data.series.series")
 
@@ -52,7 +51,7 @@ def of_checkpoint(path: Path, resolved: str, composed: str | None = None) -> Dic
     """
     try:
         cfg = of_run(of_resolved(resolved) if composed is None else of_composed(composed, resolved), ())
-        lacking = [name for name in _GROUPS if not isinstance(cfg._get_node(name), DictConfig)]
+        lacking = [name for name in GROUPS if not isinstance(cfg._get_node(name), DictConfig)]
     except (YAMLError, OmegaConfBaseException, ConfigError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' holds no configuration of a run: {' '.join(str(error).split())}") from error
     if lacking:

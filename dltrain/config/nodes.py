@@ -11,11 +11,11 @@ from dltrain.config.literal import escaped
 from dltrain.config.relations import check_relations
 from dltrain.config.rules import LATER, Choice, Of, Problem, Rule, shown
 from dltrain.config.source import READ
-from dltrain.config.targets import PLACES, WITHIN, Target, Trust, find, is_scheduler, trust_at
+from dltrain.config.targets import PLACES, SEVERAL, WITHIN, Target, Trust, find, is_scheduler, trust_at
 from dltrain.errors import ConfigError
 from dltrain.report.metrics import NAMES
 
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "pruner")
+GROUPS = tuple(group for group in PLACES if group not in SEVERAL)
 # Keys that dltrain reads itself and does not hand to the target, and what it hands over by position.
 OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor"), "metric": ("better", "unit", "chart")}
 _METRIC_RULES: dict[str, Rule] = {

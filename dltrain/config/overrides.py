@@ -8,10 +8,11 @@ from omegaconf import DictConfig
 
 from dltrain.config.hydra_internals import CachingConfigRepository
 from dltrain.config.rules import shown
+from dltrain.config.targets import PLACES, SEVERAL
 from dltrain.errors import did_you_mean
 
-GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer", "pruner", "logger", "metric", "experiment")
-_SEVERAL = ("logger", "metric", "experiment")  # groups of which several options may be chosen at once
+GROUPS = (*PLACES, "trainer", "experiment")
+_SEVERAL = (*SEVERAL, "experiment")
 
 
 def chooses(override: Override, repository: CachingConfigRepository) -> bool:

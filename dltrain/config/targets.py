@@ -157,6 +157,7 @@ PLACES = {
         functions=False,
     ),
 }
+SEVERAL = ("logger", "metric")  # groups of which several options may be chosen at once
 # Nodes within one of those: whatever the user's own code makes of its arguments, and of torch's what fits.
 _INNER = Place(
     "a module, or a function that makes one",

@@ -31,9 +31,9 @@ _NOT_SHOWN = ("defaults", "hydra", "data")
 _NUMBER = int | float | None  # null where it was not finite
 _LARGEST = 1e100  # of a metric
 _METRICS = {str: _NUMBER}
-_GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
+GROUPS = ("dataset", "model", "loss", "optim", "scheduler", "trainer")
 _CONFIG = {
-    **{f"{group}!": dict for group in _GROUPS},
+    **{f"{group}!": dict for group in GROUPS},
     "data": {"name": str | None, "kind": str | None, "class_names": list | None},
 }
 _RESULT = {
