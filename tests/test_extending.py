@@ -66,6 +66,18 @@ def test_one_of_each_kind_is_added_from_outside(dltrain, verb, outside):
     assert '"title":"calibration"' in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_processes_merge_what_a_metric_has_gathered(dltrain, shell, outside):
+    run = dltrain(*COMMAND, "trainer.epochs=1")
+    shared = shell("evaluate", str(run.folder), "trust=[my_code]", "trainer.devices=2")
+    assert shared.returncode == 0, shared.stderr
+    assert json.loads(shared.stdout)["metrics"] == pytest.approx(run.result["test"], rel=1e-5)
+    path = outside / "my_code" / "calibration.py"
+    path.write_text(path.read_text().replace("def merge", "def gather"))
+    refused = shell("evaluate", str(run.folder), "trust=[my_code]", "trainer.devices=2")
+    assert refused.returncode == 2
+    assert "metric.calibration: CalibrationError has no method merge(process_group)" in refused.stderr
+
+
 def test_a_loss_says_how_outputs_become_predictions(dltrain, verb, outside):
     table = "".join(f"{number},{7 - number},{'ab'[number > 3]}\n" for number in range(8))
     (outside / "t.csv").write_text("x,y,kind\n" + 9 * table)

@@ -123,7 +123,7 @@ def build(
     if is_sharded(cfg, process_group):
         without_fused_kernel(optim)
     declare(cfg.get("metric"))
-    added = _added_metrics(cfg, process_group)
+    added = added_metrics(cfg, process_group.size)
     metric_names = _metric_names(data, device, added)
     schedule = _schedule(cfg, optim, metric_names)
 
@@ -207,16 +207,6 @@ def _fill_facts(cfg: DictConfig, data: Data, steps_per_epoch: int) -> None:
     }
     with open_dict(cfg):
         cfg.data.update(escaped(values))  # they are data, whatever they look like
-
-
-def _added_metrics(cfg: DictConfig, process_group: ProcessGroup) -> dict[str, Metric]:
-    """The metrics of the group ``metric``, by their names."""
-    metrics = added_metrics(cfg)
-    for name, metric in metrics.items():
-        if process_group.size > 1 and not hasattr(metric, "merge"):
-            problem = f"has no method merge(world), which it needs in {process_group.size} processes"
-            raise ConfigError([f"metric.{name}: {type(metric).__name__} {problem}"])
-    return metrics
 
 
 def _metric_names(data: Data, device: torch.device, added: Mapping[str, Metric]) -> list[str]:

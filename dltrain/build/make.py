@@ -152,9 +152,18 @@ def _annotation(target: str, name: str) -> Any:
     return parameters[name].annotation if name in parameters else Any
 
 
-def added_metrics(cfg: DictConfig) -> dict[str, Any]:
-    """Make the metrics of the group ``metric``, by their names; see :func:`make`."""
-    return {name: make(cfg, f"metric.{name}", without=OWN["metric"]) for name in cfg.get("metric") or ()}
+def added_metrics(cfg: DictConfig, processes: int) -> dict[str, Any]:
+    """Make the metrics of the group ``metric``, by their names; see :func:`make`.
+
+    Raises:
+        ConfigError: a metric cannot take in what other ``processes`` have gathered.
+    """
+    metrics = {name: make(cfg, f"metric.{name}", without=OWN["metric"]) for name in cfg.get("metric") or ()}
+    for name, metric in metrics.items():
+        if processes > 1 and not hasattr(metric, "merge"):
+            problem = f"has no method merge(process_group), which it needs in {processes} processes"
+            raise ConfigError([f"metric.{name}: {type(metric).__name__} {problem}"])
+    return metrics
 
 
 def module(cfg: DictConfig, key: str, device: torch.device | None = None) -> nn.Module:

@@ -57,7 +57,7 @@ def evaluated(loaded: Any, split: Any) -> dict[str, Any]:
     tf32, threads = cfg.trainer.precision == "auto", threads_of_run(cfg.trainer.threads)  # as in training
     with process_state(cfg.seed, cfg.deterministic, tf32, threads), join_group(device) as process_group:
         loader, split = loaded.loader(split, process_group)
-        metrics = metrics_for(loaded.facts, device, loaded.loss, added_metrics(cfg))
+        metrics = metrics_for(loaded.facts, device, loaded.loss, added_metrics(cfg, process_group.size))
         evaluate_batches(loaded.model, loader, loaded.loss, metrics, loaded.precision)
         metrics.merge(process_group)
     return {
