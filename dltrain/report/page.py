@@ -112,9 +112,11 @@ def _confusions(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
 
 def _classes(content: Content) -> str:
-    names = ("precision", "recall", "f1", "support")
-    rows = [[escaped(row["name"]), *(figure(row[name]) for name in names)] for row in content.classes]
-    return "<h3>By class</h3>" + table(["class", *names], rows, "figures") if rows else ""
+    if not content.classes:
+        return ""
+    _, *columns = content.classes[0]
+    rows = [[escaped(row["name"]), *(figure(row[column]) for column in columns)] for row in content.classes]
+    return "<h3>By class</h3>" + table(["class", *columns], rows, "figures")
 
 
 def _by_class(content: Content) -> str:

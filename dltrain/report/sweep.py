@@ -1,6 +1,7 @@
 """``sweep.html``: what won in a sweep, and which keys made the difference."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -62,7 +63,7 @@ def render_sweep(
             *(_slice(done, key, monitor) for key in hyper),
             *_curves(known, monitor, lower),
         ]
-    counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
+    counts = Counter(row.status for row in rows)
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     body = "\n".join(
         (
