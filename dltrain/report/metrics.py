@@ -58,6 +58,11 @@ def declare(nodes: Any) -> None:
             _ADDED[str(name)] = Metric(str(name), node["better"], str(chart), unit, level="summary")
 
 
+def all_names() -> list[str]:
+    """The names of the metrics of all tasks, and of those of configurations that this process has read."""
+    return [*_BY_NAME, *_ADDED]
+
+
 def metric_of(name: str) -> Metric:
     """The metric that a name such as ``val/loss`` stands for; higher values of an unknown metric are better."""
     name = name.rpartition("/")[2]

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config import sweeps
 from dltrain.errors import ConfigError, UserError, did_you_mean
-from dltrain.report.metrics import NAMES, about_test, lower_is_better
+from dltrain.report.metrics import about_test, all_names, lower_is_better
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.pruning import Judge, make_pruner, monitor
 from dltrain.sweep.space import distribution, grid_values, typed
@@ -158,9 +158,7 @@ class Search(Sweeper):
         for name in ("n_trials", "n_startup_trials"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 problems.append(f"hydra.sweeper.{name} must be a whole number from 1 on, not {value}")
-        known = [
-            f"{part}/{name}" for part in ("val", "test") for name in dict.fromkeys(itertools.chain(*NAMES.values()))
-        ]
+        known = [f"{part}/{name}" for part in ("val", "test") for name in all_names()]
         for name in self.metrics:
             if name not in ("train/loss", *known):
                 problems.append(f"hydra.sweeper.metrics: {name} is no metric{did_you_mean(name, known)}")

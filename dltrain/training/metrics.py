@@ -62,7 +62,8 @@ class Metrics(ABC):
             self.loss.add(loss, weight)
         self._update(scores(self.trained_with, outputs), targets)
         if self.added:
-            predicted = self._in_units(predictions(self.trained_with, outputs.double(), self.facts.task))
+            precise = outputs.to(sum_dtype(outputs.device))
+            predicted = self._in_units(predictions(self.trained_with, precise, self.facts.task))
             for metric in self.added.values():
                 metric.update(predicted, self._in_units(targets))
 
@@ -82,7 +83,7 @@ class Metrics(ABC):
     def _in_units(self, values: Tensor) -> Tensor:
         if self.facts.task == "classification":
             return values
-        return values.double() * self.facts.target_std + self.facts.target_mean
+        return values.to(sum_dtype(values.device)) * self.facts.target_std + self.facts.target_mean
 
     @abstractmethod
     def _start(self, device: torch.device) -> None: ...
