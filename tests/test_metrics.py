@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from dltrain.data.base import Facts
-from dltrain.report.metrics import lower_is_better
+from dltrain.report.metrics import all_names, by_chart, declare, labelled, leading, lower_is_better, summary
 from dltrain.training.metrics import ClassificationMetrics, MeanLoss, Metrics, RegressionMetrics, metrics_for
 from dltrain.training.monitor import Best, EarlyStopping
 
@@ -265,3 +265,24 @@ def test_early_stopping_goes_on_from_the_epochs_before():
     assert not second.should_stop
     second.update(5, {"val/loss": 4.5})
     assert second.should_stop
+
+
+def test_a_metric_of_ones_own_says_how_it_is_read():
+    declare({"pinball": {"better": "lower", "unit": "target", "chart": "Error"}, "skill": {"better": "higher"}})
+    columns = ["epoch", "lr", "train/loss", "val/loss", "val/mae", "val/mae_scaled", "val/pinball", "val/skill"]
+    assert by_chart(columns, "price") == {
+        "Loss": ["train/loss", "val/loss"],
+        "Error in units of price": ["val/mae", "val/pinball"],
+        "skill": ["val/skill"],
+        "Learning rate": ["lr"],
+    }
+    assert leading(columns) == ["train/loss", "val/loss", "val/mae", "val/skill"]
+    assert summary(["loss", "mae", "mae_scaled", "skill"]) == ["mae", "skill", "loss"]
+    assert (labelled("val/pinball"), labelled("val/skill")) == ("val/pinball ↓", "val/skill ↑")
+
+
+@pytest.mark.parametrize("nodes", [None, "text", [1], {"a": 3}, {"a": {"better": []}}, {"a": {"better": "up"}}])
+def test_what_declares_no_metric_is_passed_over(nodes):
+    before = all_names()
+    declare(nodes)
+    assert all_names() == before
