@@ -1,28 +1,21 @@
-"""The command line: verbs, Hydra around training, messages and exit codes. Imports no torch before it trains."""
+"""The command line: verbs, messages and exit codes. Imports no torch before it trains."""
 
-import io
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from collections.abc import Sequence
 
 from dltrain import __version__
 from dltrain.commands.completion import asks_for_completion, complete
 from dltrain.commands.help import asks_for_help, help_text
-from dltrain.commands.verbs import VERBS
-from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of, quoted
+from dltrain.commands.verbs import TRAIN, VERBS, verb_of
+from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of
 from dltrain.system import answer, signals, worker
-from dltrain.system.answer import stdout_reserved
 from dltrain.system.machine import die_with_parent, shorten_spin
 from dltrain.system.process import leave, process_restored
 from dltrain.system.streams import on_any_streams
-
-_SHARED = (None, "resume", "evaluate", "predict")  # verbs that several processes do together; training has none
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +82,7 @@ def _explained(error: BaseException) -> BaseException:
 
 def _release_others(arguments: Sequence[str]) -> None:
     """Let the other processes go where they wait for a run that has not come about."""
-    if worker.size() > 1 and _verb(arguments) in _SHARED:
+    if worker.size() > 1 and verb_of(arguments)[0].shared:
         from dltrain.distributed.rendezvous import rendezvous
 
         rendezvous().publish_no_plan()
@@ -100,31 +93,21 @@ def follow(arguments: Sequence[str]) -> int:
 
     What goes wrong is told to rank 0, and stands in this process's log.
     """
-    verb = _verb(arguments)
-    if verb not in _SHARED:
+    verb, words = verb_of(arguments)
+    if not verb.shared:
         return 0
     logging.getLogger().addHandler(logging.NullHandler())
     try:
-        with signals.handled() as stop:
+        with signals.handled():
             from dltrain.distributed.rendezvous import rendezvous, reporting
 
             with reporting(rendezvous()):
-                if verb in ("evaluate", "predict"):
-                    VERBS[verb](arguments[1:])
-                else:
-                    from dltrain.trained.train import follow as follow_training
-
-                    follow_training(stop)
+                verb.follow(words)
             rendezvous().leave()
     except BaseException as error:
         logging.getLogger(__name__).error("this process has ended", exc_info=error)
         return exit_code_of(error)
     return 0
-
-
-def _verb(arguments: Sequence[str]) -> str | None:
-    """``None`` for training, which has none."""
-    return arguments[0] if arguments and arguments[0] in VERBS else None
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -135,7 +118,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(help_text(arguments))
     elif asks_for_completion(arguments):
         answer.give()  # whatever stands on stdout is offered or run by the shell
-        complete(arguments, _completed_by_hydra)
+        complete(arguments)
     else:
         _require_working_directory()
         return _execute(arguments)
@@ -152,92 +135,9 @@ def _require_working_directory() -> None:
 
 def _execute(arguments: list[str]) -> int:
     """Run the verb that comes first, or train; as :func:`_dispatch`."""
-    if arguments and arguments[0] in VERBS:
-        VERBS[arguments[0]](arguments[1:])
-    elif arguments and re.fullmatch(r"[a-z]\w*", arguments[0]):
-        hint = did_you_mean(arguments[0], VERBS) or "."
+    verb, words = verb_of(arguments)
+    if verb is TRAIN and words and re.fullmatch(r"[a-z]\w*", words[0]):
+        hint = did_you_mean(words[0], VERBS) or "."
         verbs = f"Verbs: {', '.join(VERBS)}; training takes none, dltrain key=value ... (dltrain --help)"
-        raise UserError(f"there is no verb '{arguments[0]}'{hint} {verbs}")
-    else:
-        return _train([*arguments, *_after_restart()])
-    return 0
-
-
-@contextmanager
-def _composed(arguments: Sequence[str], each_job: bool = False) -> Iterator[tuple[Any, Any] | None]:
-    """What ``arguments`` ask for, checked, and what composed it; ``None`` where Hydra has shown what was to be seen.
-
-    Within, Hydra is as a run needs it. Of a sweep ``each_job`` must be in order, and not only some.
-    """
-    from dltrain.config.compose import Composer, show
-    from dltrain.config.flags import parse_flags
-    from dltrain.config.session import hydra_session
-
-    with hydra_session():
-        flags = parse_flags(arguments)
-        if flags.shows:
-            show(flags)
-            yield None
-            return
-        composer = Composer(flags)
-        with stdout_reserved():  # the check imports classes of the user's
-            cfg = composer(each_job)
-        yield composer, cfg
-
-
-def _train(arguments: Sequence[str]) -> int:
-    """``dltrain [overrides]``: a run, a sweep, or what flags of Hydra's ask to see; as :func:`_dispatch`."""
-    with _composed(arguments) as composed:
-        if composed is None:
-            return 0
-        composer, cfg = composed
-        if composer.flags.sweeps:
-            if worker.is_worker():
-                raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
-            from dltrain.sweep.start import run_sweep
-
-            return int(not run_sweep(composer, cfg, shlex.join(["dltrain", *arguments])))
-        from dltrain.config.session import context_of
-        from dltrain.trained.launch.job import run_alone
-
-        run_alone(context_of(cfg, composer.loader), cfg, arguments)
-    return 0
-
-
-def check(arguments: Sequence[str]) -> None:
-    """``dltrain check``: composes as for a run or a sweep, of which each job must be in order, and looks at it."""
-    with _composed(arguments, each_job=True) as composed:
-        if composed is None:
-            return
-        composer, cfg = composed
-        if composer.flags.sweeps:
-            from dltrain.commands.jobs import list_jobs
-
-            list_jobs(composer.jobs())
-        else:
-            from dltrain.commands.check import check as check_run
-            from dltrain.config.session import output_folder, without_hydra
-
-            check_run(without_hydra(cfg), output_folder(cfg))
-
-
-def _completed_by_hydra(arguments: Sequence[str]) -> str:
-    """What Hydra has to offer for the line; where it is wrong as far as it goes this is nothing, without a message."""
-    offered = io.StringIO()
-    try:
-        with redirect_stdout(offered):
-            _train(arguments)
-    except Exception as error:
-        if not isinstance(_explained(error), UserError):
-            raise
-    return offered.getvalue()
-
-
-def _after_restart() -> list[str]:
-    """What has the run go on where it was when the launcher had to start all of its processes anew."""
-    if not worker.restarts():
-        return []
-    from dltrain.distributed.rendezvous import folder_before_restart
-
-    folder = folder_before_restart()
-    return [f"hydra.run.dir={quoted(folder)}", "resume=auto"] if folder else []
+        raise UserError(f"there is no verb '{words[0]}'{hint} {verbs}")
+    return verb(words)

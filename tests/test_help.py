@@ -254,7 +254,7 @@ def test_the_words_of_verbs_and_flags_are_those_that_there_are():
 
     known = {"evaluate": ("split", _SPLITS), "explain": ("method", _METHODS), "export": ("format", _SUFFIXES)}
     for name, (key, words) in known.items():
-        assert {word for word in VERBS[name].own if word.startswith(key)} == {f"{key}={word}" for word in words}
+        assert {word for word in VERBS[name].words if word.startswith(key)} == {f"{key}={word}" for word in words}
     assert set(FLAGS) <= {flag for action in parser()._actions for flag in action.option_strings}
 
 

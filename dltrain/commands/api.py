@@ -17,10 +17,10 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from dltrain.commands.evaluate import evaluated, require_split
-from dltrain.config.compose import Composer
+from dltrain.commands.train import Request
 from dltrain.config.earlier import packages_of
 from dltrain.config.flags import parse_flags
-from dltrain.config.session import context_of, hydra_session, output_folder, without_hydra
+from dltrain.config.session import hydra_session, without_hydra
 from dltrain.config.values import overrides_of
 from dltrain.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
 from dltrain.runs.folder import find_run
@@ -133,17 +133,13 @@ def train(overrides: Sequence[str] | str = (), /, **values: Any) -> Run:
         TrainingError: training failed, for example diverged.
         KeyboardInterrupt: it was interrupted.
     """
-    arguments = _arguments(overrides, values)
     with _called() as answered:
-        with hydra_session():
-            composer, cfg = _composed(arguments)
-            if cfg.trainer.devices != 1:
+        with _requested(overrides, values) as request:
+            if request.cfg.trainer.devices != 1:
                 alone = "only the command starts several processes; dltrain.load(RUN) takes up what it has trained"
-                raise ConfigError([f"trainer.devices={cfg.trainer.devices}: {alone}"])
-            trust = packages_of(cfg)
-            from dltrain.trained.launch.job import run_alone
-
-            run_alone(context_of(cfg, composer.loader), cfg, arguments)
+                raise ConfigError([f"trainer.devices={request.cfg.trainer.devices}: {alone}"])
+            trust = packages_of(request.cfg)
+            request.run()
         path = json.loads(answered.getvalue())["run"]
     return Run(Path(path), path, overrides_of({"trust": trust}))
 
@@ -170,8 +166,8 @@ def compose(overrides: Sequence[str] | str = (), /, **values: Any) -> "Config":
     Raises:
         ConfigError: ``problems`` has everything that is wrong with it.
     """
-    with _called(), hydra_session():
-        return without_hydra(_composed(_arguments(overrides, values))[1])
+    with _called(), _requested(overrides, values) as request:
+        return without_hydra(request.cfg)
 
 
 def check(overrides: Sequence[str] | str = (), /, **values: Any) -> list[str]:
@@ -180,26 +176,24 @@ def check(overrides: Sequence[str] | str = (), /, **values: Any) -> list[str]:
     As ``dltrain check`` does, it reads the data and tries a step once the configuration is in order.
     """
     try:
-        with _called(), hydra_session():
-            cfg = _composed(_arguments(overrides, values))[1]
-            from dltrain.commands.check import check as check_run
-
-            check_run(without_hydra(cfg), output_folder(cfg))
+        with _called(), _requested(overrides, values) as request:
+            request.check()
     except UserError as error:
         return list(error.problems)
     return []
 
 
-def _arguments(overrides: Sequence[str] | str, values: dict[str, Any]) -> list[str]:
-    return [*([overrides] if isinstance(overrides, str) else overrides), *overrides_of(values)]
-
-
-def _composed(arguments: Sequence[str]) -> tuple[Composer, Any]:
-    flags = parse_flags(arguments)
-    if flags.shows or flags.sweeps:
-        raise ConfigError(["a sweep, or to show a configuration, is for the command line: dltrain -m, dltrain --cfg"])
-    composer = Composer(flags)
-    return composer, composer()
+@contextmanager
+def _requested(overrides: Sequence[str] | str, values: dict[str, Any]) -> Iterator[Request]:
+    """The one run that is asked for; within, Hydra is as it needs it."""
+    arguments = [*([overrides] if isinstance(overrides, str) else overrides), *overrides_of(values)]
+    with hydra_session():
+        flags = parse_flags(arguments)
+        if flags.shows or flags.sweeps:
+            raise ConfigError(
+                ["a sweep, or to show a configuration, is for the command line: dltrain -m, dltrain --cfg"]
+            )
+        yield Request(flags, arguments)
 
 
 @contextmanager

@@ -5,14 +5,16 @@ there is none they offer files. Hydra knows no verbs, so a verb and its own word
 configuration folder that the line names is put on Hydra's own command line.
 """
 
+import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from dltrain.commands.list import groups, options, with_folder
-from dltrain.commands.verbs import VERBS, Verb
+from dltrain.commands.verbs import TRAIN, VERBS, Verb, verb_of
 from dltrain.errors import UserError
 from dltrain.system.answer import stdout_reserved
 
@@ -60,8 +62,8 @@ def asks_for_completion(arguments: Sequence[str]) -> bool:
     return is_asked or any(word.startswith("install=") for word in arguments[1:] if arguments[0] in _ASKS)
 
 
-def complete(arguments: Sequence[str], ask: Callable[[Sequence[str]], str]) -> None:
-    """Print what a shell may offer, or runs to be able to; ``ask`` returns what Hydra prints for such arguments.
+def complete(arguments: Sequence[str]) -> None:
+    """Print what a shell may offer, or runs to be able to.
 
     Raises:
         UserError: completion cannot be installed in such a shell.
@@ -75,18 +77,18 @@ def complete(arguments: Sequence[str], ask: Callable[[Sequence[str]], str]) -> N
     *before, last = _words(os.environ["COMP_LINE"])[1:] or [""]
     if before[-1:] and before[-1] in _WITH_FILE:  # the shell has files to offer
         return
-    verb = VERBS.get(before[0]) if before else None
-    given, folder = _folder_of(before[1:] if verb else before)
+    verb, words = verb_of(before)
+    given, folder = _folder_of(words)
     if before[-1:] in (["--cfg"], ["-c"]):
         _show(("all", "hydra", "job"), last)
     elif last.startswith("-"):
-        _show(_flags(verb), last)
-    elif verb is None or not _of_verb(verb, given, last, folder):
+        _show(FLAGS if verb.takes_hydra_flags else ("--help", *verb.words), last)
+    elif not _of_verb(verb, given, last, folder):
         _show(VERBS if not before else (), last)
-        found = _values(last, given, folder) or _keys(verb, given, last, folder, arguments, ask)
+        offered = _values(last, given, folder) or _keys(verb, given, last, folder, arguments)
         # Of a run that has begun no option is chosen anew.
-        fixed = groups().keys() - {"logger"} if _takes_run(verb) else ()
-        _show((word for word in found if "=" not in word or word.partition("=")[0] not in fixed), last)
+        fixed = groups().keys() - {"logger"} if verb.takes_run else ()
+        _show((word for word in offered if "=" not in word or word.partition("=")[0] not in fixed), last)
 
 
 def _words(line: str) -> list[str]:
@@ -99,57 +101,51 @@ def _words(line: str) -> list[str]:
     return [*before, last[:-1] if re.search(r"\s", last) else words[-1]]
 
 
-def _keys(
-    verb: Verb | None,
-    given: Sequence[str],
-    last: str,
-    folder: Path | None,
-    arguments: Sequence[str],
-    ask: Callable[[Sequence[str]], str],
-) -> list[str]:
-    """Groups and keys, by Hydra, which knows neither runs and inputs nor the verb's own words."""
-    own = {word.partition("=")[0] for word in verb.own} if verb else set()
-    typed = given[1:] if _takes_run(verb) else given  # the run's path may look like an override
-    keys = [word for word in typed if "=" in word and word.lstrip("+~").partition("=")[0] not in own]
+def _keys(verb: Verb, given: Sequence[str], last: str, folder: Path | None, arguments: Sequence[str]) -> list[str]:
+    """Groups and keys, by Hydra, which knows neither runs and inputs nor the words of the verb."""
+    known = {word.partition("=")[0] for word in verb.words}
+    typed = given[1:] if verb.takes_run else given  # the run's path may look like an override
+    keys = [word for word in typed if "=" in word and word.lstrip("+~").partition("=")[0] not in known]
     keys = [word for word in keys if not re.search(r"\s", word)]  # at which Hydra would split them
     place = ["--config-dir", str(folder)] if folder else []
-    if _takes_run(verb) and Path(given[0], "config.yaml").is_file():
+    if verb.takes_run and Path(given[0], "config.yaml").is_file():
         place = ["--config-dir", given[0], "--config-name", "config"]
     os.environ["COMP_LINE"] = " ".join(["dltrain", *keys, last])
-    return ask([*place, *arguments]).split()
+    return _ask_hydra([*place, *arguments]).split()
 
 
-def _takes_run(verb: Verb | None) -> bool:
-    return verb is not None and verb.usage.startswith("RUN")
+def _ask_hydra(arguments: Sequence[str]) -> str:
+    """What Hydra prints for such arguments; nothing where the line is wrong as far as it goes."""
+    offered = io.StringIO()
+    try:
+        with redirect_stdout(offered):
+            TRAIN(arguments)
+    except Exception as error:
+        from dltrain.config.translate import explained  # imports Hydra, as training does
+
+        if not isinstance(explained(error), UserError):
+            raise
+    return offered.getvalue()
 
 
 def _folder_of(words: Sequence[str]) -> tuple[list[str], Path | None]:
     """The words that are no flags, of several values the first, and the folder of ``--config-dir``, if it is there."""
-    try:
-        found, folder = with_folder(words)
-    except UserError:
-        found, folder = list(words), None
-    return [_SEVERAL.sub(r"\1", word) for word in found if not word.startswith("-")], folder
-
-
-def _flags(verb: Verb | None) -> Iterable[str]:
-    if verb is None or verb.run == "dltrain.cli:check":
-        return FLAGS
-    own = ("--config-dir",) if verb.takes == "groups" else verb.own
-    return ["--help", *(word for word in own if word.startswith("-"))]
+    folder = None
+    with suppress(UserError):
+        words, folder = with_folder(words)
+    return [_SEVERAL.sub(r"\1", word) for word in words if not word.startswith("-")], folder
 
 
 def _of_verb(verb: Verb, given: Sequence[str], last: str, folder: Path | None) -> bool:
     """Print the words that a verb itself takes; whether nothing else can stand here."""
-    takes_run = _takes_run(verb)
-    if verb.usage.startswith(("RUN", "FOLDER")) and not given:  # the shell has files to offer
+    if verb.takes_path and not given:  # the shell has files to offer
         return True
-    words = verb.own if verb.takes == "overrides" else groups(folder) if verb.takes == "groups" else verb.takes
-    found = [word for word in words if word.startswith(last) and not word.startswith("-")]
-    if takes_run and found and not last and verb.takes_files:
-        found += _files("", "")
-    _show(found, last)
-    return verb.takes != "overrides" or (bool(found) and (bool(last) or takes_run))
+    choices = groups(folder) if verb.completes == "groups" else verb.words
+    words = [word for word in choices if word.startswith(last) and not word.startswith("-")]
+    if words and not last and verb.takes_run and verb.takes_files:
+        words += _files("", "")
+    _show(words, last)
+    return verb.completes != "overrides" or (bool(words) and (bool(last) or verb.takes_run))
 
 
 def _show(choices: Iterable[str], begun: str) -> None:

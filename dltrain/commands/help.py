@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dltrain.commands.list import groups, options, with_folder
-from dltrain.commands.verbs import VERBS
+from dltrain.commands.verbs import TRAIN, VERBS, verb_of
 
 _WIDTH = 100
 # The commonest keys, and the file that holds the default and the line of each.
@@ -19,10 +19,6 @@ _KEYS = {
     "trainer.early_stopping.patience": "trainer/default.yaml",
     "seed": "config.yaml",
     "device": "config.yaml",
-}
-_TRAINING = {
-    "dltrain [overrides]": "train with the defaults below, but for the overrides",
-    "dltrain -m [overrides]": "sweep: every combination of values with commas",
 }
 _EXAMPLES = (
     "dltrain model=cnn optim=adamw scheduler=cosine trainer.epochs=40",
@@ -43,17 +39,18 @@ def help_text(arguments: Sequence[str]) -> str:
     Raises:
         UserError: ``--config-dir`` names no folder.
     """
-    name = arguments[0] if arguments else ""
-    if name in VERBS:
-        verb = VERBS[name]
-        return f"dltrain {name} {verb.usage}\n\n{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}"
+    verb, _ = verb_of(arguments)
+    if verb is not TRAIN:
+        summary = f"{verb.summary[0].upper()}{verb.summary[1:]}."
+        return f"dltrain {arguments[0]} {verb.usage}\n\n{summary}\n\n{verb.details}"
     return "\n".join(_screen(with_folder(arguments)[1]))
 
 
 def _screen(own: Path | None) -> Iterator[str]:
     yield "dltrain trains neural networks from the command line."
     verbs = {f"dltrain {name} {verb.usage}": verb.summary for name, verb in VERBS.items()}
-    yield from _rows(_TRAINING | verbs)
+    sweep = {f"dltrain -m {TRAIN.usage}": "sweep: every combination of values with commas"}
+    yield from _rows({f"dltrain {TRAIN.usage}": TRAIN.summary, **sweep, **verbs})
     yield "\nGroups: choose with group=option; the first is the default; a dataset may pick a model and loss"
     chosen = _defaults()
     for group, folders in groups(own).items():

@@ -1,7 +1,6 @@
 """The verbs: what the first argument may be instead of an override. A new one is one entry here."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
@@ -11,28 +10,64 @@ from dltrain.system.answer import stdout_reserved
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb is called with and for; ``run`` is imported when it is called.
+    """What a verb is called with and for, what does it, and what the shell completes after it.
 
-    ``takes`` says what the shell completes behind it: overrides as for training, the groups, or the words given; and
-    ``own`` are words and flags that it takes besides. stdout is kept for its answer, unless Hydra ``prints`` there.
+    ``run`` and ``shared`` name a function as ``module:name``, which is imported when it is called with the arguments
+    after the verb. ``shared`` is what the processes other than rank 0 call where several share a run; without it rank 0
+    does the work alone.
     """
 
     usage: str
     summary: str
     details: str
     run: str
-    takes: Literal["overrides", "groups"] | tuple[str, ...] = ()
-    own: tuple[str, ...] = ()
-    prints: bool = False
-    takes_files: bool = False  # behind RUN
+    shared: str = ""
+    completes: Literal["overrides", "groups", "words"] = "overrides"
+    words: tuple[str, ...] = ()  # and flags, that the verb itself takes
+    takes_files: bool = False  # after RUN
+    takes_hydra_flags: bool = False
 
-    def __call__(self, arguments: Sequence[str]) -> None:
-        module, function = self.run.split(":")
-        call: Callable[[Sequence[str]], None] = getattr(import_module(module), function)
-        with nullcontext() if self.prints else stdout_reserved():  # within, classes of the user's may print
-            call(arguments)
+    def __call__(self, arguments: Sequence[str]) -> int:
+        """Do it; returns the exit code. What the user's classes print meanwhile goes to stderr."""
+        with stdout_reserved():
+            return _call(self.run, arguments) or 0
+
+    def follow(self, arguments: Sequence[str]) -> None:
+        """Do the part of a process other than rank 0."""
+        with stdout_reserved():
+            _call(self.shared, arguments)
+
+    @property
+    def takes_run(self) -> bool:
+        return self.usage.startswith("RUN")
+
+    @property
+    def takes_path(self) -> bool:
+        """Whether a path comes first."""
+        return self.usage.startswith(("RUN", "FOLDER"))
 
 
+def _call(name: str, arguments: Sequence[str]) -> int | None:
+    module, _, function = name.partition(":")
+    code: int | None = getattr(import_module(module), function)(arguments)
+    return code
+
+
+def verb_of(arguments: Sequence[str]) -> tuple["Verb", list[str]]:
+    """The verb that comes first, or training, which has none; and the arguments after it."""
+    if arguments and arguments[0] in VERBS:
+        return VERBS[arguments[0]], list(arguments[1:])
+    return TRAIN, list(arguments)
+
+
+TRAIN = Verb(
+    "[overrides]",
+    "train with the defaults below, but for the overrides",
+    "",
+    "dltrain.commands.train:train",
+    shared="dltrain.commands.train:follow",
+    takes_hydra_flags=True,
+)
 VERBS = {
     "check": Verb(
         "[-m] [overrides]",
@@ -47,9 +82,8 @@ one line of JSON.
   dltrain check -m optim.lr=0.01,0.1 seed=1,2       the jobs of a sweep, each checked, none run
 
 Exit code 0: it can run. 2: it cannot, and the message says what to type.""",
-        "dltrain.cli:check",
-        "overrides",
-        prints=True,
+        "dltrain.commands.train:check",
+        takes_hydra_flags=True,
     ),
     "resume": Verb(
         "RUN [overrides]",
@@ -63,8 +97,8 @@ whichever there is.
   dltrain resume outputs/2026-01-31/12-00-00-1a2b3c4d
   dltrain resume outputs/2026-01-31/12-00-00-1a2b3c4d trainer.epochs=40""",
         "dltrain.commands.resume:resume",
-        "overrides",
-        ("--force",),
+        shared="dltrain.commands.train:follow",
+        words=("--force",),
     ),
     "evaluate": Verb(
         "RUN [overrides]",
@@ -80,8 +114,8 @@ RUN is a run folder (its best.pt), or a checkpoint file. Prints tables on a term
   dltrain evaluate outputs/2026-01-31/12-00-00-1a2b3c4d
   dltrain evaluate outputs/2026-01-31/12-00-00-1a2b3c4d dataset.root=other_pictures""",
         "dltrain.commands.evaluate:evaluate",
-        "overrides",
-        ("split=all", "split=test", "split=train", "split=val"),
+        shared="dltrain.commands.evaluate:evaluate",
+        words=("split=all", "split=test", "split=train", "split=val"),
     ),
     "predict": Verb(
         "RUN INPUT... [out=FILE]",
@@ -96,8 +130,8 @@ the exit code is then 1.
 
   dltrain predict outputs/2026-01-31/12-00-00-1a2b3c4d photo.jpg more_photos/ out=classes.csv""",
         "dltrain.commands.predict:predict",
-        "overrides",
-        ("out=",),
+        shared="dltrain.commands.predict:predict",
+        words=("out=",),
         takes_files=True,
     ),
     "explain": Verb(
@@ -114,8 +148,7 @@ the network says of the average training input (extra: explain).
 
   dltrain explain outputs/2026-01-31/12-00-00-1a2b3c4d photo.jpg out=why""",
         "dltrain.commands.explain:explain",
-        "overrides",
-        ("method=input_x_gradient", "method=integrated_gradients", "out="),
+        words=("method=input_x_gradient", "method=integrated_gradients", "out="),
         takes_files=True,
     ),
     "export": Verb(
@@ -133,8 +166,7 @@ compared with the network of the run; only a file that gives the same is left th
 
   dltrain export outputs/2026-01-31/12-00-00-1a2b3c4d out=digits.onnx""",
         "dltrain.commands.export:export",
-        "overrides",
-        (*(f"format={name}" for name in ("onnx", "safetensors", "state_dict", "torch_export")), "out="),
+        words=(*(f"format={name}" for name in ("onnx", "safetensors", "state_dict", "torch_export")), "out="),
     ),
     "report": Verb(
         "RUN|SWEEP [out=FILE]",
@@ -149,8 +181,7 @@ and says what has won so far; a job that reads running while no process is at it
 
   dltrain report outputs/2026-01-31/12-00-00-1a2b3c4d out=page.html""",
         "dltrain.commands.report:report",
-        "overrides",
-        ("out=",),
+        words=("out=",),
     ),
     "compare": Verb(
         "RUN RUN... [out=FILE]",
@@ -162,7 +193,8 @@ RUN are run folders, two or more. Prints tables on a terminal, elsewhere one lin
 
   dltrain compare outputs/2026-01-31/* out=compare.html""",
         "dltrain.commands.compare:compare",
-        ("out=",),
+        completes="words",
+        words=("out=",),
         takes_files=True,
     ),
     "list": Verb(
@@ -176,7 +208,8 @@ group=option chooses one, group.key=value sets a key.
   dltrain list --config-dir my_conf model
   dltrain scheduler=cosine --cfg job -p scheduler    the keys of an option""",
         "dltrain.commands.list:list_options",
-        "groups",
+        completes="groups",
+        words=("--config-dir",),
     ),
     "shards": Verb(
         "FOLDER OUT [format=tar]",
@@ -193,7 +226,8 @@ are, in a seeded order (extra: shards).
   dltrain shards photos photos_in_shards
   dltrain dataset=shards dataset.root=photos_in_shards""",
         "dltrain.commands.shards:shards",
-        ("format=parquet", "format=tar", "samples=", "seed="),
+        completes="words",
+        words=("format=parquet", "format=tar", "samples=", "seed="),
     ),
     "cache": Verb(
         "[clear]",
@@ -202,6 +236,7 @@ are, in a seeded order (extra: shards).
 Lists the images that were decoded once and kept for later runs, the longest unused first; `clear` removes all.
 $DLTRAIN_CACHE moves the folder, $DLTRAIN_CACHE_GB bounds it.""",
         "dltrain.commands.cache:cache",
-        ("clear",),
+        completes="words",
+        words=("clear",),
     ),
 }

@@ -1,5 +1,6 @@
 """Hydra around a command: what it keeps for the whole process, what it shows, and how it runs a job."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ from dltrain.config.flags import Flags, parser_for_help
 from dltrain.config.hydra_internals import Callbacks, ConfigLoaderImpl, Hydra, SourcesRegistry
 from dltrain.config.reader import FileConfigSource
 from dltrain.errors import UserError
+from dltrain.system.answer import stdout
 
 _RESOLVERS = ("dltrain_unique", "hydra", "now", "python_version")  # ours, and those that Hydra itself adds
 
@@ -76,18 +78,19 @@ def show(flags: Flags, name: str, loader: ConfigLoaderImpl) -> None:
     ``name`` is that of the primary file.
     """
     hydra = Hydra("dltrain", loader)
-    if flags.hydra_help:
-        hydra.hydra_help(name, parser_for_help(), flags)
-    elif flags.shell_completion:
-        hydra.shell_completion(name, flags.overrides)
-    elif flags.info:
-        hydra.show_info(flags.info, name, flags.overrides)
-    else:
-        try:
-            hydra.show_cfg(name, flags.overrides, flags.cfg or "", flags.package, flags.resolve)
-        except SystemExit as leave:
-            told = f"--package={flags.package}: dltrain --cfg {flags.cfg} shows what there is"
-            raise UserError(told) from leave
+    with contextlib.redirect_stdout(stdout()):
+        if flags.hydra_help:
+            hydra.hydra_help(name, parser_for_help(), flags)
+        elif flags.shell_completion:
+            hydra.shell_completion(name, flags.overrides)
+        elif flags.info:
+            hydra.show_info(flags.info, name, flags.overrides)
+        else:
+            try:
+                hydra.show_cfg(name, flags.overrides, flags.cfg or "", flags.package, flags.resolve)
+            except SystemExit as leave:
+                message = f"--package={flags.package}: dltrain --cfg {flags.cfg} shows what there is"
+                raise UserError(message) from leave
 
 
 def context_of(cfg: DictConfig, loader: ConfigLoaderImpl) -> HydraContext:

@@ -48,9 +48,9 @@ def write_to(path: Path) -> None:
     """Have all that this process and what it calls write to stdout and stderr appended to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
-        for stream in (sys.stdout, sys.stderr):
+        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):  # what verbs print goes to stderr already
             stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
+            os.dup2(file.fileno(), descriptor)
 
 
 def log_to(path: Path | None, speaks: bool = True) -> None:
