@@ -275,6 +275,9 @@ TYPED = [
     ("-m seed=1,2 hydra.sweep.subdir=${optim.lr}", ["jobs 0 and 1 would share the folder", "${hydra.job.num}"]),
     ("-m seed=1 hydra.sweep.subdir=..", ["which is no folder within the sweep's", "${hydra.job.num}"]),
     # what Hydra, OmegaConf, torch and numpy would say in words of their own
+    ("hydra.job.name=???", ["hydra.job.name (command line): has no default: add hydra.job.name=... to the command"]),
+    ("hydra.job.chdir=??? hydra.job.env_copy=???", ["hydra.job.chdir (command line): has no", "hydra.job.env_copy"]),
+    ("hydra.output_subdir=???", ["hydra.output_subdir", "add hydra.output_subdir=... to the command"]),
     ("hydra.run.dir=???", ["hydra.run.dir='???' (command line): names no folder: write hydra.run.dir=my_run"]),
     ("hydra.run.dir=null", ["hydra.run.dir cannot be null"]),
     ("hydra.run.dir=[a]", ["hydra.run.dir=[a] (command line): it must be text"]),

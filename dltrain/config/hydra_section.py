@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from dltrain.config.rules import Problem
 from dltrain.errors import did_you_mean
+from dltrain.system.structure import flat
 
 _FOLDERS = {  # of Hydra's, with an example each
     "hydra.run.dir": "my_run",
@@ -20,6 +21,8 @@ _FOLDERS = {  # of Hydra's, with an example each
     "hydra.sweep.subdir": "'${hydra.job.num}'",
 }
 _NAMES = {"hydra.job.name": "my_log", "hydra.output_subdir": ".hydra"}  # in the run folder, with an example each
+_FILLED_IN = ("hydra.job.id", "hydra.job.num")  # by Hydra, once a job runs
+NAMELESS = "UNKNOWN_NAME"  # what Hydra puts in the place of hydra.job.name=???
 _CALLBACKS = tuple(f"hydra.experimental.callbacks.{name}" for name in ("LogJobReturnCallback", "PickleJobInfoCallback"))
 _PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # Hydra makes those alone that have registered there
 _FILES = tuple(f"logging.handlers.{name}FileHandler" for name in ("Rotating", "TimedRotating", "Watched"))
@@ -80,7 +83,13 @@ def _check_job(hydra: Mapping[str, Any]) -> Iterator[Problem]:
         value = hydra.get(outer, {}).get(name)
         if value in ("", "???"):  # a variable of the shell that is not set
             yield Problem(key, f"{'names no folder' if value else 'is empty'}: write {key}={example}", value)
-    names = hydra.get("job", {}).get("env_copy") or ()
+    job = hydra.get("job", {})
+    for name, value in flat({"hydra": {"job": job, "output_subdir": hydra.get("output_subdir")}}).items():
+        if value in ("???", NAMELESS) and name not in _FILLED_IN:
+            yield Problem(name, f"has no default: add {name}=... to the command")
+    names = job.get("env_copy") or ()
+    if names == "???":
+        return
     if absent := [name for name in names if isinstance(name, str) and "${" not in name and name not in os.environ]:
         text = f"there is no environment variable {', '.join(absent)}: set it, or leave it out"
         yield Problem("hydra.job.env_copy", text, names)

@@ -16,13 +16,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobRuntime, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.flags import Flags, parser_for_help
 from dltrain.config.hydra_internals import Callbacks, ConfigLoaderImpl, Hydra, SourcesRegistry
+from dltrain.config.hydra_section import NAMELESS
 from dltrain.config.reader import FileConfigSource
 from dltrain.errors import UserError
 from dltrain.system.answer import stdout
@@ -40,8 +41,10 @@ def hydra_session() -> Iterator[None]:
     Plugins.instance()  # imports them, once for the process, which puts their files into the store
     hydra, base, cfg = GlobalHydra.instance().hydra, VersionBase.instance().version_base, HydraConfig.instance().cfg
     stored, sources = ConfigStore.instance().repo, SourcesRegistry.instance().types
+    job = JobRuntime.instance().get("name")
     absent = [name for name in _RESOLVERS if not OmegaConf.has_resolver(name)]
     GlobalHydra.instance().clear()
+    JobRuntime.instance().set("name", NAMELESS)
     ConfigStore.instance().repo = _copied(stored)
     SourcesRegistry.instance().types = {**sources, FileConfigSource.scheme(): FileConfigSource}
     try:
@@ -49,6 +52,7 @@ def hydra_session() -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = hydra
+        JobRuntime.instance().set("name", job)
         VersionBase.instance().version_base = base
         HydraConfig.instance().cfg = cfg
         ConfigStore.instance().repo = stored
