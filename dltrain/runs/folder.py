@@ -1,4 +1,4 @@
-"""The run folder: what is written when, and the result in the shape that files and stdout share."""
+"""The run folder: locked while a process runs in it, written as the run proceeds, and looked up by its name."""
 
 import contextlib
 import logging
@@ -25,30 +25,29 @@ from dltrain.system.machine import Lock
 log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars", "pillow")
-
 _WRITTEN_BEFORE = {".hydra", "train.log"}  # in the folder of a run that has not begun
 _OF_SWEEP = ("sweep.json", "multirun.yaml")
 
 
 class RunFolder:
-    """The folder of one run, in which Hydra writes ``.hydra/`` and ``train.log`` before the run begins.
+    """The folder of a run, in which Hydra writes ``.hydra/`` and ``train.log`` before the run begins.
 
-    ``run_id`` is what its files have in common that no other run has, once it has begun. With ``job_links`` it is the
-    folder of a sweep, in which the folders of jobs may be links.
+    ``run_id`` stands in all files of the run once it has begun. ``writes`` is false in all but one of several
+    processes. With ``job_links`` this is the folder of a sweep, in which the folders of jobs may be links.
     """
 
     def __init__(self, path: Path, command: str, writes: bool = True, job_links: bool = False):
         self.path = path
         self.job_links = job_links
-        self.writes = writes  # one of several processes does it for all
+        self.writes = writes
         self.command = command
         self.run_id = ""
         self._begun = time.perf_counter()
         self.result: dict[str, Any] = {}
         self._lock: Lock | None = None
         self._is_new = False
-        self._before: dict[Path, bytes] = {}  # of an older run here, what Hydra writes before this one begins
-        self._logged = 0  # bytes of train.log, to which it is added
+        self._before: dict[Path, bytes] = {}  # files of an older run which Hydra writes before this run begins
+        self._logged = 0  # bytes of train.log, which is appended to
 
     @property
     def checkpoints(self) -> Path:
@@ -66,7 +65,7 @@ class RunFolder:
             try:
                 lock.take()
                 require_no_link_out(self.path, self.job_links)
-                # Where there are no locks, somebody else may have made the folder.
+                # Where there are no locks, another process may have made the folder.
                 self._is_new = lock.is_held and {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
                 self._before = {path: path.read_bytes() for path in self._of_hydra()}
                 self._logged = self._log.stat().st_size if self._log.exists() else 0
@@ -85,14 +84,15 @@ class RunFolder:
         return self.path / "train.log"
 
     def _of_hydra(self) -> list[Path]:
-        places = [self.path / "multirun.yaml", *(self.path / ".hydra").glob("*")]
-        return [path for path in places if path.is_file()]
+        """The files that Hydra has written."""
+        paths = [self.path / "multirun.yaml", *(self.path / ".hydra").glob("*")]
+        return [path for path in paths if path.is_file()]
 
     def require_free(self, resume: str) -> None:
         """Raise :class:`UserError` where a sweep lives, or an older run with which ``resume`` does not go on."""
         if any((self.path / name).exists() for name in _OF_SWEEP):
             raise UserError(f"'{self.path}' is the folder of a sweep: name another with hydra.run.dir=...")
-        named = path_of(resume).resolve()  # a run folder, or a checkpoint in one
+        named = path_of(resume).resolve()  # a run folder, or a checkpoint within it
         goes_on = resume == "auto" or (resume != "off" and self.path.resolve() in (named, named.parent.parent))
         if not goes_on and any(self.checkpoints.glob("*.pt")):
             raise UserError(
@@ -120,8 +120,8 @@ class RunFolder:
     ) -> None:
         """Write what is known before the first epoch; from here on the folder is a run, with status ``running``.
 
-        ``resumed``: the seconds that the run in this folder has taken so far, where this is to go on with it;
-        ``run_id``: what it is known by, if it is, else a new one.
+        ``resumed``: the seconds that the run in this folder has taken so far, if it goes on; ``run_id``: that of the
+        run that goes on, if it has one.
 
         Raises:
             UserError: the folder cannot be written.
@@ -143,9 +143,9 @@ class RunFolder:
             earlier = read_or_warn(read_environment, self.path)
             self.command = command_of(read_or_warn(read_result, self.path)) or self.command
             self._begun -= resumed
-        else:  # weights without a state, from which resume=auto cannot go on, are not to be taken for this run's
-            for left in (self.path / "result.json", *self.checkpoints.glob("*.pt")):
-                left.unlink(missing_ok=True)
+        else:  # weights without a state, from which resume=auto cannot go on, must not be taken for this run's
+            for stale in (self.path / "result.json", *self.checkpoints.glob("*.pt")):
+                stale.unlink(missing_ok=True)
         if earlier:
             now = {**earlier, "resumed": [*earlier.get("resumed", []), now]}
         write_text(self.path / "config.yaml", config_text)
@@ -167,7 +167,7 @@ class RunFolder:
         return self.result
 
     def discard(self) -> None:
-        """Remove what was written for a run that never began, and the folders made for it that hold nothing else.
+        """Remove what was written for a run that never began, and the folders that are empty then.
 
         What was there before stays, and so does everything while another process runs here.
         """
@@ -178,7 +178,7 @@ class RunFolder:
             return
         try:
             self._remove_new()
-        except OSError as error:  # why the run did not begin is the message that counts
+        except OSError as error:  # why the run did not begin is what the user needs to know
             log.debug("'%s' was not removed: %s", self.path, error)
         finally:
             self.release()
@@ -193,7 +193,7 @@ class RunFolder:
             for path, content in self._before.items():
                 if not path.is_file() or path.read_bytes() != content:
                     path.write_bytes(content)
-            with contextlib.suppress(OSError):  # an older run's has files
+            with contextlib.suppress(OSError):  # that of an older run has files
                 (self.path / ".hydra").rmdir()
             if self._log.exists() and self._logged:
                 os.truncate(self._log, self._logged)
@@ -205,8 +205,8 @@ class RunFolder:
 def require_no_link_out(path: Path, job_links: bool = False) -> None:
     """Raise :class:`UserError` where a symbolic link within the folder ``path`` leads out of it.
 
-    The folder may come from somebody else, and what is written to the name would land where the link leads. The folder
-    itself may be a link. With ``job_links`` so may folders right in it, which belong to jobs of a sweep.
+    The folder may come from a stranger, and what is written to the name would end up where the link leads. The folder
+    itself may be a link; with ``job_links`` so may its subfolders, which belong to jobs of a sweep.
     """
     root = path.resolve()
     for folder, folders, files in os.walk(root):
@@ -225,7 +225,7 @@ def require_no_link_out(path: Path, job_links: bool = False) -> None:
 
 
 def remove_empty(path: Path) -> None:
-    """Remove the folder ``path`` and the two above it, as far as they hold nothing."""
+    """Remove the folder ``path`` and the two above it, as far as they are empty."""
     for folder in (path, *list(path.parents)[:2]):
         if folder.exists() and (folder == Path.cwd() or any(folder.iterdir())):
             break
@@ -235,7 +235,7 @@ def remove_empty(path: Path) -> None:
 
 @contextmanager
 def locked_run_folder(path: Path, command: str) -> Iterator[RunFolder]:
-    """The run folder ``path``, for this process alone; it is as it was if its run does not get as far as to begin.
+    """The run folder ``path``, for this process alone; restored unless the run begins.
 
     Raises:
         UserError: it cannot be made, another process runs there, or a link leads out of it.
@@ -296,34 +296,34 @@ def is_in_use(path: Path) -> bool | None:
 
 @contextmanager
 def discarded_unless_begun(path: Path, command: str) -> Iterator[None]:
-    """Within, whatever ends the process before a run has begun in ``path`` takes with it what Hydra has written."""
+    """Within, an exception before a run has begun in ``path`` removes what Hydra has written there."""
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # why the run ended is the message that counts
+        with contextlib.suppress(OSError):  # why the run ended is what the user needs to know
             if not (path / "result.json").exists():
                 RunFolder(path, command).discard()
         raise
 
 
 def path_of(name: str) -> Path:
-    """The path ``name``, with ``~`` as the home directory; that of somebody who is unknown here stays as it is."""
+    """The path ``name``, with ``~`` as the home directory; that of an unknown user stays as it is."""
     return Path(os.path.expanduser(name))
 
 
 def is_there(name: str) -> bool:
-    """Whether the path exists; unlike a method of the path's, it takes any text."""
+    """Whether the path exists; ``name`` may be any text, also one for which ``Path.exists`` raises."""
     return os.path.exists(path_of(name))
 
 
 def find_run(name: str) -> tuple[Path, Path | None]:
-    """The folder of the run that ``name`` (a run folder or a checkpoint file in it) means, and the checkpoint if named.
+    """The run folder that ``name`` (the folder, or a checkpoint file in it) means, and the checkpoint if named.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: there is no such run.
     """
     path = path_of(name)
-    if os.path.isfile(path):  # unlike a method of the path's, it takes any text
+    if os.path.isfile(path):  # Path.is_file raises for some texts
         if path.absolute().parent.name != "checkpoints":
             raise UserError(
                 f"'{name}' is in no run folder, where it would be in checkpoints/; copy the folder as a whole"
@@ -339,34 +339,34 @@ def find_run(name: str) -> tuple[Path, Path | None]:
 
 
 def started_elsewhere(run: Path) -> str:
-    """The directory in which a run was started; an empty string where it is this one, or not known."""
+    """The directory in which a run was started; empty where it is the working directory, or not known."""
     started = str(read_environment(run).get("working_directory", ""))
     return "" if started == os.getcwd() else started
 
 
 def require_one_run(folder: Path, checkpoint: Path | None = None, run_id: str | None = None) -> str | None:
-    """What all files in ``folder`` have as ``run_id``; files of earlier versions have none, and go with any.
+    """The ``run_id`` of all files in ``folder``; files of earlier versions have none, and fit any.
 
     ``run_id`` is that of ``checkpoint``, which the caller has read.
 
     Raises:
         UserError: they are of several runs.
     """
-    known: dict[Path, str] = {}
+    ids: dict[Path, str] = {}
     for name, read in (("environment.json", read_environment), ("result.json", read_result)):
-        with contextlib.suppress(RecordError):  # whoever needs a damaged file says so
-            known[folder / name] = read(folder).get("run_id", "")
+        with contextlib.suppress(RecordError):  # raised again by the function that needs the file
+            ids[folder / name] = read(folder).get("run_id", "")
     if checkpoint:
-        known[checkpoint] = run_id or ""
-    known = {path: found for path, found in known.items() if found}
-    for path, found in known.items():
-        first, expected = next(iter(known.items()))
-        if found != expected:
+        ids[checkpoint] = run_id or ""
+    known = [(path, file_id) for path, file_id in ids.items() if file_id]
+    for path, file_id in known[1:]:
+        first, expected = known[0]
+        if file_id != expected:
             raise UserError(
-                f"'{path}' is of another run ({found[:8]!r}) than '{first}' ({expected[:8]!r});"
+                f"'{path}' is of another run ({file_id[:8]!r}) than '{first}' ({expected[:8]!r});"
                 " put the run's own file in its place, or take it away"
             )
-    return next(iter(known.values()), None)
+    return known[0][1] if known else None
 
 
 def _environment() -> dict[str, Any]:
@@ -394,7 +394,6 @@ def _git_commit() -> str | None:
     """The commit checked out in the working directory, with ``-dirty`` where files differ; ``None`` outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()

@@ -1,7 +1,6 @@
-"""What a run has left in its folder, read back: configuration, metrics, what differs from the defaults. No torch.
+"""Read back what a run has left in its folder: configuration, metrics, what differs from the defaults. No torch.
 
-Each file has one reader, which checks that it is what it should be: another program may have written it, or a full
-disk have cut it.
+Each file has a single reader, which checks its structure: another program may have written it, or a full disk cut it.
 """
 
 import csv
@@ -24,9 +23,8 @@ from dltrain.system.structure import Structure, flat, mismatch
 
 log = logging.getLogger(__name__)
 
-_NO_OPTIONS = ("hydra", "logger", "metric", "experiment")  # composed in ways of their own
+_NO_OPTIONS = ("hydra", "logger", "metric", "experiment")  # groups that are composed in other ways
 _NOT_SHOWN = ("defaults", "hydra", "data")
-
 
 _NUMBER = int | float | None  # null where it was not finite
 _LARGEST = 1e100  # of a metric
@@ -61,7 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         RecordError: ``config.yaml`` is damaged, or no configuration of a run.
     """
-    config = _yaml(folder / "config.yaml", _CONFIG, "the configuration of a run")
+    config = _read_yaml(folder / "config.yaml", _CONFIG, "the configuration of a run")
     declare(config.get("metric"))
     return config
 
@@ -85,10 +83,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 
 def read_or_warn(read: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """What ``read`` returns for a run that goes on; empty, with a warning, where its file is damaged.
-
-    A run goes on from its checkpoint, and writes the file anew.
-    """
+    """What ``read`` returns for a run that goes on, which writes the file anew; empty, with a warning, if damaged."""
     try:
         return read(folder)
     except RecordError as error:
@@ -119,7 +114,7 @@ def _rows_of(path: Path) -> list[dict[str, float]]:
     if not text.startswith("epoch,"[: len(text)]):
         raise _not_as_written(path, "the metrics of a run", "it does not begin with a column epoch")
     lines = text.splitlines()
-    if lines and not text.endswith("\n"):  # one that is being written
+    if lines and not text.endswith("\n"):  # the last is being written
         lines.pop()
     table = csv.reader(lines)
     rows: list[dict[str, float]] = []
@@ -139,19 +134,32 @@ def read_json(path: Path, structure: Structure, what: str) -> dict[str, Any]:
     Raises:
         RecordError: the file is damaged, or holds something else.
     """
-    text = _text(path, what)
+    return _read(path, structure, what, "JSON", _from_json)
+
+
+def _read_yaml(file: Any, structure: Structure, what: str) -> dict[str, Any]:
+    """As :func:`read_json`, of YAML."""
+    return _read(file, structure, what, "YAML", yaml_text.load)
+
+
+def _read(file: Any, structure: Structure, what: str, notation: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+    text = _text(file, what)
     if text is None:
         return {}
     try:
-        content = json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_finite)
-        if "\\ud" in text.lower():  # half a character, unless it stands for a byte of a file's name
-            json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise _not_as_written(path, what, f"it is no JSON ({error})") from error
+        content: dict[str, Any] = parse(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise _not_as_written(file, what, f"it is no {notation} ({' '.join(str(error).split())})") from error
     if fault := mismatch(content, structure):
-        raise _not_as_written(path, what, fault)
-    found: dict[str, Any] = content
-    return found
+        raise _not_as_written(file, what, fault)
+    return content
+
+
+def _from_json(text: str) -> Any:
+    content = json.loads(text, parse_float=_finite, parse_int=_integer, parse_constant=_finite)
+    if "\\ud" in text.lower():  # half a character, unless it stands for a byte of a file's name
+        json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return content
 
 
 def _finite(text: str) -> float:
@@ -161,40 +169,24 @@ def _finite(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     value = int(text)
     float(value)  # an OverflowError where it could not be shown
     return value
 
 
-def _yaml(file: Any, structure: Structure, what: str) -> dict[str, Any]:
-    """As :func:`read_json`, of YAML."""
-    text = _text(file, what)
-    if text is None:
-        return {}
-    try:
-        content = yaml_text.load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that there is not
-        raise _not_as_written(file, what, f"it is no YAML ({' '.join(str(error).split())})") from error
-    if fault := mismatch(content, structure):
-        raise _not_as_written(file, what, fault)
-    found: dict[str, Any] = content
-    return found
-
-
 def _text(file: Any, what: str) -> str | None:
-    """``None`` where there is no such file."""
+    """The content of a file; ``None`` where there is none."""
     if isinstance(file, Path) and (kind := kind_of(file)):
         raise RecordError(f"'{file}' cannot be read: it is {kind}, no file")
     try:
-        text: str = file.read_text(encoding="utf-8")
+        return str(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
         raise _not_as_written(file, what, "it is not UTF-8 text") from error
     except OSError as error:
         raise RecordError(f"'{file}' cannot be read: {error.strerror}") from error
-    return text
 
 
 def _not_as_written(file: Any, what: str, fault: str) -> RecordError:
@@ -202,59 +194,63 @@ def _not_as_written(file: Any, what: str, fault: str) -> RecordError:
 
 
 def command_of(result: Mapping[str, Any]) -> str:
-    """The command of a run as it can be typed again; empty where a shell would make something else of it."""
+    """The command of a run as it can be typed again; empty where a shell would read it in another way."""
     command = str(result.get("command", ""))
     try:
         words = shlex.split(command)
     except ValueError:
         return ""
-    as_written = words[:1] == ["dltrain"] and shlex.join(words) == command
-    return command if as_written and command.isprintable() else ""
+    is_safe = words[:1] == ["dltrain"] and shlex.join(words) == command and command.isprintable()
+    return command if is_safe else ""
 
 
-def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a result by their full names: ``val/accuracy`` of the best epoch, ``test/accuracy``."""
-    parts = {"val": result.get("best", {}).get("val", {}), "test": result.get("test") or {}}
-    return {f"{part}/{name}": _small(value) for part, metrics in parts.items() for name, value in metrics.items()}
+def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a result by their full names: ``val/accuracy`` of the best epoch, ``test/accuracy``.
 
-
-def _small(value: Any) -> Any:
-    """A metric that can be averaged and squared; nothing where it cannot, as of one that is not finite."""
-    return None if value is None or abs(value) > _LARGEST else value
+    ``None`` for those that are not finite, or too large to be averaged and squared.
+    """
+    parts: dict[str, Any] = {"val": result.get("best", {}).get("val", {}), "test": result.get("test") or {}}
+    return {
+        f"{part}/{name}": None if value is None or abs(value) > _LARGEST else value
+        for part, metrics in parts.items()
+        for name, value in metrics.items()
+    }
 
 
 def changed_from_defaults(run: Path) -> dict[str, Any] | None:
-    """Keys whose values in ``run`` are others than those of the chosen options, with these; groups by their name.
+    """The keys whose values in ``run`` differ from those of the chosen options, with the latter; groups by their name.
 
     ``None`` where the folder does not say what was chosen.
     """
-    composed = _yaml(run / ".hydra" / "config.yaml", dict, "what Hydra leaves of a run")
+    composed = flat(_read_yaml(run / ".hydra" / "config.yaml", dict, "what Hydra leaves of a run"))
     chosen = choices_of(run)
     if not composed or not chosen:
         return None
-    conf, own = files("dltrain.conf"), "a file of dltrain's"
-    primary = _yaml(conf / "config.yaml", dict, own)
+    primary = _read_default("config")
     usual: dict[str, Any] = {}
     for entry in primary["defaults"]:
         usual |= entry if isinstance(entry, dict) else {}
-    values = flat({key: value for key, value in primary.items() if key not in _NOT_SHOWN})
+    defaults = flat({key: value for key, value in primary.items() if key not in _NOT_SHOWN})
     for group, option in chosen.items():
         if group.split("/")[0] not in _NO_OPTIONS:
-            node = _yaml(conf / group / f"{option}.yaml", dict, own)
-            values |= flat({group: {key: value for key, value in node.items() if key not in _NOT_SHOWN}})
+            node = _read_default(f"{group}/{option}")
+            defaults |= flat({group: {key: value for key, value in node.items() if key not in _NOT_SHOWN}})
     groups = {
         group: usual[group]
         for group, option in chosen.items()
         if group in usual and group not in _NO_OPTIONS and option != usual[group]
     }
-    found = flat(composed)
-    keys = {key: value for key, value in values.items() if key in found and not _same(found[key], value)}
-    return groups | keys
+    changed = {key: value for key, value in defaults.items() if key in composed and not _same(composed[key], value)}
+    return groups | changed
+
+
+def _read_default(name: str) -> dict[str, Any]:
+    return _read_yaml(files("dltrain.conf") / f"{name}.yaml", dict, "a file of dltrain's")
 
 
 def choices_of(run: Path) -> dict[str, Any]:
-    """The option of each group that ``run`` was composed of, empty where its folder does not say."""
-    composed = _yaml(run / ".hydra" / "hydra.yaml", _HYDRA, "what Hydra leaves of a run")
+    """The chosen option of each group, empty where the folder of ``run`` does not say."""
+    composed = _read_yaml(run / ".hydra" / "hydra.yaml", _HYDRA, "what Hydra leaves of a run")
     choices: dict[str, Any] = composed.get("hydra", {}).get("runtime", {}).get("choices", {})
     return choices
 
