@@ -1,4 +1,4 @@
-"""Layers that see the batch of all processes, so that several compute what one would.
+"""Layers that see the batch of all processes, so that several compute what a single process would.
 
 A layer changes its class, so that weights, names and ``state_dict`` stay as they are.
 """
@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dltrain.distributed.process_group import BatchSlice, ProcessGroup
 
-_MOST_DRAWN = 8  # processes for which each draws the masks of all; from there on that would cost more than it is worth
+_MOST_DRAWN = 8  # processes that each draw the masks of all; with more, that costs more than it is worth
 
 
 def share_layers(model: nn.Module, process_group: ProcessGroup, sync_batchnorm: bool) -> None:
-    """Make layers of ``model`` treat the rows of all processes as one batch: dropout, and batch norm if asked to."""
+    """Make dropout, and with ``sync_batchnorm`` batch norm, in ``model`` treat the rows of all processes as a batch."""
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
             continue
@@ -30,7 +30,7 @@ def share_layers(model: nn.Module, process_group: ProcessGroup, sync_batchnorm: 
 
 
 def least_samples(model: nn.Module, process_group: ProcessGroup) -> int:
-    """Samples that a micro-batch needs: batch norm cannot train on a single one, be it of all or of a process's own."""
+    """Samples that a micro-batch needs: batch norm cannot train on a single row, of all processes or of each."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if all(isinstance(norm, _GlobalBatchNorm) for norm in norms):
         return 2 if norms else 1
@@ -38,17 +38,17 @@ def least_samples(model: nn.Module, process_group: ProcessGroup) -> int:
 
 
 def draws_apart(process_group: ProcessGroup) -> bool:
-    """Whether each process draws dropout masks of its own, and so must not draw the same."""
+    """Whether each process draws dropout masks for its rows alone, and so must draw differently."""
     return process_group.size > _MOST_DRAWN
 
 
 class _Global:
-    """A layer that knows which rows of a whole batch it gets."""
+    """A layer that knows which rows of the whole batch it gets."""
 
     process_group: ProcessGroup
 
     def slice_of(self, rows: int) -> BatchSlice | None:
-        """The rows that are being computed; ``None`` where the layer gets something else than a batch."""
+        """The rows that are being computed; ``None`` where the input of the layer is no batch."""
         batch_slice = self.process_group.batch_slice
         return batch_slice if batch_slice is not None and rows == max(len(batch_slice), 1) else None
 
@@ -56,21 +56,21 @@ class _Global:
 class _Normalised(torch.autograd.Function):
     """Rows, normalised over those of all processes, with the mean and variance (channels,) of these.
 
-    One sum over processes in each direction: forward of each process's own means and squared distances from them,
-    which add up without loss (Chan, Golub and LeVeque, 1979), backward of what the gradient of every row depends on.
-    ``own`` are the rows that count, of ``total`` rows in all processes.
+    A single sum over processes in each direction: forward of the means of each process and the squared distances from
+    them, which combine exactly (Chan, Golub and LeVeque, 1979), backward of what the gradient of every row depends on.
+    The first ``count`` rows are part of the batch, of ``total`` rows in all processes.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, own: int, total: int, eps: float, process_group: ProcessGroup
+        ctx: Any, rows: Tensor, count: int, total: int, eps: float, process_group: ProcessGroup
     ) -> tuple[Tensor, ...]:
         dims = [dim for dim in range(rows.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(rows.dim())]
         values = rows.numel() // (len(rows) * rows.shape[1])  # of a channel in a row
-        counted = rows[:own]
+        counted = rows[:count]
         parts = rows.new_zeros(process_group.size, 2, rows.shape[1])
-        if own:
+        if count:
             parts[process_group.rank, 0] = counted.mean(dims)
             parts[process_group.rank, 1] = (counted - parts[process_group.rank, 0].view(shape)).square().sum(dims)
         process_group.sum(parts)
@@ -81,24 +81,30 @@ class _Normalised(torch.autograd.Function):
         scale = (variance + eps).rsqrt()
         normalised = (rows - mean.view(shape)) * scale.view(shape)
         ctx.save_for_backward(normalised, scale)
-        ctx.own, ctx.count, ctx.process_group, ctx.dims, ctx.shape = own, total * values, process_group, dims, shape
+        ctx.count, ctx.values, ctx.process_group, ctx.dims, ctx.shape = (
+            count,
+            total * values,
+            process_group,
+            dims,
+            shape,
+        )
         ctx.mark_non_differentiable(mean, variance)
         return normalised, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (normalised, scale), gradient = ctx.saved_tensors, gradients[0].clone()
-        counted, values = gradient[: ctx.own], normalised[: ctx.own]
+        counted, values = gradient[: ctx.count], normalised[: ctx.count]
         sums = torch.stack([counted.sum(ctx.dims), (counted * values).sum(ctx.dims)])
-        first, second = (part.view(ctx.shape) for part in ctx.process_group.sum(sums) / ctx.count)
-        counted -= first + values * second  # a row that does not count has no part in mean and variance
+        first, second = (part.view(ctx.shape) for part in ctx.process_group.sum(sums) / ctx.values)
+        counted -= first + values * second  # other rows have no part in mean and variance
         return gradient * scale.view(ctx.shape), None, None, None, None
 
 
 class _GlobalBatchNorm(_Global, _BatchNorm):
     """Batch norm over the rows of all processes.
 
-    torch's own :class:`~torch.nn.SyncBatchNorm` does the same, but on GPUs only, and not where a process has no rows.
+    :class:`~torch.nn.SyncBatchNorm` does the same, but on GPUs only, and not where a process has no rows.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -106,8 +112,8 @@ class _GlobalBatchNorm(_Global, _BatchNorm):
         if not self.training or batch_slice is None:
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        rows = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision would not do for sums
-        # A process without rows computes one that does not count.
+        rows = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision is too coarse for sums
+        # A process without rows computes a row that is not part of the batch.
         outputs, mean, variance = _Normalised.apply(
             rows, len(batch_slice), batch_slice.total, self.eps, self.process_group
         )
@@ -132,7 +138,7 @@ class _GlobalBatchNorm(_Global, _BatchNorm):
 
 
 class _GlobalDropout(_Global):
-    """Dropout whose masks are drawn for the batch of all processes, of which each uses its own rows."""
+    """Dropout whose masks are drawn for the batch of all processes, each of which uses those of its rows."""
 
     training: bool
     p: float
@@ -146,7 +152,7 @@ class _GlobalDropout(_Global):
 
 
 class _GlobalRNN(_Global, nn.RNNBase):
-    """A recurrent network, computed layer by layer, so that the masks between its layers can be those of all rows."""
+    """A recurrent network, computed layer by layer, so that the masks between layers can be drawn for all rows."""
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         batch_dim = 0 if self.batch_first else 1
@@ -158,8 +164,8 @@ class _GlobalRNN(_Global, nn.RNNBase):
         kernel = getattr(_VF, self.mode.lower())
         states = []
         for layer in range(self.num_layers):
-            own = self._all_weights[layer * directions : (layer + 1) * directions]
-            weights = [getattr(self, name) for names in own for name in names]
+            names = self._all_weights[layer * directions : (layer + 1) * directions]
+            weights = [getattr(self, name) for direction in names for name in direction]
             steps, *state = kernel(
                 steps, self._zeros(steps, directions), weights, self.bias, 1, 0.0, True, self.bidirectional, False
             )
@@ -184,7 +190,7 @@ _DROPS: dict[type, Callable[..., Tensor]] = {
 
 
 def _mask(rows: Tensor, p: float, batch_slice: BatchSlice, dim: int, drop: Callable[..., Tensor]) -> Tensor:
-    """The factors of 0 and 1 / (1 - p) of these ``rows``: those that one process would draw for the whole batch."""
+    """The factors of 0 and 1 / (1 - p) of these ``rows``: those that a single process would draw."""
     shape = list(rows.shape)
     shape[dim] = batch_slice.total
     # In the memory layout of the rows, because that decides which draw goes where.
@@ -195,7 +201,7 @@ def _mask(rows: Tensor, p: float, batch_slice: BatchSlice, dim: int, drop: Calla
 
 
 def _become(module: nn.Module, kind: type[_Global], process_group: ProcessGroup) -> None:
-    """Give ``module`` the ``forward`` of ``kind``, with its own as what is there besides."""
-    own = type(module)
-    module.__class__ = type(own.__name__, (kind, own), {})
+    """Give ``module`` the ``forward`` of ``kind``, which calls the original as that of its base class."""
+    original = type(module)
+    module.__class__ = type(original.__name__, (kind, original), {})
     module.process_group = process_group  # type: ignore[assignment]

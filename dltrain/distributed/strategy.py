@@ -1,4 +1,4 @@
-"""How several processes hold one network: a copy each (DDP), or a shard each (FSDP2)."""
+"""How several processes hold a network: a copy each (DDP), or a shard each (FSDP2)."""
 
 import inspect
 import sys
@@ -20,14 +20,14 @@ Network = Callable[[Tensor], Tensor]
 def replicate(model: nn.Module, backward: Callable[[], None], sync_batchnorm: bool) -> nn.Module:
     """``model`` in a :class:`~torch.nn.parallel.DistributedDataParallel`, which averages gradients over processes.
 
-    ``backward`` computes the gradients of a sample or two, which shows whether every parameter takes part.
+    ``backward`` computes the gradients of a few samples, which shows whether every parameter has a part in the loss.
     """
     from torch.nn.parallel import DistributedDataParallel
 
     device = next(model.parameters()).device
-    # Weights of convolutions that read one channel have two layouts at once, which is no loss.
+    # Weights of convolutions that read one channel have two layouts at once, which costs nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    # torch 2.14 has given the option another name, and warns of the old one.
+    # torch 2.14 has renamed the option, and warns of the old name.
     options = inspect.signature(DistributedDataParallel).parameters
     sends_buffers = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
     network = DistributedDataParallel(
@@ -39,21 +39,21 @@ def replicate(model: nn.Module, backward: Callable[[], None], sync_batchnorm: bo
         **{sends_buffers: not sync_batchnorm},  # type: ignore[arg-type]
     )
     if dist.get_world_size() == 1:
-        network.register_comm_hook(None, _own)
+        network.register_comm_hook(None, _unreduced)
     return network
 
 
-def _own(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """The sum of a bucket of gradients over one process, for which no thread need be woken."""
-    found: torch.futures.Future[Tensor] = torch.futures.Future()
-    found.set_result(bucket.buffer())
-    return found
+def _unreduced(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """The gradients of a bucket, which need no sum over a single process, nor a thread for it."""
+    result: torch.futures.Future[Tensor] = torch.futures.Future()
+    result.set_result(bucket.buffer())
+    return result
 
 
 def shard(model: nn.Module, device: torch.device, size: int) -> nn.Module:
     """Spread the parameters of each layer of ``model`` over all processes, in place, and return it.
 
-    Layers may still be in the CPU's memory: they come to the device one by one, and a shard of them stays.
+    Layers may still be in the CPU's memory: they are moved to the device in turn, and a shard of each stays.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -69,7 +69,7 @@ def shard(model: nn.Module, device: torch.device, size: int) -> nn.Module:
 
 def is_sharded(parameters: Iterable[Tensor]) -> bool:
     """Whether any of these lies in shards."""
-    module = sys.modules.get("torch.distributed.tensor")  # which takes long to import, and is where they come from
+    module = sys.modules.get("torch.distributed.tensor")  # long to import, and imported where there are shards
     return module is not None and any(isinstance(parameter, module.DTensor) for parameter in parameters)
 
 
@@ -79,7 +79,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def without_sum(network: Any) -> AbstractContextManager[object]:
-    """Within, gradients stay this process's own: more micro-batches of the same step are to come."""
+    """Within, gradients are not summed over processes: more micro-batches of the same step follow."""
     if hasattr(network, "no_sync"):
         return cast(AbstractContextManager[object], network.no_sync())
     return _unsynchronised(network) if hasattr(network, "set_requires_gradient_sync") else nullcontext()
@@ -95,12 +95,12 @@ def _unsynchronised(network: Any) -> Iterator[None]:
 
 
 def norm_of_shards(gradients: Sequence[Tensor], process_group: ProcessGroup) -> Tensor:
-    """A figure () that is finite if all gradients are, the same in all processes; each has a shard of every one."""
+    """A scalar () that is finite if all gradients are, the same in all processes, which hold a shard of each."""
     return process_group.sum(torch.stack([local(gradient).abs().sum() for gradient in gradients]).sum())
 
 
 def _has_unused(model: nn.Module, backward: Callable[[], None]) -> bool:
-    """Whether a parameter has no part in the loss, for whose gradient DDP would wait in vain."""
+    """Whether a parameter has no part in the loss: DDP would wait for its gradient for ever."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     device = next(model.parameters()).device
     training = model.training

@@ -1,7 +1,7 @@
-"""stdout is for the answer of a command alone: where it is no terminal, one line of JSON, however the command ends.
+"""stdout holds the answer of a command and nothing else: in a pipe a single line of JSON, however the command ends.
 
-What a user's own classes print meanwhile goes to stderr. A table that a verb streams to stdout is its answer from the
-first row on, and nothing follows it.
+What classes of the user print goes to stderr. A table that a verb streams to stdout is its answer, and nothing follows
+it.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from dltrain.system import worker
 from dltrain.system.files import finite
 from dltrain.system.streams import printable
 
-_kept: list[TextIO] = []  # stdout as it was before what lies within
+_targets: list[TextIO] = []  # where an answer goes, the innermost last
 _given = threading.Event()
 
 
 def begin() -> None:
-    """A command begins, and nothing has been answered."""
+    """Note that a command begins, without an answer yet."""
     _given.clear()
 
 
 def give() -> None:
-    """Note that the answer, or the beginning of it, is on stdout: no line may follow."""
+    """Note that the answer, or its beginning, is on stdout: no line may follow."""
     _given.set()
     worker.leave_answered()
 
@@ -38,26 +38,26 @@ def give() -> None:
 @contextmanager
 def stdout_reserved() -> Iterator[None]:
     """Within, ``print`` writes to stderr, and :func:`stdout` is where an answer goes."""
-    _kept.append(stdout())
+    _targets.append(stdout())
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        _kept.pop()
+        _targets.pop()
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Within, lines of JSON go nowhere: what a job of a sweep answers is not the answer of the sweep."""
+    """Within, lines of JSON go nowhere: the answer of a job is not that of its sweep."""
     if on_terminal():
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        _kept.append(nowhere)
+        _targets.append(nowhere)
         try:
             yield
         finally:
-            _kept.pop()
+            _targets.pop()
             _given.clear()
 
 
@@ -66,42 +66,42 @@ def captured() -> Iterator[io.StringIO]:
     """Within, an answer goes into the text that is yielded, also where stdout is a terminal; ``print`` writes to
     stderr."""
     text, given = io.StringIO(), _given.is_set()
-    _kept.append(text)
+    _targets.append(text)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield text
     finally:
-        _kept.pop()
+        _targets.pop()
         if not given:
             _given.clear()
 
 
 def stdout() -> TextIO:
     """Where the answer of a command goes."""
-    return _kept[-1] if _kept else sys.stdout
+    return _targets[-1] if _targets else sys.stdout
 
 
 def on_terminal() -> bool:
-    """Whether a person reads stdout."""
+    """Whether stdout is a terminal."""
     return bool(stdout()) and stdout().isatty()
 
 
 def say(text: str) -> None:
-    """Lines on stdout."""
+    """Print lines on stdout."""
     print(printable(text), file=stdout(), flush=True)
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Answer with one line of JSON."""
+    """Answer with a line of JSON."""
     try:
         print(json.dumps(finite(content)), file=stdout(), flush=True)
-    except BrokenPipeError:  # nobody reads on, which takes nothing from a run, but the flush at exit would fail
+    except BrokenPipeError:  # which ends no run, but the flush at exit would fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
     give()
 
 
 def report(error: BaseException) -> int:
-    """Say on stderr what has ended a command: one message for what the user can mend, a traceback for a bug.
+    """Say on stderr what has ended a command: a message for what the user can fix, a traceback for a bug.
 
     Returns the exit code.
     """
@@ -117,12 +117,12 @@ def report(error: BaseException) -> int:
         return 1
     if not is_reported(error) and not is_left_to_launcher(error):
         print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
-        worker.leave_error(text)  # once it is said: the launcher says what has not been
+        worker.leave_error(text)  # the launcher says what has not been said
     return exit_code_of(error)
 
 
 def is_reported(error: BaseException) -> bool:
-    """Whether another process has said on stderr what has ended this one, or a plugin of Hydra's has."""
+    """Whether another process, or a plugin of Hydra's, has said on stderr what has ended this one."""
     return isinstance(error, SystemExit) or bool(getattr(error, "is_reported", False))
 
 
@@ -137,7 +137,7 @@ def is_left_to_launcher(error: BaseException | None) -> bool:
 def answer_ending(code: int, error: BaseException | None) -> None:
     """Answer for a command that ``error`` has ended with exit code ``code``, unless there is an answer.
 
-    Where a launcher starts the processes of a run anew, this is not how it ended.
+    Where a launcher restarts the processes of a run, the run has not ended.
     """
     is_last_word = code > SIGNALLED or not worker.may_start_again()
     if is_last_word and not is_left_to_launcher(error) and stdout() and not (_given.is_set() or on_terminal()):

@@ -19,7 +19,7 @@ class Console(console.Console):
 
 
 def in_one_line(text: str) -> str:
-    """A name where a line has one place for it."""
+    """A name without line breaks."""
     return text.replace("\n", "\\n")
 
 

@@ -1,4 +1,4 @@
-"""Device, precision, seeds and threads: everything that is global to the process is set here, and put back."""
+"""Device, precision, seeds and threads: what is global to the process is set here, and restored."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def pick_device(name: str) -> torch.device:
     """The device that ``name`` stands for: ``auto`` takes cuda, else mps, else cpu.
 
-    Where several processes share a run, ``cuda`` is a GPU of this one's own.
+    Where several processes share a run, each has its GPU.
 
     Raises:
         ConfigError: there is no such device on this machine.
@@ -79,15 +79,15 @@ def available_threads() -> int:
 
 
 def threads_of_run(recorded: int | str) -> int:
-    """The threads that a run has recorded, as far as they are there; all where an earlier version has not."""
+    """The threads that a run has recorded, or as many as there are; all if an earlier version recorded none."""
     return available_threads() if recorded == "auto" else min(int(recorded), available_threads())
 
 
 def pick_threads(threads: int | str, work: int, device: torch.device) -> int:
     """How many threads ``trainer.threads`` stands for: itself, or for ``auto`` as many as the work of a step can feed.
 
-    ``work`` is the number of multiply-adds of a forward pass over one batch. The rule knows nothing of how fast
-    anything is, so that the same command computes the same bits.
+    ``work`` is the number of multiply-adds of a forward pass over a batch. No measured time enters, so that the same
+    command computes the same bits.
     """
     if threads != "auto":
         return int(threads)
@@ -110,11 +110,11 @@ def computing_threads(count: int) -> Iterator[None]:
 def process_state(seed: int, deterministic: bool, tf32: bool = False, threads: int | str = "auto") -> Iterator[None]:
     """Seed Python, NumPy and torch on all devices; with ``deterministic`` refuse operations that are not.
 
-    ``threads`` is how many compute on the CPU; with ``auto`` one, until there is a network to pick them for.
+    ``threads`` compute on the CPU; with ``auto`` a single one, until there is a network to pick them for.
     ``tf32`` lets a GPU multiply float32 matrices in its faster format of 10 bits (convolutions do so by default).
 
-    What was set before comes back at the end, threads and random states included, so that a run leaves no trace in its
-    process: neither in another run nor in whatever draws the runs of a sweep.
+    What was set before is restored at the end, threads and random states included, so that a run changes neither the
+    next run of its process nor what draws the jobs of a sweep.
     """
     deterministic_before = torch.are_deterministic_algorithms_enabled()
     warns_before = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -138,7 +138,7 @@ def process_state(seed: int, deterministic: bool, tf32: bool = False, threads: i
 
 @contextlib.contextmanager
 def random_states_restored() -> Iterator[None]:
-    """Within, Python, NumPy and torch may draw; behind it their random states are as before."""
+    """Within, Python, NumPy and torch may draw; afterwards their random states are restored."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
@@ -152,7 +152,7 @@ def random_states_restored() -> Iterator[None]:
 
 
 def seed_apart(seed: int, step: int, rank: int) -> None:
-    """Let torch draw other numbers in each process, from optimizer step ``step`` on."""
+    """Seed torch differently in each process, from optimizer step ``step`` on."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
@@ -174,7 +174,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
-    if not 0 <= position <= len(keys):  # NumPy would read what lies beside them in memory
+    if not 0 <= position <= len(keys):  # NumPy would read beyond them in memory
         raise ValueError("the state of NumPy's generator is none")
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"].cpu())

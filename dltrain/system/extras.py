@@ -1,4 +1,4 @@
-"""What this package is called where it is installed, and the line that installs what one of its extras brings.
+"""The command that installs an extra of this package, and files that another package has overwritten.
 
 Imports nothing heavy.
 """
@@ -29,7 +29,7 @@ def install_line(extra: str) -> str:
 def require_extras(modules: Sequence[str], extra: str, what: str) -> None:
     """Raise :class:`UserError` with the line that installs ``extra`` unless all ``modules`` can be imported.
 
-    ``what`` names, in the user's words, what needs them.
+    ``what`` names what needs them, as the user would type it.
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""Files that are whole whenever somebody looks at them, and what lies where a file is wanted."""
+"""Writing files so that they are whole at any time, and telling files from folders, pipes and devices."""
 
 import contextlib
 import errno
@@ -23,9 +23,9 @@ _KINDS = {
 
 
 def kind_of(path: str | Path) -> str:
-    """``a folder``, ``a pipe``, ...: what lies at ``path`` where it is no file; empty for a file, and for nothing.
+    """``a folder``, ``a pipe``, ...: what is at ``path`` if it is no file; empty for a file, and where there is none.
 
-    To open a pipe waits for whoever writes to it, for ever if nobody does; a device may have no end.
+    Opening a pipe waits until something writes to it, perhaps for ever; a device may have no end.
     """
     try:
         return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
@@ -35,15 +35,14 @@ def kind_of(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write a file, which takes the place of ``path`` once it is whole; after an error it is gone.
+    """Yield a temporary path to write to, which is renamed to ``path`` at the end, or removed after an error.
 
-    It has a name of its own, so that of two processes that write the same file each writes a whole one, and the later
-    one stays.
+    Its name is unique, so that of two processes that write the same file each writes a whole file, and the later stays.
 
     Raises:
         OSError: there is something else than a file at ``path``, or the file cannot be put there.
     """
-    if kind := kind_of(path):  # which is not to be replaced: out=/dev/null
+    if kind := kind_of(path):  # must not be replaced: out=/dev/null
         raise OSError(errno.EEXIST, f"there is {kind} of this name", str(path))
     temporary = path.with_name(f"{path.name}.{token_hex(4)}.tmp")
     try:
@@ -75,9 +74,9 @@ def finite(content: Any) -> Any:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that were killed have left of the files of ``folder``, which nobody writes to now."""
-    for left in folder.glob(f"*.{'[0-9a-f]' * 8}.tmp"):
-        left.unlink(missing_ok=True)
+    """Remove temporary files that killed processes have left in ``folder``, to which no process writes now."""
+    for path in folder.glob(f"*.{'[0-9a-f]' * 8}.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def digest_of(path: Path) -> str:
@@ -97,7 +96,7 @@ def digest(file: BinaryIO, size: int) -> str:
 
 
 def flush(path: Path) -> None:
-    """Come back once a file, or what the names in a folder lead to, would outlast a power failure."""
+    """Wait until a file, or the names in a folder, would survive a power failure."""
     is_folder = path.is_dir()
     if is_folder and os.name != "posix":  # Windows flushes no folders
         return

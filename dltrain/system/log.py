@@ -1,4 +1,4 @@
-"""Where log records go: files get all of them, stderr those that the live view does not show already."""
+"""Where log records go: files get all of them, stderr those that the live view does not show."""
 
 import contextlib
 import logging
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from dltrain.system.streams import printable
 
-EPOCHS = "dltrain.epochs"  # one line an epoch
+EPOCHS = "dltrain.epochs"  # the logger of a line an epoch
 
 
 class QuietFileHandler(logging.FileHandler):
-    """Leaves out what cannot be written: the run itself says that the disk is full, and says it once."""
+    """Leaves out what cannot be written: the run itself says, once, that the disk is full."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # from opening the file
@@ -29,7 +29,7 @@ class QuietFileHandler(logging.FileHandler):
 
 
 def can_redraw() -> bool:
-    """Whether stderr is a terminal on which lines can be drawn anew; elsewhere there are plain ones."""
+    """Whether stderr is a terminal on which lines can be redrawn."""
     capable = os.name == "nt" or os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
     return capable and sys.stderr.isatty()
 
@@ -45,7 +45,7 @@ class StderrHandler(logging.Handler):
 
 
 def write_to(path: Path) -> None:
-    """Have all that this process and what it calls write to stdout and stderr appended to a file."""
+    """Append all that this process and the programs it calls write to stdout and stderr to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):  # what verbs print goes to stderr already
@@ -54,21 +54,20 @@ def write_to(path: Path) -> None:
 
 
 def log_to(path: Path | None, speaks: bool = True) -> None:
-    """Set logging up as Hydra does for a training run, with ``path`` as the file: for verbs that go without Hydra.
+    """Set logging up as Hydra does for a training run, with ``path`` as the file: for verbs without Hydra.
 
-    Without ``speaks``, in a process that another one speaks for, there is the file alone.
+    Without ``speaks``, as in all but rank 0 of several processes, nothing is logged to stderr.
     """
     import yaml
 
     text = (files("dltrain.conf") / "hydra" / "job_logging" / "dltrain.yaml").read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
     if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
         settings["handlers"]["file"]["filename"] = str(path)
     else:
         del settings["handlers"]["file"]
         settings["root"]["handlers"].remove("file")
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
     if not speaks:
-        settings["handlers"]["stderr"] = {"class": "logging.NullHandler"}  # without any, Python has one that speaks
+        settings["handlers"]["stderr"] = {"class": "logging.NullHandler"}  # without one, Python writes to stderr
     logging.config.dictConfig(settings)

@@ -1,4 +1,4 @@
-"""What this process may take of the machine: main memory, cores, locks; and with whom it ends."""
+"""What this process may use of the machine: main memory, cores, locks; and processes that it ends with."""
 
 import contextlib
 import ctypes
@@ -37,19 +37,19 @@ def available_memory() -> int:
 
 
 def die_with_parent(number: int, parent: int | None = None) -> None:
-    """Have Linux send the signal ``number`` to this process when the one that started it ends, however it ends.
+    """Have Linux send the signal ``number`` to this process when its parent ends, however that ends.
 
     ``parent`` is the process that started it, where that is known; it may have ended already.
     """
     if sys.platform == "linux":
         parent = parent or os.getppid()
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, number)
-        if os.getppid() != parent:  # it went before this
+        if os.getppid() != parent:  # it ended before this
             os.kill(os.getpid(), number)
 
 
 def die_with(pid: int) -> None:
-    """Kill this process once the process ``pid`` has ended, which need not be the one that started it (Linux)."""
+    """Kill this process once the process ``pid`` has ended, which need not be its parent (Linux)."""
     if not hasattr(os, "pidfd_open"):
         return
     try:
@@ -69,10 +69,10 @@ def die_with(pid: int) -> None:
 
 
 class Lock:
-    """An exclusive lock on the folder ``path``, or with ``is_file`` on a file that is made there and says who holds it.
+    """An exclusive lock on the folder ``path``, or with ``is_file`` on a file that is made there and names the holder.
 
-    It ends with this process, however it ends: processes that are forked meanwhile do not hold it. Where the system has
-    no locks, everybody is granted one.
+    It ends with this process, however that ends: processes that are forked meanwhile do not hold it. Where the system
+    has no locks, every process is granted it.
     """
 
     # Errors that say that a file system has no locks; network file systems often have none for folders.
@@ -87,10 +87,10 @@ class Lock:
         self._descriptor: int | None = None
 
     def take(self, wait: bool = False) -> None:
-        """Hold the lock, or with ``wait`` come back once it is held.
+        """Acquire the lock, with ``wait`` as soon as it is free.
 
         Raises:
-            BlockingIOError: another process holds it, and this one is not to ``wait``.
+            BlockingIOError: another process holds it, without ``wait``.
             OSError: ``path`` cannot be opened.
         """
         try:
@@ -109,9 +109,9 @@ class Lock:
         self._write(_this_process())
 
     def wait(self, instead: str) -> None:
-        """Come back once the lock is held; after a second it says who keeps this process waiting.
+        """Acquire the lock as soon as it is free; after a second, log which process holds it.
 
-        ``instead``: what the user may do who does not want to wait.
+        ``instead``: what users may do who do not want to wait.
         """
         until = time.monotonic() + self._SECONDS_TO_SAY
         while time.monotonic() < until:
@@ -125,19 +125,19 @@ class Lock:
 
     def release(self) -> None:
         """Let other processes hold it."""
-        if self._descriptor in self._held:  # else this process was forked from the one that has taken it
+        if self._descriptor in self._held:  # else this process was forked from the holder
             assert self._descriptor is not None
             if self.is_held:
                 import fcntl
 
                 self._write("")
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # at once, also where a fork has not come to close it yet
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also where a forked process has not closed it yet
             self._held.discard(self._descriptor)
             os.close(self._descriptor)
         self._descriptor, self.is_held = None, False
 
     def holder(self) -> str:
-        """Who holds it, as far as the lock file says."""
+        """The process that holds it, as far as the lock file says."""
         text = ""
         with contextlib.suppress(OSError):
             text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -146,13 +146,13 @@ class Lock:
     def _write(self, text: str) -> None:
         if self.is_held and self.is_file:
             assert self._descriptor is not None
-            with contextlib.suppress(OSError):  # on a full disk a lock is as good without
+            with contextlib.suppress(OSError):  # on a full disk, the lock works without
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, text.encode(errors="replace"), 0)
 
     @classmethod
     def _close_all(cls) -> None:
-        """In a forked process, where locks would outlast the one that has taken them."""
+        """Close them in a forked process, in which they would outlast the process that holds them."""
         for descriptor in cls._held:
             os.close(descriptor)
         cls._held.clear()
@@ -171,7 +171,7 @@ def _this_process() -> str:
 
 @functools.cache
 def has_shared_memory() -> bool:
-    """Whether processes can share memory and semaphores; says it where they cannot."""
+    """Whether processes can share memory and semaphores; logs a warning where they cannot."""
     try:
         multiprocessing.get_context().Lock()
     except OSError:
@@ -209,7 +209,7 @@ def _core_quota(root: Path = Path("/")) -> float:
 
 
 def _quota_of(group: Path) -> float:
-    """Cores that one control group grants; infinite where it sets no limit."""
+    """Cores that a control group grants; infinite where it sets no limit."""
     with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
         granted, period = (group / "cpu.max").read_text(encoding="ascii").split()
         return int(granted) / int(period)
@@ -220,43 +220,42 @@ def _quota_of(group: Path) -> float:
 
 
 def shorten_spin() -> None:
-    """Have the threads of a computation wait for each other only briefly before they leave their core to others.
+    """Have OpenMP's threads wait for each other only briefly before they yield their core.
 
-    OpenMP's threads spin: with its usual patience a second busy program makes a training of several threads many times
-    slower, because a thread that waits keeps the core that the thread it waits for would need. It is read when torch
-    is loaded, here and in processes started from here. What the user has set stays.
+    By default a waiting thread spins for long, and keeps the core that the thread it waits for may need: beside another
+    busy program, training in several threads is many times slower. The variable is read when torch is loaded, here and
+    in child processes. What the user has set stays.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN
 
 
 class CoreWatch:
-    """Notices that other programs take the cores of a computation with several threads, and says so once.
+    """Warns, once, when other programs take the cores of a computation in several ``threads``.
 
-    ``threads`` that wait for each other give up their cores; a thread that the system has to interrupt, so that another
-    program gets its turn, keeps the others waiting. Alone a training was interrupted 40 to 80 times a second and
-    thread, beside one busy program 900 to 1,600 times.
+    A thread that the system interrupts, so that another program gets its turn, keeps the others waiting. Training was
+    interrupted 40 to 80 times a second and thread alone, and 900 to 1,600 times beside a busy program.
     """
 
-    SECONDS = 2.0  # from one look to the next
+    SECONDS = 2.0  # between two checks
     INTERRUPTIONS = 250  # of each thread in a second
 
     def __init__(self, threads: int):
         self.threads = threads
-        self._looked = time.perf_counter()
+        self._checked = time.perf_counter()
         self._count = interruptions()
-        self._has_spoken = False
+        self._has_warned = False
 
     def after_step(self) -> None:
-        """Look, if the last look was long enough ago."""
+        """Check, if the last check was long enough ago."""
         now = time.perf_counter()
-        if self._has_spoken or now - self._looked < self.SECONDS:
+        if self._has_warned or now - self._checked < self.SECONDS:
             return
         count = interruptions()
-        rate = (count - self._count) / (now - self._looked)
-        self._looked, self._count = now, count
+        rate = (count - self._count) / (now - self._checked)
+        self._checked, self._count = now, count
         if rate > self.INTERRUPTIONS * self.threads:
-            self._has_spoken = True
+            self._has_warned = True
             log.warning(
                 "other programs take the cores from the %d threads of this run (%s interruptions a second), which"
                 " slows it down many times: beside them one thread is faster, trainer.threads=1",

@@ -1,4 +1,4 @@
-"""What is global to the process and belongs to whoever called: as it was before, once a command has ended."""
+"""Restores what is global to the process and belongs to the caller, once a command has ended; and ends the process."""
 
 import atexit
 import contextlib
@@ -21,7 +21,7 @@ def process_restored() -> Iterator[None]:
         stack.enter_context(_logging_kept())
         stack.enter_context(_signals_kept())
         stack.enter_context(warnings.catch_warnings())
-        # Pillow warns of odd tags and of large images, in files that are read all the same or else told as broken.
+        # Pillow warns of odd tags and of large images, in files that are read anyway or reported as broken.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("ignore", "Validating sparse tensor invariants")  # torch's, of a checkpoint
         try:
@@ -37,8 +37,8 @@ def process_restored() -> Iterator[None]:
 def leave(code: int) -> NoReturn:
     """End the process with the exit code ``code`` as ``sys.exit`` would, but without taking the interpreter apart.
 
-    That would abort a process whose group of processes has threads: once a collective is over, its thread gives back a
-    tensor, for which it needs the interpreter, and on a busy machine it may come to that only now.
+    That would abort a process with a process group: the thread of a collective releases its tensor afterwards, for
+    which it needs the interpreter, and on a busy machine that may happen as late as now.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -50,10 +50,10 @@ def leave(code: int) -> NoReturn:
 
 @contextmanager
 def _logging_kept() -> Iterator[None]:
-    """Loggers that libraries make and set up meanwhile stay as these want them."""
+    """Loggers that libraries set up within stay so."""
     before = {logger: (list(logger.handlers), logger.level, logger.disabled) for logger in _loggers()}
     known: list[Any] = logging._handlerList  # type: ignore[attr-defined]
-    kept, known[:] = list(known), []  # to set logging up closes all that stand in it
+    kept, known[:] = list(known), []  # setting logging up closes all handlers in it
     try:
         yield
     finally:
@@ -61,15 +61,15 @@ def _logging_kept() -> Iterator[None]:
         for logger in _loggers():
             if logger in before or logger.name.partition(".")[0] == "dltrain":
                 handlers, level, logger.disabled = before.get(logger, ([], logging.NOTSET, False))
-                for handler in [one for one in logger.handlers if one not in handlers]:
+                for handler in [handler for handler in logger.handlers if handler not in handlers]:
                     handler.close()
                 logger.handlers[:] = handlers
                 logger.setLevel(level)
 
 
 def _loggers() -> list[logging.Logger]:
-    known = list(logging.Logger.manager.loggerDict.values())
-    return [logging.getLogger(), *(one for one in known if isinstance(one, logging.Logger))]
+    known = list(logging.Logger.manager.loggerDict.values())  # placeholders too
+    return [logging.getLogger(), *(logger for logger in known if isinstance(logger, logging.Logger))]
 
 
 @contextmanager

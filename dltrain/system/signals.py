@@ -14,7 +14,7 @@ HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "S
 
 
 class StopRequest:
-    """Notes the first signal. Outside of :meth:`deferred` there is nothing to save, and it raises at once."""
+    """Notes the first signal. Outside of :meth:`deferred` there is nothing to save, and the signal raises at once."""
 
     def __init__(self) -> None:
         self.error: Interrupted | None = None
@@ -31,7 +31,7 @@ class StopRequest:
         return self.error.number if self.error else 0
 
     def note(self, number: int) -> None:
-        """Take up that another process of the run has been asked to stop, by the signal ``number`` unless it is 0."""
+        """Note that another process of the run has received the signal ``number``, unless that is 0."""
         if number and self.error is None:
             self.error = Interrupted(number)
 
@@ -55,7 +55,7 @@ class StopRequest:
             self.error = Interrupted(number)
             if not self._deferred:
                 raise self.error
-        elif number == signal.SIGINT:  # others are sent again by whoever waits for the process, which is leaving
+        elif number == signal.SIGINT:  # a launcher repeats others while this process is ending
             raise self.error
 
 
@@ -73,7 +73,7 @@ def handled() -> Iterator[StopRequest]:
 @contextmanager
 def handled_by(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Within, ``receive`` handles :data:`HANDLED` signals, but for a SIGHUP that is ignored, as ``nohup`` has it."""
-    numbers = [one for one in HANDLED if one.name != "SIGHUP" or signal.getsignal(one) != signal.SIG_IGN]
+    numbers = [number for number in HANDLED if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield
@@ -83,7 +83,7 @@ def handled_by(receive: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
 
 def leave_closed_terminal() -> None:
-    """Have stdout and stderr lead nowhere where their terminal is gone: each write to it is an error."""
+    """Redirect stdout and stderr to nowhere where their terminal is closed: each write to it would be an error."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")

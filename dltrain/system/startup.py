@@ -1,4 +1,4 @@
-"""torch without its compiler, until somebody compiles."""
+"""torch without its compiler, until something is compiled."""
 
 import importlib
 import sys
@@ -23,11 +23,11 @@ class _Part:
 
 
 class _Deferred(ModuleType):
-    """Stands for ``torch._dynamo`` until more is asked of it than what optimizers and process groups ask.
+    """Stands for ``torch._dynamo`` until more of it is used than optimizers and process groups do.
 
     torch imports its compiler, which takes longer than torch itself, when the first optimizer is made, only to call
-    functions that do nothing outside of a compilation. Anything else that is asked for, a submodule included, imports
-    the real module and puts it in this one's place.
+    functions that do nothing outside of a compilation. Any other attribute, a submodule included, imports the real
+    module and replaces this one.
     """
 
     utils = _Part("utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")  # torch's default
@@ -47,7 +47,7 @@ class _Deferred(ModuleType):
 
 
 def _imported() -> Any:
-    """The real module, in the place of the one that stands for it."""
+    """The real module, which replaces the one that stands for it."""
     if isinstance(sys.modules.get(_NAME), _Deferred):
         del sys.modules[_NAME]
         torch._dynamo = importlib.import_module(_NAME)

@@ -1,4 +1,4 @@
-"""stdout and stderr that cost no run, whatever lies behind them: closed, full, or unable to write a character."""
+"""stdout and stderr that never end a run, even when they are closed, full, or unable to encode a character."""
 
 import codecs
 import os
@@ -14,20 +14,20 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters spelled out, so that no name of a file moves the cursor of a terminal."""
+    """``text`` with control characters spelled out, so that no file name moves the cursor of a terminal."""
     return text.translate(_CONTROLS)
 
 
 def on_any_streams(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """``main`` with streams that are always there and take what they can.
+    """``main`` with streams that are always there and write what they can.
 
-    Where stdout fails, a command that is done leaves with 1, but for a run or a sweep, which has its result on disk.
+    Where stdout fails, a command that is done exits with 1, except for a run or a sweep, whose result is on disk.
     """
 
     @wraps(main)
-    def kept(argv: list[str] | None = None) -> int:
+    def wrapped(argv: list[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
-        with _kept("stdin"), _kept("stdout") as out, _kept("stderr"):
+        with _lenient("stdin"), _lenient("stdout") as out, _lenient("stderr"):
             code = main(argv)
             if not out.error:
                 return code
@@ -35,7 +35,7 @@ def on_any_streams(main: Callable[[list[str] | None], int]) -> Callable[..., int
             trains = not arguments or arguments[0] == "resume" or not arguments[0].isidentifier()
             return code if trains else code or 1
 
-    return kept
+    return wrapped
 
 
 class _Lenient:
@@ -43,7 +43,7 @@ class _Lenient:
 
     def __init__(self, stream: Any, ends: bool):
         self._stream = stream
-        self._ends = ends  # at the first error: what is left in its buffer would fail again as the process ends
+        self._ends = ends  # at the first error: the rest of its buffer would fail again as the process ends
         self.error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +60,7 @@ class _Lenient:
         try:
             write()
         except BrokenPipeError:
-            if self._ends:  # nobody reads the answer: that is said by the exit code alone
+            if self._ends:  # the reader of the answer has closed the pipe: the exit code alone says so
                 raise
         except OSError as error:
             self.error = error
@@ -69,8 +69,8 @@ class _Lenient:
 
 
 @contextmanager
-def _kept(name: str) -> Iterator[_Lenient]:
-    """Within, the stream ``sys.name`` is there, lenient, and writes what its encoding lacks in ASCII."""
+def _lenient(name: str) -> Iterator[_Lenient]:
+    """Within, ``sys.name`` is a lenient stream, which writes characters that its encoding lacks in ASCII."""
     stream = before = getattr(sys, name)
     if before is None:  # it was closed
         _occupy(_NAMES.index(name))
@@ -92,7 +92,7 @@ def _kept(name: str) -> Iterator[_Lenient]:
 
 
 def _occupy(descriptor: int) -> None:
-    """Have ``descriptor`` lead nowhere if it is free: the next file that is opened would get what a library writes."""
+    """Redirect ``descriptor`` to nowhere if it is free: else the next file opened would get what a library writes."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -100,7 +100,7 @@ def _occupy(descriptor: int) -> None:
 
 
 def _to_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
-    """How a character is written that an encoding lacks; dots of a curve are stars."""
+    """Replace a character that an encoding lacks; dots of a curve become stars."""
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
     if 0x2800 <= ord(character) < 0x2900:

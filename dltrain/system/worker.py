@@ -1,4 +1,4 @@
-"""This process as one of those that share a run: what their launcher says in the environment. Imports no torch."""
+"""Rank and size of the process group, as the launcher says in the environment. Imports no torch."""
 
 import contextlib
 import json
@@ -6,14 +6,14 @@ import os
 import time
 from pathlib import Path
 
-COMMAND = "DLTRAIN_COMMAND"  # what the user has typed, for the processes that are started for it
-LAUNCHER = "DLTRAIN_LAUNCHER"  # the process that has started them, by its number
+COMMAND = "DLTRAIN_COMMAND"  # what the user has typed, for the processes of the run
+LAUNCHER = "DLTRAIN_LAUNCHER"  # the id of the process that has started them
 ERROR_FILE = "error.json"  # as torch's launcher names it
 ANSWERED_FILE = "answered"
 
 
 def is_worker() -> bool:
-    """Whether ``torchrun``, or dltrain itself, has started this process as one of a run's."""
+    """Whether ``torchrun``, or dltrain itself, has started this process for a run in several."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
@@ -28,7 +28,7 @@ def has_launcher() -> bool:
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0; 0 where it is the only one."""
+    """The number of this process, from 0."""
     return int(os.environ["RANK"]) if is_worker() else 0
 
 
@@ -38,7 +38,7 @@ def size() -> int:
 
 
 def local_rank() -> int:
-    """Which of the processes on this machine this is, from 0: the index of its GPU."""
+    """The number of this process among those on this machine, from 0: the index of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if is_worker() else 0
 
 
@@ -48,12 +48,12 @@ def local_size() -> int:
 
 
 def restarts() -> int:
-    """How often the launcher has started the processes anew."""
+    """How often the launcher has restarted the processes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if is_worker() else 0
 
 
 def may_start_again() -> bool:
-    """Whether the launcher starts the processes anew if one of them fails now."""
+    """Whether the launcher restarts the processes if any of them fails now."""
     return is_worker() and restarts() < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 

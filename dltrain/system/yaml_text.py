@@ -1,6 +1,6 @@
-"""YAML that others have written: refused where it nests deeper, or aliases repeat more, than a configuration needs.
+"""YAML from strangers: refused where it nests deeper, or its aliases repeat more, than a configuration needs.
 
-A few hundred bytes of it can stand for billions of values, and a few thousand brackets exhaust the interpreter's stack.
+A few hundred bytes can stand for billions of values, and a few thousand brackets exhaust the interpreter's stack.
 """
 
 from typing import IO, Any
@@ -29,7 +29,7 @@ def load(text: str, loader: Any = FAST) -> Any:
 
 
 def require_plain(stream: str | IO[str], loader: Any = yaml.SafeLoader) -> None:
-    """Refuse YAML that would take long or fail to be made into values. ``loader`` is the one that will read it.
+    """Refuse YAML that ``loader``, which reads it next, would take long for or fail on.
 
     Raises:
         yaml.YAMLError: it is no YAML, or refused.
@@ -41,7 +41,7 @@ def require_plain(stream: str | IO[str], loader: Any = yaml.SafeLoader) -> None:
 
 
 class _Seen:
-    """How many values, and how deep, the collections are that have been read so far."""
+    """Size and depth of the collections that have been read so far."""
 
     def __init__(self) -> None:
         self.open: list[tuple[str | None, int, int]] = []  # anchor, size and height of each, from the outermost on
@@ -72,7 +72,7 @@ class _Seen:
     def _repeat(self, anchor: str) -> str:
         if any(anchor == outer for outer, _, _ in self.open):
             return f"the alias *{anchor} stands within what it is to repeat: write out what is meant"
-        size, height = self.anchored.get(anchor, (1, 0))  # of none at all, the loader tells
+        size, height = self.anchored.get(anchor, (1, 0))  # the loader refuses an unknown one
         self.repeated += size
         self._add(None, size, height)
         if self.repeated > _MOST:
