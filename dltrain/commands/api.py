@@ -23,7 +23,7 @@ from dltrain.config.flags import parse_flags
 from dltrain.config.session import hydra_session, without_hydra
 from dltrain.config.values import overrides_of
 from dltrain.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
-from dltrain.runs.folder import find_run
+from dltrain.runs.find import find_run
 from dltrain.runs.record import history_of, read_result
 from dltrain.system import answer, worker
 from dltrain.system.machine import shorten_spin

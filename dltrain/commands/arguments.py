@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from glob import glob, has_magic
 
 from dltrain.errors import UserError
-from dltrain.runs.folder import find_run, is_there, path_of
+from dltrain.runs.find import find_run, is_there, path_of
 
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
 

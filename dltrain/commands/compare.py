@@ -9,7 +9,7 @@ from typing import Any
 from dltrain.commands.arguments import own_keys
 from dltrain.errors import UserError
 from dltrain.report.metrics import lower_is_better
-from dltrain.runs.folder import find_run, path_of
+from dltrain.runs.find import find_run, path_of
 from dltrain.runs.record import choices_of, history_of, metrics_of, read_config, read_result
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.files import write_text

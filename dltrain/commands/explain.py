@@ -14,7 +14,8 @@ from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
 from dltrain.report.figures import short
-from dltrain.runs.folder import path_of, require_no_link_out
+from dltrain.runs.find import path_of
+from dltrain.runs.folder import require_no_link_out
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
 from dltrain.system.files import written_whole

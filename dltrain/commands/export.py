@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import UserError, did_you_mean
-from dltrain.runs.folder import path_of
+from dltrain.runs.find import path_of
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
 from dltrain.system.log import log_to

@@ -10,7 +10,7 @@ from typing import Any
 from dltrain.commands.arguments import inputs_of, own_keys, run_of
 from dltrain.commands.writers import CSVWriter, require_writable, writing
 from dltrain.errors import DataError, DltrainError, UserError
-from dltrain.runs.folder import path_of
+from dltrain.runs.find import path_of
 from dltrain.system import worker
 from dltrain.system.answer import give, on_terminal, print_json, stdout
 from dltrain.system.log import can_redraw, log_to

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dltrain.commands.arguments import own_keys, run_of
 from dltrain.errors import RecordError, UserError
-from dltrain.runs.folder import find_run, is_in_use, is_there, path_of
+from dltrain.runs.find import find_run, is_there, path_of
+from dltrain.runs.folder import is_in_use
 from dltrain.runs.record import read_config
 from dltrain.sweep.ledger import Ledger, is_sweep, settled
 from dltrain.system.answer import on_terminal, print_json, say

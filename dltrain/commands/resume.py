@@ -9,7 +9,8 @@ from typing import Any
 from dltrain import config
 from dltrain.commands.arguments import run_of
 from dltrain.config.earlier import locate_files, of_run, require_trusted
-from dltrain.runs.folder import find_run, locked_run_folder, started_elsewhere
+from dltrain.runs.find import find_run, started_elsewhere
+from dltrain.runs.folder import locked_run_folder
 from dltrain.runs.record import read_config, read_environment, read_result
 from dltrain.system.log import log_to
 from dltrain.trained.launch.start import command_of, launched

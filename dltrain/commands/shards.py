@@ -6,7 +6,7 @@ from typing import Any
 from dltrain.commands.arguments import own_keys
 from dltrain.data.folders import text_of
 from dltrain.errors import UserError, did_you_mean
-from dltrain.runs.folder import path_of
+from dltrain.runs.find import path_of
 from dltrain.system.answer import on_terminal, print_json
 from dltrain.system.log import log_to
 

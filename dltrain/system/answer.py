@@ -38,12 +38,8 @@ def give() -> None:
 @contextmanager
 def stdout_reserved() -> Iterator[None]:
     """Within, ``print`` writes to stderr, and :func:`stdout` is where an answer goes."""
-    _targets.append(stdout())
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _targets.pop()
+    with _answering_to(stdout()), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 @contextmanager
@@ -52,28 +48,32 @@ def silenced() -> Iterator[None]:
     if on_terminal():
         yield
         return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        _targets.append(nowhere)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, _answering_to(nowhere):
         try:
             yield
         finally:
-            _targets.pop()
             _given.clear()
 
 
 @contextmanager
 def captured() -> Iterator[io.StringIO]:
-    """Within, an answer goes into the text that is yielded, also where stdout is a terminal; ``print`` writes to
-    stderr."""
+    """Within, an answer goes into the text that is yielded, also on a terminal; ``print`` writes to stderr."""
     text, given = io.StringIO(), _given.is_set()
-    _targets.append(text)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
+    with _answering_to(text), contextlib.redirect_stdout(sys.stderr):
+        try:
             yield text
+        finally:
+            if not given:
+                _given.clear()
+
+
+@contextmanager
+def _answering_to(target: TextIO) -> Iterator[None]:
+    _targets.append(target)
+    try:
+        yield
     finally:
         _targets.pop()
-        if not given:
-            _given.clear()
 
 
 def stdout() -> TextIO:

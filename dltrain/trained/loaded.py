@@ -24,7 +24,7 @@ from dltrain.data.stored import require_consistent
 from dltrain.distributed.process_group import ProcessGroup
 from dltrain.errors import CheckpointError, DataError, MismatchError, UserError, did_you_mean
 from dltrain.runs import checkpoint
-from dltrain.runs.folder import find_run, require_one_run, started_elsewhere
+from dltrain.runs.find import find_run, require_one_run, started_elsewhere
 from dltrain.system.device import Precision, pick_device, pick_precision, random_states_restored
 from dltrain.training.shapes import require_fitting
 

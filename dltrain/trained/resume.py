@@ -13,7 +13,7 @@ from dltrain.config.earlier import of_checkpoint, plain
 from dltrain.data.source import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.runs import checkpoint
-from dltrain.runs.folder import path_of, require_one_run
+from dltrain.runs.find import path_of, require_one_run
 from dltrain.runs.record import read_or_warn, read_result
 from dltrain.system import yaml_text
 from dltrain.training.trainer import Trainer
