@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from dltrain.report.content import Content, Rows, TestPart
 from dltrain.report.figures import short
 from dltrain.report.metrics import by_chart, lower_is_better
@@ -79,17 +81,14 @@ def _residuals(residuals: Sequence[float]) -> Chart:
     """A histogram of the residuals."""
     reach = max(abs(value) for value in residuals) or 1.0
     count = max(min(_BARS, math.isqrt(len(residuals)) | 1), 5)
-    width = 2 * reach / count
-    bars = [0] * count
-    for value in residuals:
-        bars[min(int((value + reach) / width), count - 1)] += 1
-    middles = [short(-reach + (index + 0.5) * width, 3) for index in range(count)]
+    bars, edges = np.histogram(residuals, count, (-reach, reach))
+    middles = [short(float(middle), 3) for middle in (edges[:-1] + edges[1:]) / 2]
     return {
         "kind": "bar",
         "title": "Residuals: predicted minus true",
         "axis": "residual",
         "x": middles,
-        "series": [{"name": "samples", "values": bars}],
+        "series": [{"name": "samples", "values": bars.tolist()}],
     }
 
 
