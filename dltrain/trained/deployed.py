@@ -20,10 +20,10 @@ class Deployed(nn.Module):
     ``forward`` takes tensors with the batch in front, in the order of ``input_names``:
 
     - ``images`` (batch, channels, height, width) uint8,
-    - ``numbers`` (batch, numeric columns) float64 in their own units, NaN where a value is missing, and
+    - ``numbers`` (batch, numeric columns) float64 in their units, NaN where a value is missing, and
       ``categories`` (batch, categorical columns) int64: the index of a value in the list of its column, or the
       length of the list for any other value (a table without columns of one kind has no such input),
-    - ``series`` (batch, steps, features) float64 in their own units,
+    - ``series`` (batch, steps, features) float64 in their units,
     - ``inputs`` (batch, *input_shape) float32 as the model reads them, where the data set stored no preprocessing.
 
     It returns ``probabilities`` (batch, classes) float32, or ``values`` (batch, num_outputs) float64 in the target's

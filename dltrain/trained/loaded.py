@@ -1,4 +1,4 @@
-"""A trained network, loaded from its run: where everything that uses one begins."""
+"""A trained network, loaded from its run: where all that uses it begins."""
 
 import copy
 import os
@@ -76,9 +76,8 @@ class Loaded:
     def loader(self, split: Split | None = None, process_group: ProcessGroup | None = None) -> tuple[Loader, Split]:
         """Batches of a part of the data, as the run evaluated them, and which part it is.
 
-        Of each batch a process of ``process_group`` gets its part.
-
-        By default this is the test part; of another file, or of another folder without ``test/``, all samples.
+        A process of ``process_group`` gets its slice of each batch. By default it is the test part; of another file, or
+        of another folder without ``test/``, all samples.
 
         Raises:
             UserError: there is no such part.

@@ -34,14 +34,11 @@ def predicted_rows(loaded: Loaded, batches: Iterable[NamedBatch]) -> Iterator[Ro
 
 def rows_of(facts: Facts, loss: Loss, names: Sequence[tuple[Any, ...]], outputs: Tensor) -> Iterator[Row]:
     """A row for each prediction, of a series for each step, from ``outputs`` (batch, num_outputs) float32."""
-    predicted = predictions(outputs, loss, facts).tolist()
-    if facts.task == "classification":
-        for name, row in zip(names, predicted, strict=True):
+    for name, row in zip(names, predictions(outputs, loss, facts).tolist(), strict=True):
+        if facts.task == "classification":
             best = max(range(len(row)), key=row.__getitem__)
             yield [*name, facts.class_names[best], row[best], *row]
-        return
-    for name, row in zip(names, predicted, strict=True):
-        if facts.kind == "series":
+        elif facts.kind == "series":
             path, times = name
             yield from ([path, time, value] for time, value in zip(times, row, strict=True))
         else:

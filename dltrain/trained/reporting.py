@@ -157,7 +157,7 @@ def _classified(network: Network, test: Loader, outputs: Tensor, targets: Tensor
     if network.facts.kind == "image" and len(shown):
         samples, indices = test.samples, test.order(len(targets))[shown]
         images = samples.take(indices.to(test.device) if test.resident else indices)[0].cpu()
-        if images.dtype == torch.uint8:  # the user's own data may hold anything
+        if images.dtype == torch.uint8:  # the user's data may hold anything
             white = (images.float() * (255 / network.levels)).round().clamp(max=255).byte().numpy()
             mistakes = [
                 Mistake(image, names[int(targets[row])], names[int(predicted[row])], float(confidence[row]), file)
