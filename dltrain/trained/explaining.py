@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import NamedBatch
+from dltrain.losses import scores
 from dltrain.trained.loaded import Loaded
 from dltrain.trained.predictions import predictions
 
@@ -61,7 +62,7 @@ def _explain(
     facts = loaded.facts
     with torch.no_grad():
         outputs = loaded.model(inputs)
-    classes = outputs.argmax(1) if facts.task == "classification" else None
+    classes = scores(loaded.loss, outputs).argmax(1) if facts.task == "classification" else None
     confidences = (
         predictions(outputs, loaded.loss, facts).amax(1).tolist() if classes is not None else [None] * len(names)
     )
