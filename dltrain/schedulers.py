@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import LRScheduler
 
-from dltrain.errors import ConfigError
 from dltrain.system.expression import Expression
 
 
@@ -96,8 +95,6 @@ def linear_warmup_cosine(
         warmup_fraction: share of them in which the learning rate rises.
         start_factor, min_factor: multipliers at the first interval and at the end.
     """
-    if not 0 <= warmup_fraction <= 1:
-        raise ConfigError([f"scheduler.warmup_fraction must be between 0 and 1, not {warmup_fraction}"])
     warmup = round(total * warmup_fraction)
 
     def factor(interval: int) -> float:
@@ -132,12 +129,6 @@ class RandomLR(LRScheduler):
         seed: int = 0,
         last_epoch: int = -1,
     ):
-        if not 0 < factor <= 1:
-            raise ConfigError([f"scheduler.factor must be above 0 and at most 1, not {factor}"])
-        if boundary < 1:
-            raise ConfigError([f"scheduler.boundary must be at least 1, not {boundary}"])
-        if direction not in ("decay", "accelerate", "both"):
-            raise ConfigError([f"scheduler.direction must be decay, accelerate or both, not '{direction}'"])
         self.factor = factor
         self.boundary = boundary
         self.direction = direction

@@ -95,17 +95,12 @@ def test_every_image_set_offers_each_option_that_its_channels_allow(path):
 @pytest.mark.parametrize(
     ("options", "shape", "fragments"),
     [
-        ({"cropp": 4}, (3, 9, 9), ["dataset.augment.cropp", "did you mean 'crop'?"]),
         ({"crop": 9}, (3, 9, 9), ["dataset.augment.crop=9"]),
-        ({"crop": 1.5}, (3, 9, 9), ["dataset.augment.crop=1.5"]),
-        ({"cutout": True}, (3, 9, 9), ["dataset.augment.cutout=True"]),
-        ({"flip": 1}, (3, 9, 9), ["dataset.augment.flip=1", "true or false"]),
-        ({"brightness": 2}, (3, 9, 9), ["dataset.augment.brightness=2"]),
+        ({"cutout": 9}, (3, 9, 12), ["dataset.augment.cutout=9", "below 9"]),
         ({"saturation": 0.5}, (1, 9, 9), ["saturation", "three channels"]),
-        ("flip", (3, 9, 9), ["dataset.augment=flip", "flip: true"]),
     ],
 )
-def test_an_option_that_cannot_be_is_named(options, shape, fragments):
+def test_an_option_that_the_images_cannot_have_is_named(options, shape, fragments):
     with pytest.raises(ConfigError) as caught:
         make_augment(options, MEAN[: shape[0]], shape)
     for fragment in fragments:

@@ -517,13 +517,10 @@ def test_a_file_that_is_cut_short_is_named_whatever_its_format(tmp_path, suffix)
         image_folder(str(tmp_path), val_fraction=0, test_fraction=0)
 
 
-@pytest.mark.parametrize(
-    "options", [{"channels": 2}, {"image_size": 0}, {"image_size": [4]}, {"image_size": "big"}, {"val_fraction": 1.0}]
-)
-def test_options_that_no_image_can_have_are_refused(tmp_path, options):
+def test_a_fraction_that_leaves_nothing_is_refused(tmp_path):
     write_classes(tmp_path, {"a": [1], "b": [2]})
-    with pytest.raises(ConfigError, match=r"dataset\.|fraction"):
-        image_folder(str(tmp_path), **options)
+    with pytest.raises(ConfigError, match="fraction"):
+        image_folder(str(tmp_path), val_fraction=1.0)
 
 
 # image_folder: bad input on the command line

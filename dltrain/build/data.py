@@ -2,19 +2,19 @@
 
 import inspect
 import math
+from collections.abc import Collection
 
 import torch
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from dltrain.build.make import make
+from dltrain.build.make import make_settled
 from dltrain.config.nodes import settled
 from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
 from dltrain.distributed.process_group import ProcessGroup
-from dltrain.errors import ConfigError
 from dltrain.system.device import fits
 from dltrain.system.machine import core_count
 
@@ -31,27 +31,25 @@ def read_data(cfg: DictConfig, fitted: Fitted | None = None) -> Data:
 
     With ``fitted``, what an earlier run measured, it is prepared as that run's own was, where its target can do that.
     """
-    node = cfg.dataset
-    if "batch_size" not in node:
-        raise ConfigError(["dataset.batch_size is missing: add batch_size: 32 to the YAML file of the data set"])
-    settled(cfg, "dataset")  # before it is asked for what it takes
-    parts = {key: node[key] for key in _PART_KEYS if key in node}
-    withheld = [key for key in parts if not _takes(node._target_, key)]
-    without = (*_LOADER_KEYS, *withheld)
-    if fitted and _takes(node._target_, "fitted"):  # which a configuration could not hold
-        made = make(cfg, "dataset", without=without, partial=True)(fitted=fitted)
-    else:
-        made = make(cfg, "dataset", without=without)
-    return adapted(made, str(node._target_).rpartition(".")[2], **parts)
+    node = settled(cfg, "dataset")
+    taken = _parameters(node._target_)
+    withheld = {key: node[key] for key in _PART_KEYS if key in node and key not in taken}
+    keywords = {"fitted": fitted} if fitted and "fitted" in taken else {}  # which a configuration could not hold
+    made = make_settled(node, "dataset", without=(*_LOADER_KEYS, *withheld), keywords=keywords)
+    return adapted(made, str(node._target_).rpartition(".")[2], **{key: node[key] for key in _PART_KEYS if key in node})
 
 
-def _takes(target: str, key: str) -> bool:
-    """Whether a target has a parameter of that name; of one that cannot be found, :func:`make` says why."""
+def _parameters(target: str) -> Collection[str]:
+    """What a target takes of the keys that dltrain follows otherwise, and ``fitted``.
+
+    All of it where it cannot be found: :func:`make_settled` says why.
+    """
     try:
         parameters = inspect.signature(get_object(target)).parameters
     except (HydraException, ImportError, ValueError, TypeError):
-        return True
-    return key in parameters or any(found.kind is found.VAR_KEYWORD for found in parameters.values())
+        return (*_PART_KEYS, "fitted")
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return (*_PART_KEYS, "fitted") if takes_any else parameters
 
 
 def training_loader(data: Data, cfg: DictConfig, device: torch.device, process_group: ProcessGroup) -> Loader:

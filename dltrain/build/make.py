@@ -31,25 +31,36 @@ def make(
     *args: Any,
     without: Sequence[str] = (),
     keywords: Mapping[str, Any] = _NONE,
-    partial: bool = False,
     device: torch.device | None = None,
 ) -> Any:
     """Call the ``_target_`` of the node ``key`` with its keys, but for those in ``without``, and with the arguments.
 
-    With ``partial`` it is not called: what comes back takes further arguments, which no configuration could hold.
     Lists for arguments that are annotated as tensors become tensors of float32 on ``device``.
 
     Raises:
         DltrainError: as the target itself raised it.
-        ConfigError: there is no such target, or one of torch's or dltrain's own refuses the keys.
+        ConfigError: a key has a value that it cannot have, there is no such target, or one of torch's or dltrain's
+            refuses the keys.
     """
-    node = settled(cfg, key, without)
+    return make_settled(settled(cfg, key), key, *args, without=without, keywords=keywords, device=device)
+
+
+def make_settled(
+    node: DictConfig,
+    key: str,
+    *args: Any,
+    without: Sequence[str] = (),
+    keywords: Mapping[str, Any] = _NONE,
+    device: torch.device | None = None,
+) -> Any:
+    """:func:`make` of a node that is settled already."""
+    node = OmegaConf.masked_copy(node, [name for name in node if name not in without])  # type: ignore[misc]
     for place, values in list(_tensors(OmegaConf.to_container(node))):
         tensor = {"_target_": "torch.tensor", "data": values, "dtype": _FLOAT, "device": str(device or "cpu")}
         OmegaConf.update(node, place, tensor, merge=False, force_add=True)
     try:
-        call = instantiate(node, *args, _convert_="all", _partial_=True)
-        return call if partial else call(**keywords)
+        # Not as keywords of instantiate, which builds what they name as a _target_.
+        return instantiate(node, *args, _convert_="all", _partial_=True)(**keywords)
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if cause is None:

@@ -14,63 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dltrain.config.hydra_section import check_hydra, check_names
+from dltrain.config.limits import CLOSED
 from dltrain.config.nodes import check_nodes
 from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
-from dltrain.config.rules import LATER, Choice, Either, Number, Of, Pattern, Problem, Where, shown
+from dltrain.config.rules import LATER, Problem, Where, complaint, distinct, shown
 from dltrain.config.targets import PLACES, trust_at
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.report.metrics import declare
 
-_FLAG = Of(bool, "true or false")
-_METRIC = Of(str, "the name of a metric such as val/loss", optional=True)
-
-# Units and meaning of each key stand in the YAML files under conf/.
-CLOSED: dict[str, Any] = {
-    "seed": Number(0, 2**32, whole=True),
-    "device": Pattern(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps"),
-    "deterministic": _FLAG,
-    "report": _FLAG,
-    "penalty.l1": Number(0),
-    "penalty.l2": Number(0),
-    "trainer.epochs": Number(1, whole=True),
-    "trainer.precision": Choice(("auto", "fp32", "bf16", "fp16")),
-    "trainer.accumulate": Number(1, whole=True),
-    "trainer.clip_norm": Number(0, optional=True, open_low=True),
-    "trainer.clip_value": Number(0, optional=True, open_low=True),
-    "trainer.ema_decay": Number(0, 1, optional=True),
-    "trainer.compile": _FLAG,
-    "trainer.profile": _FLAG,
-    "trainer.threads": Either(Number(1, whole=True, most=4096), Choice(("auto",))),
-    "trainer.devices": Either(Number(1, whole=True), Choice(("auto",))),
-    "trainer.strategy": Choice(("ddp", "fsdp")),
-    "trainer.sync_batchnorm": _FLAG,
-    "trainer.early_stopping.monitor": _METRIC,
-    "trainer.early_stopping.patience": Number(1, whole=True, optional=True),
-    "trainer.early_stopping.min_delta": Number(0),
-    "trainer.checkpoint.monitor": _METRIC,
-    "trainer.checkpoint.every_n_epochs": Number(1, whole=True, optional=True),
-    "trainer.checkpoint.every_n_steps": Number(1, whole=True, optional=True),
-    "trainer.checkpoint.every_n_minutes": Number(0, optional=True, open_low=True),
-    "trainer.checkpoint.keep": Number(0, whole=True),
-    "trainer.on_nonfinite": Choice(("stop", "skip", "rollback")),
-    "trainer.on_oom": Choice(("halve", "stop")),
-    "sweep.on_failure": Choice(("continue", "stop")),
-    "sweep.retries": Number(0, whole=True),
-    "resume": Of(str, "auto, off or a run folder"),
-    "trust": Of(list, "a list of packages, [my_package]"),
-}
-# Keys of open nodes that dltrain reads itself.
-SHARED: dict[str, Any] = {
-    "dataset.batch_size": Number(1, whole=True),
-    "dataset.val_fraction": Number(0, 1),
-    "dataset.test_fraction": Number(0, 1),
-    "dataset.limit": Number(1, whole=True, optional=True),
-    "dataset.split_seed": Number(0, whole=True),
-    "scheduler.interval": Choice(("epoch", "step")),
-    "scheduler.pct_start": Number(0, 1),  # torch takes 1 and divides by zero behind the last step
-    "optim.lr": Number(0),
-}
 Config: TypeAlias = DictConfig
 _OPEN = (*PLACES, "data")
 _FACTS = (
@@ -78,7 +30,6 @@ _FACTS = (
     *("steps_per_epoch", "schedule_length"),
 )
 _WORD = 2**63
-_NEEDED = ("dataset.batch_size", "scheduler.interval")
 
 
 def check(cfg: DictConfig, where: Where = lambda key: "", reads_data: bool = True) -> None:
@@ -111,7 +62,7 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         *unresolved,
         *_unknown(values, "", list(_all_keys(values, ""))),
         *_unknown_facts(values.get("data", {})),
-        *_values(values),
+        *_closed_values(values),
         *check_nodes(values, partial(trust_at, cfg)),
         *(check_files(values["dataset"]) if reads_data and isinstance(values.get("dataset"), dict) else ()),
     ]
@@ -121,11 +72,8 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         found += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
         plain = OmegaConf.to_container(cfg, resolve=False)
         found += (*names, *check_hydra(plain), *_oversized(OmegaConf.to_container(hydra, resolve=False), "hydra"))
-    by_key: dict[str, Problem] = {}
     raw = OmegaConf.to_container(job, resolve=False)
-    for problem in found:
-        by_key.setdefault(problem.key, _decoded(problem, raw))
-    return list(by_key.values())
+    return [_decoded(problem, raw) for problem in distinct(found)]
 
 
 def _decoded(problem: Problem, raw: Any) -> Problem:
@@ -258,33 +206,22 @@ def _nearest(name: str, prefix: str, known: Collection[str], everything: Collect
     return f"; the keys here are {', '.join(sorted(known))}"
 
 
-def _values(values: Mapping[str, Any]) -> Iterator[Problem]:
+def _closed_values(values: Mapping[str, Any]) -> Iterator[Problem]:
     missing: list[str] = []
-    for key, rule in (CLOSED | SHARED).items():
+    for key, rule in CLOSED.items():
         outer, _, name = key.rpartition(".")
         parent: Any = values
         for part in outer.split(".") if outer else ():
             parent = parent.get(part, {}) if isinstance(parent, dict) else None
         if not isinstance(parent, dict):
             continue
-        if name in parent:
-            if parent[name] != LATER and not rule.allows(parent[name]):
-                yield Problem(key, f"must be {rule}{_hint(parent[name], rule)}", parent[name])
-        elif key in CLOSED or (outer in values and key in _NEEDED):
+        if name not in parent:
             missing.append(key)
+        elif text := complaint(parent[name], rule):
+            yield Problem(key, text, parent[name])
     if len(missing) > 2 and all(key.startswith("trainer.") for key in missing):
         names = ", ".join(key.removeprefix("trainer.") for key in missing)
         yield Problem("trainer", f"lacks {names}: begin its file with defaults: [default, _self_]")
         return
     for key in missing:
-        yield Problem(key, f"is missing: it must be {(CLOSED | SHARED)[key]}")
-
-
-def _hint(value: Any, rule: Any) -> str:
-    if isinstance(rule, Number) and isinstance(value, float) and value.is_integer() and rule.allows(int(value)):
-        return f": write {int(value)}"
-    if isinstance(rule, Choice) and isinstance(value, str):
-        return did_you_mean(value, map(str, rule.words))
-    if isinstance(rule, Of) and rule.type is bool and isinstance(value, str | int):
-        return f", not {shown(value)}"
-    return ""
+        yield Problem(key, f"is missing: it must be {CLOSED[key]}")

@@ -10,8 +10,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dltrain.config import CLOSED, SHARED
-from dltrain.config.limits import LIMITS
+from dltrain.config.limits import CLOSED, LIMITS, SHARED
 from dltrain.config.loader import Loader
 from dltrain.config.rules import Choice, Either, Of, Rule
 from dltrain.config.session import hydra_session
@@ -26,8 +25,8 @@ def choices_of(key: str, overrides: Sequence[str], folder: Path | None) -> list[
     if key == "device":
         return ["auto", "cpu", "cuda", "mps"]
     group, _, name = key.partition(".")
-    rules = [rule for rule in ((CLOSED | SHARED).get(key), LIMITS.get(group, {}).get(name)) if rule is not None]
-    words = [word for rule in rules for word in _of_rule(rule)]
+    rules = [CLOSED.get(key), *(table.get(group, {}).get(name) for table in (SHARED, LIMITS))]
+    words = [word for rule in rules if rule is not None for word in _of_rule(rule)]
     return sorted(set(words or _of_argument(group, name, overrides, folder)))
 
 

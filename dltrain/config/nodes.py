@@ -6,10 +6,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.arguments import check_arguments
-from dltrain.config.limits import check_limits
+from dltrain.config.limits import SHARED, check_limits, check_shared
 from dltrain.config.literal import escaped
 from dltrain.config.relations import check_relations
-from dltrain.config.rules import LATER, Choice, Of, Problem, Rule, shown
+from dltrain.config.rules import LATER, Choice, Of, Problem, Rule, distinct, shown
 from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, SEVERAL, WITHIN, Target, Trust, find, is_scheduler, trust_at
 from dltrain.errors import ConfigError
@@ -88,6 +88,8 @@ def _check_node(key: str, group: str, node: Any, trust: Trust) -> Iterator[Probl
             key, f"must hold keys, key: value; a file names an option under defaults, - override /{group}: OPTION", node
         )
         return
+    if key == group:
+        yield from check_shared(group, node)
     if group in _NONE and node.get("_target_", "") is None:  # scheduler=none
         yield from _check_empty(group, node)
         return
@@ -135,10 +137,10 @@ def _check_target(
     text = "the name of an argument is text: put it in quotes, if it is one"
     yield from (Problem(f"{key}.{shown(one)}", text, node[one]) for one in unnamed)
     is_called = not node.get("_partial_") and not unnamed
-    found = list(_check_keys(key, "" if inner else group, node, target)) if is_called else []
-    limits = list(check_limits(key, group, node)) if not inner and _is_known(target) else []
-    ranged = {problem.key for problem in limits}  # a range tells more than a type
-    yield from (*limits, *(one for one in found if one.key not in ranged))
+    if not inner and target.package in READ:  # before the types, of which a range tells more
+        yield from check_limits(key, group, node)
+    if is_called:
+        yield from _check_keys(key, "" if inner else group, node, target)
     for one, value in node.items():
         yield from _check_nested(f"{key}.{one}", group, value, trust)
 
@@ -168,10 +170,6 @@ def _unusable(target: Target, inner: bool) -> str:
     return ""
 
 
-def _is_known(target: Target) -> bool:
-    return target.package in READ
-
-
 def _typed(group: str, passed: dict[str, Any], target: Target) -> dict[str, Any]:
     """``mode: auto`` of a plateau is dltrain's own word for what the monitor says; its rule is with the monitor's."""
     is_plateau = group == "scheduler" and target.name.endswith(".ReduceLROnPlateau")
@@ -189,22 +187,23 @@ def _check_nested(key: str, group: str, value: Any, trust: Trust) -> Iterator[Pr
             yield from _check_nested(f"{key}.{name}", group, item, trust)
 
 
-def settled(cfg: DictConfig, key: str, without: Collection[str] = ()) -> DictConfig:
-    """The node ``key`` but for the keys ``without``, ready to be made: nothing in it is resolved any more.
+def settled(cfg: DictConfig, key: str) -> DictConfig:
+    """The node ``key``, ready to be made: nothing in it is resolved any more.
 
-    Its targets are checked once more, on what they are now: the check before was made without the facts of the data.
+    It is checked once more, as it is now: the check before was made without the facts of the data. What a class of the
+    user's takes for these, it says itself.
 
     Raises:
-        ConfigError: each ``_target_`` that may not stand where it stands.
+        ConfigError: each value that is wrong, and each ``_target_`` that may not stand where it stands.
     """
-    node = OmegaConf.select(cfg, key)
-    outer = node._get_parent()
-    node = OmegaConf.masked_copy(node, [name for name in node if name not in without])
-    node._set_parent(outer)  # so that interpolations still find the rest
-    resolved: Any = OmegaConf.to_container(node, resolve=True)
-    problems = _check_target(key, key.partition(".")[0], resolved, trust_at(cfg, key))
-    if refused := [problem.sentence() for problem in problems if problem.key.endswith("._target_")]:
-        raise ConfigError(refused)
+    group = key.partition(".")[0]
+    resolved: Any = OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True)
+    problems = distinct(_check_node(key, group, resolved, trust_at(cfg, key)))
+    if str(resolved.get("_target_")).partition(".")[0] not in READ:
+        checked = ("_target_", *SHARED.get(group, ()))
+        problems = [problem for problem in problems if problem.key.rpartition(".")[2] in checked]
+    if problems:
+        raise ConfigError(problem.sentence() for problem in problems)
     made = OmegaConf.create(escaped(escaped(resolved)))  # as Hydra resolves it, and then what came out of that
     assert isinstance(made, DictConfig)
     return made

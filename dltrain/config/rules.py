@@ -2,11 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import UnionType
 from typing import Any, Protocol
+
+from dltrain.errors import did_you_mean
 
 LATER = "<known once the data are loaded>"
 NOTHING = object()  # a problem of a key that has no value
@@ -23,6 +25,14 @@ class Problem:
     def sentence(self, where: str = "") -> str:
         value = "" if self.value is NOTHING else f"={shown(self.value)}"
         return f"{self.key}{value}{f' ({where})' if where else ''}: {self.text}"
+
+
+def distinct(problems: Iterable[Problem]) -> list[Problem]:
+    """The first problem of each key."""
+    by_key: dict[str, Problem] = {}
+    for problem in problems:
+        by_key.setdefault(problem.key, problem)
+    return list(by_key.values())
 
 
 class Rule(Protocol):
@@ -132,6 +142,21 @@ class Either:
 
     def __str__(self) -> str:
         return f"{self.first}, or {self.second}"
+
+
+def complaint(value: Any, rule: Rule) -> str:
+    """What is wrong with a value, with what to write instead where that is clear; empty where the rule allows it."""
+    return "" if value == LATER or rule.allows(value) else f"must be {rule}{_hint(value, rule)}"
+
+
+def _hint(value: Any, rule: Rule) -> str:
+    if isinstance(rule, Number) and isinstance(value, float) and value.is_integer() and rule.allows(int(value)):
+        return f": write {int(value)}"
+    if isinstance(rule, Choice) and isinstance(value, str):
+        return did_you_mean(value, map(str, rule.words))
+    if isinstance(rule, Of) and rule.type is bool and isinstance(value, str | int):
+        return f", not {shown(value)}"
+    return ""
 
 
 Where = Callable[[str], str]  # of a key: "command line", or a file with its line, or nothing

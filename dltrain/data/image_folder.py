@@ -19,7 +19,7 @@ from dltrain.data.images.decode import WHITE, Decoding, decode_all, decoding_of,
 from dltrain.data.images.labelled import image_data
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import Split
-from dltrain.errors import ConfigError, DataError
+from dltrain.errors import DataError
 from dltrain.system.machine import available_memory
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,6 @@ def image_folder(
         DataError: a folder is missing, a class has no images to train on, an image cannot be read, or ``val`` or
             ``test`` have a class that ``train`` lacks.
     """
-    if cache not in ("auto", "memory", "disk", "none"):
-        raise ConfigError([f"dataset.cache must be auto, memory, disk or none, not '{cache}'"])
     decoding = decoding_of(image_size, channels, background, white, fitted.preprocessing if fitted else None)
     top = Path(os.path.expanduser(root))
     if not top.is_dir():

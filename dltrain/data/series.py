@@ -28,7 +28,7 @@ from dltrain.data.tables.frames import (
 from dltrain.data.tables.notation import with_notation
 from dltrain.data.tables.steps import DAY, HOUR, TOLERANCE, Moments, Step, find_step
 from dltrain.data.tables.times import Times, read_times, shown
-from dltrain.errors import ConfigError, DataError
+from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,6 @@ def series(
         DataError: a missing column or value, text where a number belongs, times that do not rise, or fewer rows
             than a window and its horizon in any part.
     """
-    if not all(isinstance(steps, int) and steps >= 1 for steps in (window, horizon)):
-        raise ConfigError([f"dataset.window and dataset.horizon must be whole, at least 1, not {window}, {horizon}"])
     dialect = dialect_of(separator, header, decimal, thousands, missing)
     frame, dialect = read_frame(path, Dialect.of(fitted.preprocessing) if fitted else dialect, str(target))
     (target,) = require_columns(frame, [target], path, "dataset.target")

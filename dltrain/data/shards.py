@@ -75,10 +75,6 @@ def shards(
     Raises:
         DataError: there are no shards, one is damaged, or a sample lacks its input or its label.
     """
-    if task not in ("classification", "regression"):
-        raise ConfigError([f"dataset.task must be classification or regression, not '{task}'"])
-    if shuffle_window < 1:
-        raise ConfigError([f"dataset.shuffle_window must be at least 1, not {shuffle_window}"])
     decoding = decoding_of(image_size, channels, background, white, _images_of(fitted))
     require_augment(augment, decoding.shape)
     files = shard_files(root)

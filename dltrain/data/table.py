@@ -28,7 +28,7 @@ from dltrain.data.tables.frames import (
     require_plain,
 )
 from dltrain.data.tables.notation import MOSTLY, with_notation
-from dltrain.errors import ConfigError, DataError
+from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,6 @@ def table(
     Raises:
         DataError: the file, the target column, or a value in a row that is not what its column holds.
     """
-    if max_categories < 1:
-        raise ConfigError([f"dataset.max_categories must be at least 1, not {max_categories}"])
     dialect = dialect_of(separator, header, decimal, thousands, missing)
     frame, dialect = read_frame(path, Dialect.of(fitted.preprocessing) if fitted else dialect, str(target))
     (target,) = require_columns(frame, [target], path, "dataset.target")
@@ -169,8 +167,6 @@ def _read_target(
         advice = "a regression needs numbers, else set dataset.task=classification"
         check_numbers(column, numbers, path, advice, dialect)
         return torch.from_numpy(numbers.fill_null(0.0).to_numpy().copy()), ()
-    if task != "classification":
-        raise ConfigError([f"dataset.task must be classification or regression, not '{task}'"])
     names = known or _class_names(column, path, dialect)
     codes = Categories(names, dialect).codes(column)
     if known and len(unknown := column.drop_nulls().filter(codes[column.is_not_null().to_numpy()] == len(names))):

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, MismatchError
-from dltrain.models.layers import Activation, dense, make_activation, require_dimensions, require_sizes
+from dltrain.errors import MismatchError
+from dltrain.models.layers import Activation, dense, make_activation, require_dimensions
 
 
 class CNN(nn.Module):
@@ -33,7 +33,6 @@ class CNN(nn.Module):
     ``forward``: inputs (batch, channels, height, width) float, outputs (batch, num_outputs) logits.
 
     Raises:
-        ConfigError: an argument has a value that is not allowed.
         MismatchError: the data are no images, or the images are too small for so many blocks.
     """
 
@@ -57,14 +56,6 @@ class CNN(nn.Module):
     ):
         super().__init__()
         require_dimensions(input_shape, [3], "cnn")
-        if pool not in ("max", "average", "none"):
-            raise ConfigError([f"model.pool must be max, average or none, not '{pool}'"])
-        if padding == "same" and stride != 1:
-            raise ConfigError(["model.padding=same needs model.stride=1; use half of model.kernel_size as padding"])
-        if isinstance(kernel_size, int) and kernel_size < 1:
-            raise ConfigError([f"model.kernel_size must be at least 1, not {kernel_size}"])
-        require_sizes("model.channels", channels)
-        require_sizes("model.hidden_sizes", hidden_sizes)
         blocks: list[nn.Module] = []
         for fan_in, fan_out in pairwise([input_shape[0], *channels]):
             # Batch norm would subtract a bias again, with the mean.

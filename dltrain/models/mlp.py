@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dltrain.models.layers import Activation, dense, require_sizes
+from dltrain.models.layers import Activation, dense
 
 
 class MLP(nn.Module):
@@ -25,7 +25,6 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        require_sizes("model.hidden_sizes", hidden_sizes)
         sizes = [math.prod(input_shape), *hidden_sizes]
         self.layers = nn.Sequential(
             nn.Flatten(), *dense(sizes, activation, batch_norm, dropout), nn.Linear(sizes[-1], num_outputs)

@@ -6,8 +6,7 @@ from typing import ClassVar, Literal, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError
-from dltrain.models.layers import Activation, dense, require_dimensions, require_sizes
+from dltrain.models.layers import Activation, dense, require_dimensions
 
 
 class LayerOptions(TypedDict, total=False):
@@ -55,9 +54,6 @@ class Recurrent(nn.Module):
     ):
         super().__init__()
         require_dimensions(input_shape, [2, 3], type(self).__name__.lower())
-        if readout not in ("last", "mean", "max"):
-            raise ConfigError([f"model.readout must be last, mean or max, not '{readout}'"])
-        require_sizes("model.hidden_sizes", hidden_sizes)
         features = input_shape[-1] if len(input_shape) == 2 else input_shape[0] * input_shape[-1]
         self.readout = readout
         self.recurrent = self.layer(

@@ -66,23 +66,17 @@ def decoding_of(
     With ``stored``, the preprocessing of an earlier run, images are decoded as that run decoded its own.
 
     Raises:
-        ConfigError: no image can have them, or the earlier run had others.
+        ConfigError: the background is no colour, or the earlier run had others.
     """
-    if channels not in (1, 3):
-        raise ConfigError([f"dataset.channels must be 1 (grey) or 3 (RGB), not {channels}"])
-    sides = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise ConfigError([f"dataset.image_size must be a whole number of pixels or [height, width], not {image_size}"])
-    if white != "auto" and not (isinstance(white, int | float) and white > 0):
-        raise ConfigError([f"dataset.white must be auto or a number above 0, not {white}"])
+    height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
     colour = colour_of(background)
     if stored is None:
-        return Decoding(channels, sides[0], sides[1], colour, WHITE if white == "auto" else float(white))
+        return Decoding(channels, height, width, colour, WHITE if white == "auto" else float(white))
     if "background" in stored and colour != stored["background"]:
         raise ConfigError([f"dataset.background={background}: the run was trained with {stored['background']}"])
     if "white" in stored and white not in ("auto", stored["white"]):
         raise ConfigError([f"dataset.white={white}: the run was trained with {stored['white']:g}"])
-    return Decoding(channels, sides[0], sides[1], stored.get("background"), stored.get("white", WHITE))
+    return Decoding(channels, height, width, stored.get("background"), stored.get("white", WHITE))
 
 
 def colour_of(background: str | int | None) -> str | None:
