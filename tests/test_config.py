@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 import torch
 from conftest import CONF, GROUPS, options
+from hydra.utils import get_object
 from omegaconf import OmegaConf, open_dict
 
 from dltrain import config
@@ -17,6 +18,7 @@ from dltrain.config.arguments import described, fits
 from dltrain.config.rules import LATER, Choice, Either, Many, Number
 from dltrain.config.yaml_lines import file_problems, key_lines
 from dltrain.data.base import Facts
+from dltrain.data.stated import Stated, stated_by
 from dltrain.errors import ConfigError
 from dltrain.models.layers import ACTIVATIONS, Activation
 from dltrain.report.metrics import NAMES
@@ -100,7 +102,7 @@ def test_the_signature_read_from_the_file_is_the_one_that_python_has(name):
     """Names, order, which are required, and constants given as defaults, of every target under conf/."""
     found = source.find(name)
     assert isinstance(found, source.Definition)
-    value = __import__("hydra").utils.get_object(name)
+    value = get_object(name)
     real, read = inspect.signature(value), source.signature(found)
     assert read is not None
     expanded = [one for one in read.parameters if one in real.parameters]
@@ -113,6 +115,17 @@ def test_the_signature_read_from_the_file_is_the_one_that_python_has(name):
         bases = [f"{base.__module__}.{base.__qualname__}" for base in value.__mro__]
         bases = [base for base in bases if base.partition(".")[0] in source.READ]
         assert [base.name for base in source.bases(found)][: len(bases)] == bases
+
+
+@pytest.mark.parametrize("name", ["digits", "diabetes", "sunspots"])
+def test_what_a_data_set_states_is_what_it_turns_out_to_be(name):
+    target = f"dltrain.data.bundled.{name}"
+    make = get_object(target)
+    stated = source.decoration(source.find(target), "Stated")
+    assert stated_by(make) == Stated(**stated)
+    facts = make().facts
+    assert (facts.task, len(facts.class_names) or None) == (stated["task"], stated.get("classes"))
+    assert make(val_fraction=0).val is None
 
 
 def test_the_names_known_without_torch_are_those_of_the_modules_that_have_it():

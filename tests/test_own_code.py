@@ -252,6 +252,34 @@ def test_a_class_that_takes_a_key_of_dltrains_gets_it(dltrain, tmp_path):
     assert outcome.code == 0, outcome.stderr
 
 
+STATED = """
+from dltrain.data.stated import Stated
+
+@Stated(task="regression", held_out=True, files={"path": "a file of numbers"}, folders={"root": "my files"})
+def numbers(path="own_data.py", root="."):
+    raise AssertionError("it is not made where its configuration is wrong")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["dataset.path=none.txt"], ["dataset.path='none.txt'", "there is no such file; it must be a file of numbers"]),
+        (["dataset.root=nowhere"], ["dataset.root='nowhere'", "there is no such folder; it must hold my files"]),
+        (["trainer.checkpoint.monitor=val/accuracy"], ["is no metric of this run, but of classification"]),
+        (["dataset.val_fraction=0", "trainer.checkpoint.monitor=val/mae"], ["dataset.val_fraction=0 leaves no"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_what_a_data_set_states_is_checked_before_it_is_made(dltrain, tmp_path, arguments, fragments):
+    keys = "batch_size: 8\nval_fraction: 0.1\npath: own_data.py\nroot: .\n"
+    typed = own_data(tmp_path, "numbers", keys)
+    (tmp_path / "own_data.py").write_text(STATED)
+    outcome = dltrain("check", *typed, *arguments)
+    assert outcome.code == 2
+    assert all(fragment in outcome.stderr for fragment in fragments), outcome.stderr
+
+
 def test_a_data_set_without_a_batch_size_is_told_what_to_write(dltrain, tmp_path):
     outcome = dltrain(*own_data(tmp_path, "Mapped"))
     assert outcome.code == 2

@@ -101,8 +101,8 @@ def test_every_schedule_equals_its_closed_form(name, interval, run):
     ("name", "overrides", "closed_form"),
     [
         ("step", ["step_size=7", "gamma=0.5"], lambda t: 0.5 ** (t // 7)),
-        ("multistep", ["milestones=[2,2,9]", "gamma=0.5"], lambda t: 0.5 ** (2 * (t >= 2) + (t >= 9))),
-        ("exponential", ["gamma=1.1"], lambda t: 1.1**t),
+        ("multistep", ["milestones=[2,5,9]", "gamma=0.5"], lambda t: 0.5 ** ((t >= 2) + (t >= 5) + (t >= 9))),
+        ("exponential", ["gamma=0.9"], lambda t: 0.9**t),
         ("cosine", ["eta_min=0.02"], lambda t: half_cosine(1, 0.02 / LR, t / EPOCHS)),
         ("lambda", ["lr_lambda='(epoch + 1) ** -0.5'"], lambda t: (t + 1) ** -0.5),
         (

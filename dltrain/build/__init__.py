@@ -24,11 +24,12 @@ from dltrain.build.network import (
     wrapped,
 )
 from dltrain.config.literal import escaped
+from dltrain.config.relations import check_monitors
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
 from dltrain.data.loader import Loader
 from dltrain.distributed.process_group import ProcessGroup
-from dltrain.errors import ConfigError, did_you_mean
+from dltrain.errors import ConfigError
 from dltrain.loggers import Loggers
 from dltrain.losses import Penalty, require_fitting
 from dltrain.report.metrics import declare, lower_is_better
@@ -125,9 +126,10 @@ def build(
     declare(cfg.get("metric"))
     added = added_metrics(cfg, process_group.size)
     metric_names = _metric_names(data, device, added)
+    _require_metrics(cfg, metric_names)
     schedule = _schedule(cfg, optim, metric_names)
 
-    monitor = _monitor(cfg, "trainer.checkpoint.monitor", metric_names)
+    monitor = _monitor(cfg.trainer.checkpoint.monitor, metric_names)
     config_text = OmegaConf.to_yaml(cfg, resolve=True)
     header = {
         "config": config_text,
@@ -214,38 +216,32 @@ def _metric_names(data: Data, device: torch.device, added: Mapping[str, Metric])
     return ["train/loss", *(f"val/{name}" for name in names)]
 
 
-def _monitor(cfg: DictConfig, key: str, names: list[str]) -> str:
-    """The metric that ``key`` names, or the usual one; :class:`ConfigError` when there will be no such metric."""
-    name = OmegaConf.select(cfg, key)
-    if name is None:
-        return "val/loss" if "val/loss" in names else "train/loss"
-    if name not in names:
-        no_val = "" if len(names) > 1 else " (dataset.val_fraction=0 leaves no validation part)"
-        hint = did_you_mean(name, names)
-        raise ConfigError([f"{key}='{name}' is no metric of this run{no_val}{hint} There are {', '.join(names)}"])
-    return str(name)
+def _require_metrics(cfg: DictConfig, names: list[str]) -> None:
+    """Refuse to follow a metric that is none of ``names``, those of the run, or the wrong way."""
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    if problems := [problem.sentence() for problem in check_monitors(resolved, names)]:
+        raise ConfigError(problems)
+
+
+def _monitor(name: str | None, names: list[str]) -> str:
+    """The metric that is named, or the usual one."""
+    return name or ("val/loss" if "val/loss" in names else "train/loss")
 
 
 def _schedule(cfg: DictConfig, optim: torch.optim.Optimizer, metric_names: list[str]) -> Schedule | None:
-    node = cfg.scheduler
+    node, monitor = cfg.scheduler, None
     if node._target_ is None:
         return None
-    if "monitor" not in node:
-        return Schedule(scheduler(cfg, "scheduler", optim, without=_SCHEDULE_KEYS), node.interval)
-    monitor = _monitor(cfg, "scheduler.monitor", metric_names)
-    if node.interval != "epoch":
-        raise ConfigError(["scheduler.interval=step: a metric is there once an epoch; use scheduler.interval=epoch"])
-    better = "min" if lower_is_better(monitor) else "max"
-    if node.mode == "auto":
-        node.mode = better
-    elif node.mode != better:
-        raise ConfigError([f"scheduler.mode={node.mode}: {monitor} is better when {better}imal; use mode=auto"])
+    if "monitor" in node:
+        monitor = _monitor(node.monitor, metric_names)
+        if node.mode == "auto":
+            node.mode = "min" if lower_is_better(monitor) else "max"
     return Schedule(scheduler(cfg, "scheduler", optim, without=_SCHEDULE_KEYS), node.interval, monitor)
 
 
 def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping | None:
     options = cfg.trainer.early_stopping
-    monitor = _monitor(cfg, "trainer.early_stopping.monitor", metric_names)
+    monitor = _monitor(options.monitor, metric_names)
     return EarlyStopping(Best(monitor, options.min_delta), options.patience) if options.patience else None
 
 

@@ -19,7 +19,7 @@ from dltrain.config.nodes import check_nodes
 from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Problem, Where, complaint, distinct, shown
-from dltrain.config.targets import PLACES, trust_at
+from dltrain.config.targets import PLACES, stated_of, trust_at
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.report.metrics import declare
 
@@ -44,13 +44,13 @@ def check(cfg: DictConfig, where: Where = lambda key: "", reads_data: bool = Tru
 
 def require_files(cfg: DictConfig) -> None:
     """Raise :class:`ConfigError` where the files of the data set are not there."""
-    if found := list(check_files(cfg.dataset)):
+    if found := list(check_files(cfg.dataset, stated_of(cfg.dataset._target_, trust_at(cfg, "dataset")))):
         raise ConfigError(problem.sentence() for problem in found)
 
 
 def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
     """Every problem, at most one of a key."""
-    hydra = OmegaConf.select(cfg, "hydra")
+    hydra, trust = OmegaConf.select(cfg, "hydra"), partial(trust_at, cfg)
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # type: ignore[misc]  # it takes any
     with answered_by(hydra):
         values, unresolved = _plain(job)
@@ -63,9 +63,10 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         *_unknown(values, "", list(_all_keys(values, ""))),
         *_unknown_facts(values.get("data", {})),
         *_closed_values(values),
-        *check_nodes(values, partial(trust_at, cfg)),
-        *(check_files(values["dataset"]) if reads_data and isinstance(values.get("dataset"), dict) else ()),
+        *check_nodes(values, trust),
     ]
+    if reads_data and isinstance(dataset := values.get("dataset"), dict):
+        found += check_files(dataset, stated_of(dataset.get("_target_"), trust("dataset")))
     if hydra is not None:
         known = {*HydraConf.__dataclass_fields__, "env"}  # "env" is made by the group hydra/env
         unknown = [str(key) for key in hydra if key not in known]

@@ -11,7 +11,7 @@ from dltrain.config.literal import escaped
 from dltrain.config.relations import check_relations
 from dltrain.config.rules import LATER, Choice, Of, Problem, Rule, distinct, shown
 from dltrain.config.source import READ
-from dltrain.config.targets import PLACES, SEVERAL, WITHIN, Target, Trust, find, is_scheduler, trust_at
+from dltrain.config.targets import PLACES, SEVERAL, WITHIN, Target, Trust, find, is_scheduler, stated_of, trust_at
 from dltrain.errors import ConfigError
 from dltrain.report.metrics import NAMES
 
@@ -47,7 +47,8 @@ def check_nodes(cfg: Mapping[str, Any], trust: Callable[[str], Trust]) -> Iterat
             yield Problem(group, f"is missing: choose an option, {group}=...; dltrain list {group} shows them")
     yield from _check_several("logger", "logger=csv, logger=[csv,tensorboard]", cfg, trust)
     yield from _check_several("metric", "metric=mine, metric=[mine,yours]", cfg, trust)
-    yield from _safely_related(cfg)
+    if all(isinstance(cfg.get(group), dict) for group in GROUPS):
+        yield from check_relations(cfg, stated_of(cfg["dataset"].get("_target_"), trust("dataset")))
 
 
 def _check_several(
@@ -73,12 +74,6 @@ def _check_metric(name: str, node: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"metric.{name}.{key}", f"must be {rule}", node[key])
     if node.get("better") is None:
         yield Problem(f"metric.{name}.better", f"is missing: it must be {_METRIC_RULES['better']}")
-
-
-def _safely_related(cfg: Mapping[str, Any]) -> Iterator[Problem]:
-    """Relations of keys, where the groups are the mappings that they should be."""
-    if all(isinstance(cfg.get(group), dict) for group in GROUPS):
-        yield from check_relations(cfg)
 
 
 def _check_node(key: str, group: str, node: Any, trust: Trust) -> Iterator[Problem]:

@@ -1,38 +1,33 @@
 """What keys must be to one another, and to the files that they name."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dltrain.config.rules import LATER, Problem
+from dltrain.config.source import READ
+from dltrain.data.stated import Stated
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.report.metrics import NAMES, about_test, lower_is_better
 from dltrain.system import worker
 from dltrain.system.expression import Expression
 from dltrain.system.files import kind_of
 
-_TASKS = {  # of dltrain's own data sets; a table tells its task once it is read, unless dataset.task names it
-    **dict.fromkeys(("diabetes", "sunspots", "series"), "regression"),
-    **dict.fromkeys(("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"), "classification"),
-}
-_WITH_VAL_FOLDERS = ("image_folder", "shards")  # which have a validation part whatever the fraction
-_TEN_CLASSES = ("digits", "mnist", "fashion_mnist", "cifar10")
 
-
-def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
-    """What keys must be to one another."""
+def check_relations(cfg: Mapping[str, Any], stated: Stated) -> Iterator[Problem]:
+    """What keys must be to one another; ``stated`` is what the data set says of itself."""
     groups = ("optim", "model", "scheduler", "trainer", "dataset")
     optim, model, scheduler, trainer, dataset = (_mapping(cfg.get(group)) for group in groups)
     if optim.get("nesterov") is True and not (optim.get("momentum") and not optim.get("dampening")):
         yield Problem("optim.nesterov", "needs optim.momentum above 0 and optim.dampening=0", True)
     if optim.get("fused") is True and optim.get("foreach") is True:
         yield Problem("optim.fused", "excludes optim.foreach=true: leave one of them out", True)
-    if _is_own(model, "CNN"):
-        yield from _check_cnn(model)
+    if _is_read(model):
+        yield from _check_convolutions(model)
     intervals = trainer.get("epochs") if scheduler.get("interval") == "epoch" else 1  # how many steps: the data know
     for key, node in _schedulers("scheduler", scheduler):
         name = str(node.get("_target_"))
-        if name == "dltrain.schedulers.LambdaLR":
+        if _is_read(node):
             yield from _check_expression(key, node, intervals)
         if name.endswith((".OneCycleLR", ".CyclicLR")) and node.get("cycle_momentum", True) is True:
             yield from _check_cycle(key, optim)
@@ -47,7 +42,7 @@ def check_relations(cfg: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _check_processes(trainer, dataset.get("batch_size"))
     yield from _check_stopping(_mapping(trainer.get("early_stopping")))
     yield from _check_pruner(_mapping(cfg.get("pruner")))
-    yield from _check_monitors(cfg)
+    yield from check_monitors(cfg, _metric_names(dataset, stated, _mapping(cfg.get("metric"))))
 
 
 def _mapping(node: Any) -> Mapping[str, Any]:
@@ -84,22 +79,21 @@ def _check_pruner(pruner: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("pruner.min_resource", f"must be at most pruner.max_resource={most}", least)
 
 
-def check_files(dataset: Mapping[str, Any]) -> Iterator[Problem]:
-    """Files and folders of the user's that dltrain's own data sets read: for whoever is going to read them."""
-    name = str(dataset.get("_target_"))
-    root, path = (
-        value if isinstance(value, str) and value != LATER else None
-        for value in (dataset.get("root"), dataset.get("path"))
-    )
-    if name.startswith("dltrain.data.image_folder.") and root and not os.path.isdir(os.path.expanduser(root)):
-        yield Problem("dataset.root", "there is no such folder; it must hold train/<class>/<images>", root)
-    if name.startswith("dltrain.data.shards.") and root and not os.path.isdir(os.path.expanduser(root)):
-        yield Problem("dataset.root", "there is no such folder; it must hold shards, *.tar or *.parquet", root)
-    reads_table = name.startswith(("dltrain.data.table.", "dltrain.data.series."))
-    if reads_table and path and not os.path.isfile(os.path.expanduser(path)):
-        kind = kind_of(os.path.expanduser(path))
-        what = f"that is {kind}" if kind else "there is no such file"
-        yield Problem("dataset.path", f"{what}; it must be a CSV or Parquet file", path)
+def check_files(dataset: Mapping[str, Any], stated: Stated) -> Iterator[Problem]:
+    """Files and folders of the user's that a data set reads: for whoever is going to read them."""
+    for name, path in _paths(dataset, stated.folders):
+        if not os.path.isdir(os.path.expanduser(path)):
+            yield Problem(f"dataset.{name}", f"there is no such folder; it must hold {stated.folders[name]}", path)
+    for name, path in _paths(dataset, stated.files):
+        if not os.path.isfile(os.path.expanduser(path)):
+            kind = kind_of(os.path.expanduser(path))
+            what = f"that is {kind}" if kind else "there is no such file"
+            yield Problem(f"dataset.{name}", f"{what}; it must be {stated.files[name]}", path)
+
+
+def _paths(dataset: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, str]]:
+    values = ((name, dataset.get(name)) for name in names)
+    return [(name, value) for name, value in values if isinstance(value, str) and value not in ("", LATER)]
 
 
 def _schedulers(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -149,15 +143,15 @@ def _check_rise(scheduler: Mapping[str, Any], epochs: Any) -> Iterator[Problem]:
         yield Problem("scheduler.pct_start", text, share)
 
 
-def _is_own(node: Mapping[str, Any], name: str) -> bool:
-    return str(node.get("_target_")).startswith("dltrain.") and str(node["_target_"]).endswith(f".{name}")
+def _is_read(node: Mapping[str, Any]) -> bool:
+    return str(node.get("_target_")).partition(".")[0] in READ
 
 
 def _is_torch(node: Mapping[str, Any]) -> bool:
     return str(node.get("_target_")).startswith("torch.")
 
 
-def _check_cnn(model: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_convolutions(model: Mapping[str, Any]) -> Iterator[Problem]:
     stride, kernel, padding = (model.get(name) for name in ("stride", "pool_kernel_size", "pool_padding"))
     if model.get("padding") == "same" and isinstance(stride, int) and stride > 1:
         text = "needs model.stride=1: use half of model.kernel_size as padding, model.padding="
@@ -172,7 +166,7 @@ def _half(size: Any) -> int:
 
 def _check_expression(key: str, scheduler: Mapping[str, Any], intervals: Any) -> Iterator[Problem]:
     text, variable = scheduler.get("lr_lambda"), scheduler.get("variable", "epoch")
-    if text in (None, LATER) or not isinstance(variable, str):
+    if not isinstance(text, str | float | int) or text == LATER or not isinstance(variable, str):
         return
     try:
         expression = Expression(str(text), variable)
@@ -182,9 +176,9 @@ def _check_expression(key: str, scheduler: Mapping[str, Any], intervals: Any) ->
         yield Problem(f"{key}.lr_lambda", cause, text)
 
 
-def _check_monitors(cfg: Mapping[str, Any]) -> Iterator[Problem]:
+def check_monitors(cfg: Mapping[str, Any], known: Sequence[str]) -> Iterator[Problem]:
+    """What follows a metric, where ``known`` are those that a run may have."""
     trainer, scheduler = cfg.get("trainer") or {}, cfg.get("scheduler") or {}
-    known = _metric_names(cfg.get("dataset") or {}, _mapping(cfg.get("metric")))
     for part in ("early_stopping", "checkpoint"):
         node = trainer.get(part) if isinstance(trainer, dict) else None
         if isinstance(node, dict):
@@ -212,7 +206,7 @@ def _check_mode(scheduler: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("scheduler.mode", f"{monitor} is better when it is {better}: use scheduler.mode=auto", mode)
 
 
-def _check_monitor(key: str, name: Any, known: tuple[str, ...]) -> Iterator[Problem]:
+def _check_monitor(key: str, name: Any, known: Sequence[str]) -> Iterator[Problem]:
     if not isinstance(name, str) or name == LATER or name in known:
         return
     if len(known) == 1:
@@ -230,13 +224,11 @@ def _check_monitor(key: str, name: Any, known: tuple[str, ...]) -> Iterator[Prob
     )
 
 
-def _metric_names(dataset: Mapping[str, Any], added: Mapping[str, Any]) -> tuple[str, ...]:
+def _metric_names(dataset: Mapping[str, Any], stated: Stated, added: Iterable[str]) -> tuple[str, ...]:
     """Metrics that a run on the data set may have: those of both tasks where only the data know the task."""
-    module, _, name = str(dataset.get("_target_")).rpartition(".")
-    own = module.startswith("dltrain.data")
-    task = dataset.get("task") or (_TASKS.get(name) if own else None)
-    if own and name not in _WITH_VAL_FOLDERS and dataset.get("val_fraction") == 0:
+    if stated.held_out and dataset.get("val_fraction") == 0:
         return ("train/loss",)
+    task = dataset.get("task") or stated.task
     names = NAMES.get(str(task)) or tuple(dict.fromkeys(name for names in NAMES.values() for name in names))
-    absent = ("top5_accuracy",) if own and name in _TEN_CLASSES else ()
-    return ("train/loss", *(f"val/{each}" for each in (*names, *added) if each not in absent))
+    absent = ("top5_accuracy",) if (stated.classes or 11) <= 10 else ()
+    return ("train/loss", *(f"val/{name}" for name in (*names, *added) if name not in absent))

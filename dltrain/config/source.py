@@ -204,9 +204,18 @@ def method(found: Definition, name: str) -> Definition | None:
 
 def registers_model(found: Definition) -> bool:
     """Whether this is one of torchvision's functions that it lists as those which make a network."""
-    calls = [one.func for one in getattr(found.node, "decorator_list", ()) if isinstance(one, ast.Call)]
-    home = found.module.name.startswith("torchvision.models.")
-    return home and any(isinstance(call, ast.Name) and call.id == "register_model" for call in calls)
+    return found.module.name.startswith("torchvision.models.") and _decorator(found, "register_model") is not None
+
+
+def decoration(found: Definition, name: str) -> dict[str, Any]:
+    """The arguments, which are constants, of the decorator ``name`` of a class or function; none without it."""
+    call = _decorator(found, name)
+    return {str(each.arg): ast.literal_eval(each.value) for each in call.keywords} if call else {}
+
+
+def _decorator(found: Definition, name: str) -> ast.Call | None:
+    calls = [each for each in getattr(found.node, "decorator_list", ()) if isinstance(each, ast.Call)]
+    return next((call for call in calls if isinstance(call.func, ast.Name) and call.func.id == name), None)
 
 
 def signature(found: Definition) -> inspect.Signature | None:

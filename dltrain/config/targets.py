@@ -23,6 +23,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 
 from dltrain.config import source
+from dltrain.data.stated import Stated, stated_by
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.system.extras import install_line
 
@@ -83,7 +84,7 @@ class Target:
     """A class or function: its parameters, and for a class the full names of what it inherits from, itself first.
 
     ``name`` is what was written, ``full`` where it is defined; ``builds``: torchvision has registered it as one
-    that makes a network.
+    that makes a network; ``stated``: what a data set says of itself.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Target:
     ancestors: tuple[str, ...] = ()
     methods: frozenset[str] = frozenset()
     builds: bool = False
+    stated: Stated = field(default_factory=Stated)
 
     @property
     def is_class(self) -> bool:
@@ -251,6 +253,14 @@ def _is_shipped(name: str, full: str, groups: Iterable[str]) -> bool:
     return any(isinstance(each, source.Definition) and each.name == full for each in found)
 
 
+def stated_of(name: Any, trust: Trust) -> Stated:
+    """What the data set ``name`` states of itself; nothing where it is none."""
+    try:
+        return find(name, PLACES["dataset"], trust).stated
+    except ConfigError:  # which the check of its node raises
+        return Stated()
+
+
 def is_scheduler(name: Any, trust: Trust) -> bool:
     """Whether ``name`` is a class of learning-rate schedulers, or a function that makes one of its ``optimizer``."""
     try:
@@ -278,7 +288,8 @@ def _read(name: str, place: Place) -> Target:
     methods = frozenset(one for one in place.methods if source.method(found, one))
     ancestors = tuple(one.name for one in lineage)
     builds = source.registers_model(found)
-    return Target(name, found.name, source.signature(found), ancestors, methods, builds)
+    stated = Stated(**source.decoration(found, "Stated"))
+    return Target(name, found.name, source.signature(found), ancestors, methods, builds, stated)
 
 
 def _unfound(name: str, found: source.Definition | source.Module | None, place: Place) -> str:
@@ -319,7 +330,7 @@ def _imported(name: str, place: Place, trust: Trust) -> Target:
         for named in dict.fromkeys((top, package)):
             _require_vouched(named, name, trust)
     methods = frozenset(name for name, count in place.methods.items() if _takes(value, name, count))
-    return Target(name, full, signature_of(value), ancestors, methods)
+    return Target(name, full, signature_of(value), ancestors, methods, stated=stated_by(value))
 
 
 def _require_vouched(package: str, name: str, trust: Trust) -> None:

@@ -10,10 +10,12 @@ import torch
 from dltrain.data.base import Data, Fitted
 from dltrain.data.images.labelled import DecodedImages, image_data
 from dltrain.data.splits import Split
+from dltrain.data.stated import Stated
 
 _FILES = files("dltrain.data") / "files"
 
 
+@Stated(task="classification", classes=10, held_out=True)
 def digits(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
@@ -39,6 +41,7 @@ def digits(
     )
 
 
+@Stated(task="regression", held_out=True)
 def diabetes(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
@@ -64,6 +67,7 @@ def diabetes(
         )
 
 
+@Stated(task="regression", held_out=True)
 def sunspots(
     window: int = 48,
     horizon: int = 12,

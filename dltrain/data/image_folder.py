@@ -19,6 +19,7 @@ from dltrain.data.images.decode import WHITE, Decoding, decode_all, decoding_of,
 from dltrain.data.images.labelled import image_data
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import Split
+from dltrain.data.stated import Stated
 from dltrain.errors import DataError
 from dltrain.system.machine import available_memory
 
@@ -29,6 +30,7 @@ _SHARE_OF_MEMORY = 0.5  # of what is available, for decoded images
 Cache = Literal["auto", "memory", "disk", "none"]
 
 
+@Stated(task="classification", folders={"root": "train/<class>/<images>"})
 def image_folder(
     root: str,
     image_size: int | Sequence[int] = 32,

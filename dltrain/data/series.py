@@ -15,6 +15,7 @@ from torch import Tensor
 from dltrain.data.base import Data, Facts, Fitted, Windows
 from dltrain.data.source import describe_file
 from dltrain.data.splits import Split
+from dltrain.data.stated import Stated
 from dltrain.data.tables.dates import read_dates
 from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of
 from dltrain.data.tables.frames import (
@@ -38,6 +39,7 @@ _ORDERS = {  # what 01/02/2023 could be
 }
 
 
+@Stated(task="regression", held_out=True, files={"path": "a CSV or Parquet file"})
 def series(
     path: str,
     target: str | int,

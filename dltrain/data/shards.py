@@ -23,6 +23,7 @@ from dltrain.data.shard_files.index import Index, Runs, indexed
 from dltrain.data.shard_files.samples import ShardSamples, Targets, class_lookup, classes_of
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import Split
+from dltrain.data.stated import Stated
 from dltrain.errors import ConfigError, DataError, listed
 from dltrain.system.files import kind_of
 
@@ -33,6 +34,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 _MEASURED = 512  # images, which give the mean of a channel to about one per cent without reading the whole data set
 
 
+@Stated(folders={"root": "shards, *.tar or *.parquet"})
 def shards(
     root: str,
     input: str | None = None,

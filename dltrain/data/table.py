@@ -15,6 +15,7 @@ from torch import Tensor
 from dltrain.data.base import Arrays, Data, Facts, Fitted, Task
 from dltrain.data.source import describe_file
 from dltrain.data.splits import Shuffled, Split
+from dltrain.data.stated import Stated
 from dltrain.data.tables.categories import Categories, spellings
 from dltrain.data.tables.columns import nothing_to_read, sort_columns
 from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of, selected
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _MAX_CLASSES = 20  # an integer target with at most this many values is read as classes
 
 
+@Stated(held_out=True, files={"path": "a CSV or Parquet file"})
 def table(
     path: str,
     target: str | int,

@@ -15,6 +15,7 @@ from torch import Tensor
 from dltrain.data.base import Data
 from dltrain.data.images.labelled import DecodedImages, image_data
 from dltrain.data.splits import Split
+from dltrain.data.stated import Stated
 from dltrain.errors import DataError, cause_of
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -24,6 +25,7 @@ _IDX_FILES = {
 }
 
 
+@Stated(task="classification", classes=10, held_out=True)
 def mnist(
     root: str,
     download: bool = False,
@@ -38,6 +40,7 @@ def mnist(
     return image_data("mnist", tuple("0123456789"), parts, split=split, augment=augment)
 
 
+@Stated(task="classification", classes=10, held_out=True)
 def fashion_mnist(
     root: str,
     download: bool = False,
@@ -52,6 +55,7 @@ def fashion_mnist(
     return image_data("fashion_mnist", _FASHION, parts, split=split, augment=augment)
 
 
+@Stated(task="classification", classes=10, held_out=True)
 def cifar10(
     root: str,
     download: bool = False,
@@ -66,6 +70,7 @@ def cifar10(
     return image_data("cifar10", names, parts, split=split, augment=augment)
 
 
+@Stated(task="classification", classes=100, held_out=True)
 def cifar100(
     root: str,
     download: bool = False,
