@@ -24,6 +24,7 @@ from dltrain.build.network import (
     wrapped,
 )
 from dltrain.config.literal import escaped
+from dltrain.config.nodes import WITHHELD
 from dltrain.config.relations import check_monitors
 from dltrain.config.rules import shown
 from dltrain.data.base import Data
@@ -45,8 +46,6 @@ from dltrain.training.shapes import require_shapes
 from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-_SCHEDULE_KEYS = ("interval", "monitor")
 
 
 @dataclass
@@ -80,20 +79,18 @@ def build(
 ) -> Parts:
     """Build everything that ``cfg`` names; ``cfg`` gains the facts of its data set.
 
-    With ``fresh=False`` weights are not fetched, because those of a checkpoint take their place at once. ``threads``
-    are those that a run has recorded which is to go on.
+    With ``fresh=False`` weights are not fetched, because those of a checkpoint replace them at once. ``threads`` are
+    those that the run has recorded, if it is to go on. Every process of the group, by default only this one, builds the
+    same, and its part of what they share.
 
-    Every process of the group (by default this one alone) builds the same, and then its part of what they share.
-
-    Nothing is written but what loggers write when they start, and these come last: whatever is wrong is known
-    before the run has left a trace.
+    Nothing is written: whatever is wrong is known before the run has left a trace.
 
     Raises:
         UserError: a file, a key or a combination that cannot work.
     """
     process_group = process_group or ProcessGroup()
     cfg.data = dict.fromkeys(cfg.data)
-    composed = OmegaConf.to_yaml(cfg)  # without the facts, which a resumed run fills in anew
+    composed = OmegaConf.to_yaml(cfg)  # without the facts, which a resumed run fills in again
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.trainer.precision, device)
 
@@ -130,6 +127,7 @@ def build(
     schedule = _schedule(cfg, optim, metric_names)
 
     monitor = _monitor(cfg.trainer.checkpoint.monitor, metric_names)
+    when, l1, l2 = cfg.trainer.checkpoint, cfg.penalty.l1, cfg.penalty.l2
     config_text = OmegaConf.to_yaml(cfg, resolve=True)
     header = {
         "config": config_text,
@@ -148,10 +146,10 @@ def build(
         epochs=cfg.trainer.epochs,
         best=Best(monitor),
         checkpoints=_checkpoints(cfg, folder / "checkpoints", header, process_group),
-        due=_due(cfg),
+        due=Due(when.every_n_epochs, when.every_n_steps, when.every_n_minutes),
         view=_view(cfg, train, process_group),
         schedule=schedule,
-        penalty=_penalty(cfg, model),
+        penalty=Penalty(model.parameters(), l1, l2) if l1 or l2 else None,
         accumulate=cfg.trainer.accumulate,
         clip_norm=cfg.trainer.clip_norm,
         clip_value=cfg.trainer.clip_value,
@@ -177,7 +175,7 @@ def start_loggers(cfg: DictConfig, folder: Path, history: list[dict[str, float]]
 def _threads(
     cfg: DictConfig, recorded: int | str | None, work: int, device: torch.device, process_group: ProcessGroup
 ) -> int:
-    """Threads for a network with ``work`` multiply-adds a sample, of which a process takes its part of each batch."""
+    """Threads for a network of ``work`` multiply-adds a sample, where a process takes its part of each batch."""
     if recorded is not None and cfg.trainer.threads == "auto":
         return threads_of_run(recorded)
     samples = cfg.dataset.batch_size // (process_group.size * cfg.trainer.accumulate)
@@ -236,7 +234,7 @@ def _schedule(cfg: DictConfig, optim: torch.optim.Optimizer, metric_names: list[
         monitor = _monitor(node.monitor, metric_names)
         if node.mode == "auto":
             node.mode = "min" if lower_is_better(monitor) else "max"
-    return Schedule(scheduler(cfg, "scheduler", optim, without=_SCHEDULE_KEYS), node.interval, monitor)
+    return Schedule(scheduler(cfg, "scheduler", optim, without=WITHHELD["scheduler"]), node.interval, monitor)
 
 
 def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping | None:
@@ -246,7 +244,7 @@ def _early_stopping(cfg: DictConfig, metric_names: list[str]) -> EarlyStopping |
 
 
 def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, process_group: ProcessGroup) -> None:
-    """Refuse what layers of the network cannot do, before it fails in the middle of a step."""
+    """Refuse what layers of the network cannot do, before a step fails."""
     modules = list(model.modules())
     size, batch_norm = cfg.dataset.batch_size, any(isinstance(module, _BatchNorm) for module in modules)
     if size == 1 and batch_norm:
@@ -260,29 +258,20 @@ def _require_trainable(cfg: DictConfig, model: nn.Module, precision: Precision, 
 
 
 def _require_a_weight_each(cfg: DictConfig, data: Data) -> None:
-    """Refuse weights of classes, of torch's losses and ours, that are not one for each class, or all 0."""
+    """Refuse class weights of torch's losses and ours that are not one for each class, or all 0."""
     if str(cfg.loss._target_).partition(".")[0] not in ("torch", "dltrain"):
         return
-    for name in ("weight", "pos_weight"):
-        given, wanted = OmegaConf.select(cfg.loss, name), data.facts.num_outputs
-        if isinstance(given, ListConfig) and len(given) != wanted and data.facts.task == "classification":
-            names = data.facts.class_names
+    count, names = data.facts.num_outputs, data.facts.class_names
+    for key in ("weight", "pos_weight"):
+        weights = OmegaConf.select(cfg.loss, key)
+        if not isinstance(weights, ListConfig):
+            continue
+        if len(weights) != count and data.facts.task == "classification":
             order = f", in this order: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else ""
-            told = f"the data set has {wanted} classes: give one number for each{order}"
-            raise ConfigError([f"loss.{name}={shown(list(given))}: {told}"])
-        if name == "weight" and isinstance(given, ListConfig) and not any(given):
-            raise ConfigError([f"loss.weight={shown(list(given))}: no class would count: give one a number above 0"])
-
-
-def _due(cfg: DictConfig) -> Due:
-    when = cfg.trainer.checkpoint
-    return Due(when.every_n_epochs, when.every_n_steps, when.every_n_minutes)
-
-
-def _penalty(cfg: DictConfig, model: nn.Module) -> Penalty | None:
-    if not (cfg.penalty.l1 or cfg.penalty.l2):
-        return None
-    return Penalty(model.parameters(), cfg.penalty.l1, cfg.penalty.l2)
+            text = f"the data set has {count} classes: give one number for each{order}"
+            raise ConfigError([f"loss.{key}={shown(list(weights))}: {text}"])
+        if key == "weight" and not any(weights):
+            raise ConfigError([f"loss.weight={shown(list(weights))}: no class would count: give one a number above 0"])
 
 
 def _view(cfg: DictConfig, train: Loader, process_group: ProcessGroup) -> View:

@@ -10,7 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from dltrain.build.make import make_settled
-from dltrain.config.nodes import settled
+from dltrain.config.nodes import FOLLOWED, WITHHELD, settled
 from dltrain.data.adapted import adapted
 from dltrain.data.base import Data, Facts, Fitted, Samples
 from dltrain.data.loader import Loader
@@ -18,25 +18,22 @@ from dltrain.distributed.process_group import ProcessGroup
 from dltrain.system.device import fits
 from dltrain.system.machine import core_count
 
-# Keys of a dataset node that say how its samples are served; the others are arguments of its function.
-_LOADER_KEYS = ("batch_size",)
-_PART_KEYS = ("val_fraction", "test_fraction", "limit", "split_seed")
 # An evaluation batch has at most so many samples, and so many values, unless the training batch has more.
 _EVALUATION_BATCH = 256
 _EVALUATION_VALUES = 1_000_000
 
 
 def read_data(cfg: DictConfig, fitted: Fitted | None = None) -> Data:
-    """The data set; keys about its parts that a target of the user's own does not take are dltrain's to follow.
+    """Make the data set; keys about its parts that its target does not take are followed here.
 
-    With ``fitted``, what an earlier run measured, it is prepared as that run's own was, where its target can do that.
+    With ``fitted``, what an earlier run measured, it is prepared as that run's was, where its target can do that.
     """
     node = settled(cfg, "dataset")
     taken = _parameters(node._target_)
-    withheld = {key: node[key] for key in _PART_KEYS if key in node and key not in taken}
+    withheld = [key for key in FOLLOWED if key not in taken]
     keywords = {"fitted": fitted} if fitted and "fitted" in taken else {}  # which a configuration could not hold
-    made = make_settled(node, "dataset", without=(*_LOADER_KEYS, *withheld), keywords=keywords)
-    return adapted(made, str(node._target_).rpartition(".")[2], **{key: node[key] for key in _PART_KEYS if key in node})
+    made = make_settled(node, "dataset", without=(*WITHHELD["dataset"], *withheld), keywords=keywords)
+    return adapted(made, str(node._target_).rpartition(".")[2], **{key: node[key] for key in FOLLOWED if key in node})
 
 
 def _parameters(target: str) -> Collection[str]:
@@ -47,9 +44,9 @@ def _parameters(target: str) -> Collection[str]:
     try:
         parameters = inspect.signature(get_object(target)).parameters
     except (HydraException, ImportError, ValueError, TypeError):
-        return (*_PART_KEYS, "fitted")
+        return (*FOLLOWED, "fitted")
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    return (*_PART_KEYS, "fitted") if takes_any else parameters
+    return (*FOLLOWED, "fitted") if takes_any else parameters
 
 
 def training_loader(data: Data, cfg: DictConfig, device: torch.device, process_group: ProcessGroup) -> Loader:

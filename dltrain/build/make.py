@@ -38,7 +38,7 @@ def make(
     Lists for arguments that are annotated as tensors become tensors of float32 on ``device``.
 
     Raises:
-        DltrainError: as the target itself raised it.
+        DltrainError: as the target raised it.
         ConfigError: a key has a value that it cannot have, there is no such target, or one of torch's or dltrain's
             refuses the keys.
     """
@@ -72,14 +72,14 @@ def make_settled(
             raise ConfigError([f"{key}: {cause}"]) from error
         if ours and isinstance(cause, RuntimeError) and _TOO_LARGE.search(str(cause)):
             raise ConfigError([f"{key}: there is no memory for its weights: give it smaller sizes"]) from error
-        raise cause from cause.__cause__  # a bug in the user's class keeps its own traceback
+        raise cause from cause.__cause__  # a bug in the user's class keeps its traceback
 
 
 def optimizer(cfg: DictConfig, parameters: Sequence[nn.Parameter]) -> Optimizer:
     """Make the node ``optim`` for ``parameters``.
 
     Raises:
-        ConfigError: it cannot take a step: one of torch's is tried on a parameter of its own.
+        ConfigError: it cannot take a step: torch's optimizers are tried on a small parameter first.
     """
     target = str(cfg.optim._target_)
     if target.startswith("torch.") and parameters:
@@ -98,7 +98,7 @@ def optimizer(cfg: DictConfig, parameters: Sequence[nn.Parameter]) -> Optimizer:
 
 
 def scheduler(cfg: DictConfig, key: str, optimizer: Optimizer, without: Sequence[str] = ()) -> Any:
-    """Make the node ``key``, a learning-rate scheduler, and before it those that it is made of, each of ``optimizer``.
+    """Make the node ``key``, a learning-rate scheduler of ``optimizer``, and before it those that it is made of.
 
     Raises:
         DltrainError: see :func:`make`.
@@ -114,7 +114,7 @@ def scheduler(cfg: DictConfig, key: str, optimizer: Optimizer, without: Sequence
     by_name = signature is not None and "optimizer" in signature.parameters
     args, keywords = ((), {**inner, "optimizer": optimizer}) if by_name else ((optimizer,), inner)
     with warnings.catch_warnings():
-        # What a chain within a sequence is made to do by torch itself.
+        # torch steps a chain within a sequence too early itself.
         warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
         return make(cfg, key, *args, without=(*without, *inner), keywords=keywords)
 
@@ -131,7 +131,7 @@ def _inner_schedulers(cfg: DictConfig, key: str, optimizer: Optimizer) -> Any:
 
 
 def _tensors(node: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Where a resolved node has a list for an argument that is annotated as a tensor, at any depth, and the list."""
+    """The lists for arguments that are annotated as tensors, at any depth of a resolved node, each after its place."""
     if isinstance(node, list):
         node = {f"[{number}]": item for number, item in enumerate(node)}
     if not isinstance(node, dict):
@@ -147,11 +147,9 @@ def _tensors(node: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
 
 
 def _written(value: Any, target: str) -> Any:
-    """The list in ``torch.tensor(list)`` too, for torch's own classes: of whole numbers it would be no float tensor."""
-    is_call = (
-        isinstance(value, dict) and value.get("_target_") == "torch.tensor" and value.keys() == {"_target_", "data"}
-    )
-    return value["data"] if is_call and target.partition(".")[0] in READ else value
+    """The list, also of ``torch.tensor(list)`` for torch's classes: of whole numbers it would be no float tensor."""
+    is_tensor = isinstance(value, dict) and value == {"_target_": "torch.tensor", "data": value.get("data")}
+    return value["data"] if is_tensor and target.partition(".")[0] in READ else value
 
 
 def _annotation(target: str, name: str) -> Any:
@@ -180,7 +178,7 @@ def added_metrics(cfg: DictConfig, processes: int) -> dict[str, Any]:
 def module(cfg: DictConfig, key: str, device: torch.device | None = None) -> nn.Module:
     """Make the node ``key``, a model or a loss; see :func:`make`."""
     made = make(cfg, key, device=device)
-    if not isinstance(made, nn.Module):  # what a class makes was checked before, not what a function returns
+    if not isinstance(made, nn.Module):  # a class is checked before, but not what a function returns
         target = f"{key}._target_={cfg[key]._target_}"
         raise ConfigError([f"{target}: it returned {made!r:.60}, but must return a torch.nn.Module"])
     return made

@@ -38,27 +38,28 @@ def check(cfg: DictConfig, where: Where = lambda key: "", reads_data: bool = Tru
     ``where`` says of a key which file and line, or the command line, its value comes from. Without ``reads_data`` the
     files of the data set need not be there.
     """
-    if found := problems(cfg, reads_data):
-        raise ConfigError(problem.sentence(where(problem.key)) for problem in found)
+    if wrong := problems(cfg, reads_data):
+        raise ConfigError(problem.sentence(where(problem.key)) for problem in wrong)
 
 
 def require_files(cfg: DictConfig) -> None:
     """Raise :class:`ConfigError` where the files of the data set are not there."""
-    if found := list(check_files(cfg.dataset, stated_of(cfg.dataset._target_, trust_at(cfg, "dataset")))):
-        raise ConfigError(problem.sentence() for problem in found)
+    if missing := list(check_files(cfg.dataset, stated_of(cfg.dataset._target_, trust_at(cfg, "dataset")))):
+        raise ConfigError(problem.sentence() for problem in missing)
 
 
 def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
-    """Every problem, at most one of a key."""
+    """Every problem, the first of each key."""
     hydra, trust = OmegaConf.select(cfg, "hydra"), partial(trust_at, cfg)
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # type: ignore[misc]  # it takes any
     with answered_by(hydra):
         values, unresolved = _plain(job)
         names = list(check_names(cfg))
     declare(values.get("metric"))
-    found = [
+    raw = OmegaConf.to_container(job, resolve=False)
+    wrong = [
         *_oversized(values, ""),
-        *_missing(OmegaConf.to_container(job, resolve=False)),
+        *_missing(raw),
         *unresolved,
         *_unknown(values, "", list(_all_keys(values, ""))),
         *_unknown_facts(values.get("data", {})),
@@ -66,23 +67,23 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
         *check_nodes(values, trust),
     ]
     if reads_data and isinstance(dataset := values.get("dataset"), dict):
-        found += check_files(dataset, stated_of(dataset.get("_target_"), trust("dataset")))
+        wrong += check_files(dataset, stated_of(dataset.get("_target_"), trust("dataset")))
     if hydra is not None:
         known = {*HydraConf.__dataclass_fields__, "env"}  # "env" is made by the group hydra/env
         unknown = [str(key) for key in hydra if key not in known]
-        found += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
+        wrong += [Problem(f"hydra.{key}", f"hydra has no key {key}{did_you_mean(key, known)}") for key in unknown]
         plain = OmegaConf.to_container(cfg, resolve=False)
-        found += (*names, *check_hydra(plain), *_oversized(OmegaConf.to_container(hydra, resolve=False), "hydra"))
-    raw = OmegaConf.to_container(job, resolve=False)
-    return [_decoded(problem, raw) for problem in distinct(found)]
+        wrong += (*names, *check_hydra(plain), *_oversized(OmegaConf.to_container(hydra, resolve=False), "hydra"))
+    return [_decoded(problem, raw) for problem in distinct(wrong)]
 
 
 def _decoded(problem: Problem, raw: Any) -> Problem:
-    """The problem, with what to type where a number was taken from the environment, which has text alone."""
+    """The problem, with what to write where a number is taken from the environment, which holds text."""
     for part in problem.key.split("."):
         raw = raw.get(part) if isinstance(raw, dict) else None
-    is_taken = isinstance(raw, str) and re.fullmatch(r"\$\{oc\.env:[^${}]*\}", raw)
-    if not is_taken or not isinstance(problem.value, str) or problem.value == raw:  # raw: there is no such variable
+    from_environment = isinstance(raw, str) and re.fullmatch(r"\$\{oc\.env:[^${}]*\}", raw)
+    # Where there is no such variable, the value is still the reference.
+    if not from_environment or not isinstance(problem.value, str) or problem.value == raw:
         return problem
     hint = f'; what comes from the environment is text: write "${{oc.decode:{raw}}}" for a number, a list, true or null'
     return replace(problem, text=problem.text + hint)
@@ -107,14 +108,14 @@ def _plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
         if not (isinstance(value, str) and "${" in value):
             return value
         try:
-            found = OmegaConf.select(cfg, key)
-            found = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+            result = OmegaConf.select(cfg, key)
+            result = OmegaConf.to_container(result, resolve=True) if OmegaConf.is_config(result) else result
         except OmegaConfBaseException as error:
-            # A resolver may fail on what stands in for the facts of the data; a fact that there is not is a typo.
+            # A resolver may fail on what stands in for the facts of the data; a fact that does not exist is a typo.
             if "data." not in value or isinstance(error, InterpolationKeyError):
                 unresolved.append(Problem(key, _unresolved(error, cfg), value))
             return LATER
-        return LATER if isinstance(found, str) and LATER in found else found
+        return LATER if isinstance(result, str) and LATER in result else result
 
     values = resolved(OmegaConf.to_container(cfg, resolve=False), "")
     return values, unresolved
@@ -124,12 +125,12 @@ def _unresolved(error: OmegaConfBaseException, cfg: DictConfig) -> str:
     text = str(error).splitlines()[0]
     if not isinstance(error, InterpolationKeyError):
         text = text.partition("raised while resolving interpolation: ")[2] or text
-        if found := re.search(r"Environment variable '(.+)' not found", text):
-            return f"there is no environment variable {found[1]}: set it, or write ${{oc.env:{found[1]},VALUE}}"
+        if variable := re.search(r"Environment variable '(.+)' not found", text):
+            return f"there is no environment variable {variable[1]}: set it, or write ${{oc.env:{variable[1]},VALUE}}"
         if "Recursive interpolation" in text:
             return "refers to itself: give it a value"
-        if found := re.match(r"Unsupported interpolation type (\S+)", text):
-            return f"there is no ${{{found[1]}:...}}: refer to a key, ${{optim.lr}}, or a variable, ${{oc.env:NAME}}"
+        if kind := re.match(r"Unsupported interpolation type (\S+)", text):
+            return f"there is no ${{{kind[1]}:...}}: refer to a key, ${{optim.lr}}, or a variable, ${{oc.env:NAME}}"
         return text
     wanted = text.split("'")[1] if text.count("'") >= 2 else text
     return f"there is no key {wanted} to refer to{did_you_mean(wanted, _all_keys(OmegaConf.to_container(cfg), ''))}"
@@ -143,7 +144,7 @@ def _all_keys(values: Any, prefix: str) -> Iterator[str]:
 
 
 def _oversized(value: Any, key: str) -> Iterator[Problem]:
-    """Whole numbers that fit no word of a processor, which torch and numpy refuse in words of their own."""
+    """Whole numbers beyond 64 bits, which torch and numpy refuse with less clear messages."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
@@ -180,7 +181,7 @@ def _unknown(values: Mapping[str, Any], prefix: str, everything: Collection[str]
 
 
 def _unknown_facts(data: Any) -> Iterator[Problem]:
-    """Keys of ``data`` that no data fill in; what others have as a value is of an earlier run, and is filled anew."""
+    """Keys of ``data`` that no data set fills in; the values of the others may be an earlier run's."""
     if not isinstance(data, dict):
         yield Problem("data", "the data set fills this in: leave it out", data)
         return

@@ -26,34 +26,33 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_arguments(
-    key: str, given: Mapping[str, Any], target: Target, filled: Sequence[str] = (), own: Collection[str] = ()
+    key: str, given: Mapping[str, Any], target: Target, filled: Sequence[str] = (), ours: Collection[str] = ()
 ) -> Iterator[Problem]:
-    """Problems of the keys ``given`` under ``key``.
+    """Check the keys ``given`` under ``key`` against the parameters of its target.
 
-    ``filled`` are the arguments that come first, by position, whatever the target calls them; ``own`` are keys of the
-    node that dltrain reads itself and that may stand here besides.
+    ``filled`` are the arguments that dltrain hands over first, by position, whatever the target calls them; ``ours``
+    are keys of the node that dltrain reads itself.
     """
     if target.signature is None:
         return
     parameters = list(target.signature.parameters.values())
-    positional = [one for one in parameters if one.kind in _POSITIONAL]
-    takes_more = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
-    if len(positional) < len(filled) and not takes_more:
+    kinds = {parameter.kind for parameter in parameters}
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    if len(positional) < len(filled) and inspect.Parameter.VAR_POSITIONAL not in kinds:
         yield Problem(f"{key}._target_", _too_few(target, len(positional), filled), target.name)
         return
-    by_dltrain = {one.name for one in positional[: len(filled)]}
-    named = {one.name: one for one in parameters if one.name not in by_dltrain and one.kind not in _VARIABLE}
-    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    by_dltrain = {parameter.name for parameter in positional[: len(filled)]}
+    named = {each.name: each for each in parameters if each.name not in by_dltrain and each.kind not in _VARIABLE}
     for name, value in given.items():
         if name in by_dltrain:
             yield Problem(f"{key}.{name}", _given_already(name, target, filled), value)
         elif name in named:
             yield from _check_value(f"{key}.{name}", value, named[name])
-        elif not takes_any:
-            yield Problem(f"{key}.{name}", _unknown(name, target, [*named, *own]), value)
-    missing = [one.name for one in named.values() if one.default is one.empty and one.name not in given]
-    for name in missing:
-        yield Problem(f"{key}.{name}", f"{target.name} needs it: add {key}.{name}=... or write it in the file")
+        elif inspect.Parameter.VAR_KEYWORD not in kinds:
+            yield Problem(f"{key}.{name}", _unknown(name, target, [*named, *ours]), value)
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in given:
+            yield Problem(f"{key}.{name}", f"{target.name} needs it: add {key}.{name}=... or write it in the file")
 
 
 def _too_few(target: Target, taken: int, filled: Sequence[str]) -> str:
@@ -67,7 +66,7 @@ def _too_few(target: Target, taken: int, filled: Sequence[str]) -> str:
 def _given_already(name: str, target: Target, filled: Sequence[str]) -> str:
     if name in filled:
         return "dltrain fills this in itself, leave it out"
-    return f"{target.name} is called with ({', '.join(filled)}, ...), which fill {name}: let it come behind them"
+    return f"{target.name} is called with ({', '.join(filled)}, ...), which fill {name}: let it come after them"
 
 
 def _unknown(name: str, target: Target, choices: Sequence[str]) -> str:
@@ -97,13 +96,13 @@ def _alternatives(wanted: Any) -> tuple[Any, ...]:
 
 
 def _words(wanted: Any) -> list[str]:
-    options = [typing.get_args(one) for one in _alternatives(wanted) if typing.get_origin(one) is Literal]
+    options = [typing.get_args(kind) for kind in _alternatives(wanted) if typing.get_origin(kind) is Literal]
     return [word for words in options for word in words if isinstance(word, str)]
 
 
 def takes_tensor(wanted: Any) -> bool:
     """Whether a value of the type is a tensor, for which a list is written, or null; not where it may be a number."""
-    kinds = [one for one in _alternatives(wanted) if one not in (None, types.NoneType)]
+    kinds = [kind for kind in _alternatives(wanted) if kind not in (None, types.NoneType)]
     return len(kinds) == 1 and _is_tensor(kinds[0])
 
 
@@ -127,10 +126,10 @@ def fits(value: Any, wanted: Any) -> bool:
         return True
     if takes_tensor(wanted) and value is not None:
         return _is_array(value)
-    return any(_fits_one(value, one) for one in _alternatives(wanted))
+    return any(_fits_kind(value, kind) for kind in _alternatives(wanted))
 
 
-def _fits_one(value: Any, wanted: Any) -> bool:
+def _fits_kind(value: Any, wanted: Any) -> bool:
     if wanted is None or wanted is types.NoneType:
         return value is None
     if wanted in (int, float, bool, str):
@@ -162,13 +161,13 @@ def _fits_items(value: Any, outer: type, items: tuple[Any, ...]) -> bool:
 
 def described(wanted: Any) -> str:
     """The type in words, with an example where the form matters."""
-    words = [_described_one(one) for one in _alternatives(wanted) if not _is_tensor(one)]
+    words = [_described_kind(kind) for kind in _alternatives(wanted) if not _is_tensor(kind)]
     if takes_tensor(wanted):
         words.append("a list of numbers, for example [1.0,2.0]")
     return " or ".join(dict.fromkeys(words))
 
 
-def _described_one(wanted: Any) -> str:
+def _described_kind(wanted: Any) -> str:
     origin, items = typing.get_origin(wanted) or wanted, typing.get_args(wanted)
     if wanted is None:
         return "null"

@@ -1,6 +1,6 @@
 """The open part of the configuration: every node with a ``_target_``, on plain dicts."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,15 +16,16 @@ from dltrain.errors import ConfigError
 from dltrain.report.metrics import NAMES
 
 GROUPS = tuple(group for group in PLACES if group not in SEVERAL)
-# Keys that dltrain reads itself and does not hand to the target, and what it hands over by position.
-OWN = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor"), "metric": ("better", "unit", "chart")}
+# Keys that dltrain reads itself and does not hand to the target.
+WITHHELD = {"dataset": ("batch_size",), "scheduler": ("interval", "monitor"), "metric": ("better", "unit", "chart")}
 _METRIC_RULES: dict[str, Rule] = {
     "better": Choice(("lower", "higher")),
     "unit": Choice(("target",)),
     "chart": Of(str, "the title of a chart"),
 }
-# Keys that dltrain follows where the target of the user's own data set does not take them itself.
-_FOLLOWED = {"dataset": ("val_fraction", "test_fraction", "limit", "split_seed")}
+# Keys that dltrain follows where the target of a data set does not take them itself.
+FOLLOWED = ("val_fraction", "test_fraction", "limit", "split_seed")
+# What dltrain hands over by position.
 _FILLED = {"optim": ("params",), "scheduler": ("optimizer",), "logger": ("folder", "config", "history")}
 _NONE: Mapping[str, tuple[str, ...]] = {"scheduler": ("interval",), "pruner": ()}  # may have no target, but these keys
 # Optimizers of torch's that a loop of forward, backward and step cannot use.
@@ -79,9 +80,8 @@ def _check_metric(name: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 def _check_node(key: str, group: str, node: Any, trust: Trust) -> Iterator[Problem]:
     place = PLACES[group]
     if not isinstance(node, dict):
-        yield Problem(
-            key, f"must hold keys, key: value; a file names an option under defaults, - override /{group}: OPTION", node
-        )
+        text = f"must hold keys, key: value; a file names an option under defaults, - override /{group}: OPTION"
+        yield Problem(key, text, node)
         return
     if key == group:
         yield from check_shared(group, node)
@@ -89,11 +89,8 @@ def _check_node(key: str, group: str, node: Any, trust: Trust) -> Iterator[Probl
         yield from _check_empty(group, node)
         return
     if "_target_" not in node:
-        where = next((f"; it stands too deep, in {key}.{name}" for name in node if "_target_" in _keys(node[name])), "")
-        similar = next(
-            (f"; write it in the place of {name}" for name in node if str(name).strip("_") == "target"), where
-        )
-        yield Problem(f"{key}._target_", f"is missing: name {place.what}, _target_: {place.example}{similar}")
+        text = f"is missing: name {place.what}, _target_: {place.example}{_elsewhere(key, node)}"
+        yield Problem(f"{key}._target_", text)
         return
     for name in ("_partial_", *(("_args_",) if group in _FILLED else ())):  # dltrain hands over arguments of its own
         if node.get(name):
@@ -101,18 +98,19 @@ def _check_node(key: str, group: str, node: Any, trust: Trust) -> Iterator[Probl
     yield from _check_target(key, group, node, trust)
 
 
-def _keys(value: Any) -> Collection[str]:
-    return value if isinstance(value, dict) else ()
+def _elsewhere(key: str, node: Mapping[str, Any]) -> str:
+    """Where the target seems to stand instead."""
+    similar = [f"; write it in the place of {name}" for name in node if str(name).strip("_") == "target"]
+    inner = [name for name, value in node.items() if isinstance(value, dict) and "_target_" in value]
+    deep = [f"; it stands too deep, in {key}.{name}" for name in inner]
+    return next(iter(similar + deep), "")
 
 
 def _check_empty(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
     for name, value in node.items():
         if name not in ("_target_", *_NONE[group]):
-            yield Problem(
-                f"{group}.{name}",
-                f"{group}=none has no key {name}: choose a {group} that has it, dltrain list {group} shows them",
-                value,
-            )
+            text = f"{group}=none has no key {name}: choose a {group} that has it, dltrain list {group} shows them"
+            yield Problem(f"{group}.{name}", text, value)
 
 
 def _check_target(
@@ -128,29 +126,30 @@ def _check_target(
     if problem := _unusable(target, inner=key != group):
         yield Problem(f"{key}._target_", problem, name)
         return
-    unnamed = [one for one in node if not isinstance(one, str)]
+    unnamed = [argument for argument in node if not isinstance(argument, str)]
     text = "the name of an argument is text: put it in quotes, if it is one"
-    yield from (Problem(f"{key}.{shown(one)}", text, node[one]) for one in unnamed)
+    yield from (Problem(f"{key}.{shown(argument)}", text, node[argument]) for argument in unnamed)
     is_called = not node.get("_partial_") and not unnamed
     if not inner and target.package in READ:  # before the types, of which a range tells more
         yield from check_limits(key, group, node)
     if is_called:
         yield from _check_keys(key, "" if inner else group, node, target)
-    for one, value in node.items():
-        yield from _check_nested(f"{key}.{one}", group, value, trust)
+    for argument, value in node.items():
+        yield from _check_nested(f"{key}.{argument}", group, value, trust)
 
 
 def _check_keys(key: str, group: str, node: Mapping[str, Any], target: Target) -> Iterator[Problem]:
     """Whether the keys of a node are arguments of its target; ``group`` is empty for a node within another."""
-    arguments = {one: value for one, value in node.items() if one not in _HYDRA}
     taken = target.signature.parameters if target.signature else {}
-    followed = (one for one in _FOLLOWED.get(group, ()) if one not in taken)
-    own = (*(OWN.get(group, ()) if key == group or group == "metric" else ()), *followed)
-    passed = {one: value for one, value in arguments.items() if one not in own}
+    followed = [name for name in FOLLOWED if group == "dataset" and name not in taken]
+    ours = [*(WITHHELD.get(group, ()) if key == group or group == "metric" else ()), *followed]
+    passed = {name: value for name, value in node.items() if name not in (*_HYDRA, *ours)}
     filled = _FILLED.get(group, tuple(f"_args_[{number}]" for number in range(len(node.get("_args_") or ()))))
     if group == "scheduler" and "optimizer" in list(taken)[1:]:  # ChainedScheduler: handed over by name
         passed, filled = {**passed, "optimizer": LATER}, ()
-    yield from check_arguments(key, _typed(group, passed, target), target, filled, own)
+    if group == "scheduler" and target.name.endswith(".ReduceLROnPlateau") and "mode" in passed:
+        passed["mode"] = LATER  # check_monitors checks it: auto is dltrain's word for what the metric needs
+    yield from check_arguments(key, passed, target, filled, ours)
 
 
 def _unusable(target: Target, inner: bool) -> str:
@@ -163,12 +162,6 @@ def _unusable(target: Target, inner: bool) -> str:
     if inner and "torch.optim.lr_scheduler.ReduceLROnPlateau" in target.ancestors:
         return "follows a metric, which a schedule within another does not get: use it alone, scheduler=plateau"
     return ""
-
-
-def _typed(group: str, passed: dict[str, Any], target: Target) -> dict[str, Any]:
-    """``mode: auto`` of a plateau is dltrain's own word for what the monitor says; its rule is with the monitor's."""
-    is_plateau = group == "scheduler" and target.name.endswith(".ReduceLROnPlateau")
-    return {name: LATER if name == "mode" and is_plateau else value for name, value in passed.items()}
 
 
 def _check_nested(key: str, group: str, value: Any, trust: Trust) -> Iterator[Problem]:

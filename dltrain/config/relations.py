@@ -1,4 +1,4 @@
-"""What keys must be to one another, and to the files that they name."""
+"""What keys must be to each other, and to the files that they name."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from dltrain.system.files import kind_of
 
 
 def check_relations(cfg: Mapping[str, Any], stated: Stated) -> Iterator[Problem]:
-    """What keys must be to one another; ``stated`` is what the data set says of itself."""
+    """Check keys against each other; ``stated`` is what the data set says of itself."""
     groups = ("optim", "model", "scheduler", "trainer", "dataset")
     optim, model, scheduler, trainer, dataset = (_mapping(cfg.get(group)) for group in groups)
     if optim.get("nesterov") is True and not (optim.get("momentum") and not optim.get("dampening")):
@@ -71,10 +71,10 @@ def _check_stopping(options: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _check_pruner(pruner: Mapping[str, Any]) -> Iterator[Problem]:
-    least, most, first = (pruner.get(name) for name in ("min_resource", "max_resource", "bootstrap_count"))
-    if first and "auto" in (least, most):
+    least, most, count = (pruner.get(name) for name in ("min_resource", "max_resource", "bootstrap_count"))
+    if count and "auto" in (least, most):
         name = "min_resource" if least == "auto" else "max_resource"
-        yield Problem("pruner.bootstrap_count", f"needs a number of epochs as pruner.{name}, which is auto", first)
+        yield Problem("pruner.bootstrap_count", f"needs a number of epochs as pruner.{name}, which is auto", count)
     if isinstance(least, int) and isinstance(most, int) and least > most:
         yield Problem("pruner.min_resource", f"must be at most pruner.max_resource={most}", least)
 
@@ -113,7 +113,7 @@ def _check_milestones(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _check_within_sequence(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
-    """What torch's SequentialLR steps wrongly or not at all: another within it, and a chain behind a milestone."""
+    """Refuse what torch's SequentialLR steps wrongly or not at all: another within it, and a chain at a milestone."""
     for place, inner in _schedulers(f"{key}.schedulers", node.get("schedulers")):
         name = str(inner.get("_target_"))
         if name.endswith(".SequentialLR"):
@@ -177,7 +177,7 @@ def _check_expression(key: str, scheduler: Mapping[str, Any], intervals: Any) ->
 
 
 def check_monitors(cfg: Mapping[str, Any], known: Sequence[str]) -> Iterator[Problem]:
-    """What follows a metric, where ``known`` are those that a run may have."""
+    """Check what follows a metric; ``known`` are those that the run may have."""
     trainer, scheduler = cfg.get("trainer") or {}, cfg.get("scheduler") or {}
     for part in ("early_stopping", "checkpoint"):
         node = trainer.get(part) if isinstance(trainer, dict) else None
@@ -213,15 +213,14 @@ def _check_monitor(key: str, name: Any, known: Sequence[str]) -> Iterator[Proble
         reason = "dataset.val_fraction=0 leaves no validation part"
         yield Problem(key, f"is no metric of this run, because {reason}: use {key}={known[0]}", name)
         return
-    if told := about_test(name):
-        yield Problem(key, told, name)
+    if text := about_test(name):
+        yield Problem(key, text, name)
         return
     task = next((task for task, names in NAMES.items() if name.removeprefix("val/") in names), "")
     near = did_you_mean(name, known) or did_you_mean(f"val/{name}", known)
     hint = f", but of {task}" if task and f"val/{name}" not in known else near
-    yield Problem(
-        key, f"is no metric of this run{hint}{' There' if '?' in hint else '; there'} are {', '.join(known)}", name
-    )
+    there = " There" if "?" in hint else "; there"
+    yield Problem(key, f"is no metric of this run{hint}{there} are {', '.join(known)}", name)
 
 
 def _metric_names(dataset: Mapping[str, Any], stated: Stated, added: Iterable[str]) -> tuple[str, ...]:

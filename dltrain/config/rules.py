@@ -16,7 +16,7 @@ NOTHING = object()  # a problem of a key that has no value
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a key; ``text`` goes on behind ``key=value (where it came from): ``."""
+    """What is wrong with a key; ``text`` follows ``key=value (where it came from): ``."""
 
     key: str
     text: str
@@ -43,7 +43,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """A number of at least ``low``, below ``below`` and at most ``most`` where given; ``whole`` excludes fractions."""
+    """A number of at least ``low``, or above it, below ``below`` and at most ``most``; ``whole`` excludes fractions."""
 
     low: float
     below: float = math.inf
@@ -111,7 +111,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Many:
-    """A list, each item of which follows ``item``; ``rising`` from one to the next, ``length`` items where given."""
+    """A list of items that follow the rule ``item``, each above the last if ``rising``; ``length`` items if given."""
 
     item: Rule
     rising: bool = False

@@ -1,10 +1,11 @@
-"""What a ``_target_`` names, and whether it may stand where it stands. Torch is not imported for torch's own classes.
+"""What a ``_target_`` names, and whether it may stand where it stands.
 
-A target of torch, torchvision, optuna or dltrain is read from its file (:mod:`~.source`), any other one is imported.
-What could do harm is refused by its name, before anything is imported or called, and by where it was defined. The same
-:func:`find` looks at a configuration before its run begins, and at each node once more just before it is made.
+A target of torch, torchvision, optuna or dltrain is read from its file (:mod:`~.source`), any other is imported.
+What could do harm is refused by its name, before anything is imported or called, and by where it is defined. The same
+:func:`find` is used when a configuration is checked, and for each node again just before it is made.
 """
 
+import contextlib
 import inspect
 import os
 import re
@@ -27,7 +28,7 @@ from dltrain.data.stated import Stated, stated_by
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.system.extras import install_line
 
-# Packages that no target may come from, beside the standard library: they run code, load pickles or change files.
+# Packages that no target may come from, as from the standard library: they run code, load pickles or change files.
 _REFUSED = frozenset(
     (
         *("hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml", "numpy", "polars", "PIL", "matplotlib", "fsspec"),
@@ -65,7 +66,7 @@ _READERS = ("torchvision.io.image.read_image", "torchvision.io.image.decode_imag
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose code a configuration may name: packages that the user vouches for; ``foreign`` if it is somebody else's."""
+    """Whose code a configuration may name: packages that the user trusts; ``foreign`` if it is somebody else's."""
 
     packages: tuple[str, ...] = ()
     foreign: bool = False
@@ -108,10 +109,10 @@ class Target:
 class Place:
     """A node of the configuration, and what its target may be.
 
-    A class inherits from one of ``bases`` or has ``methods``, of so many arguments, which ``needs`` puts in words;
-    others of the user's pass where ``open`` is true. Of the packages that are read, classes in ``homes`` pass too, and
-    those functions alone that dltrain's own files name in ``groups``, build a network (with ``model`` among these), or
-    lie in ``makers``.
+    A class inherits from one of ``bases`` or has ``methods``, of so many arguments, which ``needs`` puts in words; any
+    other of the user's passes where ``open`` is true. Of the packages that are read, classes in ``homes`` pass too, and
+    of functions only those that dltrain's YAML files name in ``groups``, that build a network (with ``model`` among
+    these), or that lie in ``makers``.
     """
 
     what: str
@@ -160,7 +161,7 @@ PLACES = {
     ),
 }
 SEVERAL = ("logger", "metric")  # groups of which several options may be chosen at once
-# Nodes within one of those: whatever the user's own code makes of its arguments, and of torch's what fits.
+# Nodes within those: whatever the user's code makes of its arguments, and of torch's what fits.
 _INNER = Place(
     "a module, or a function that makes one",
     "torch.nn.Linear",
@@ -210,7 +211,7 @@ def find(name: Any, place: Place, trust: Trust) -> Target:
 
 
 def needs_trust(name: Any, trust: Trust) -> str:
-    """The package that the user has to vouch for where a configuration of somebody else's names ``name``, if any."""
+    """The package that the user has to trust where somebody else's configuration names ``name``; empty for none."""
     text = str(name)
     top, home = text.partition(".")[0], text.rpartition(".")[0]
     package = _ONLINE.get(home, top)
@@ -222,35 +223,35 @@ def _is_common(name: str) -> bool:
     top = name.partition(".")[0]
     if name in VALUES or top not in source.READ or "$" in name:
         return name in VALUES
-    found = source.find(name)
-    if found is None:  # a name that does not exist is told better by whoever builds it
+    definition = source.find(name)
+    if definition is None:  # whoever builds it has a better message for a name that does not exist
         home = source.find(name.rpartition(".")[0])
         return _lies_in(name, ("torch.nn", *_COMMON)) and isinstance(home, source.Module)
-    if not isinstance(found, source.Definition) or found.is_value or _lies_in(found.name, _ONLINE):
+    if not isinstance(definition, source.Definition) or definition.is_value or _lies_in(definition.name, _ONLINE):
         return False
-    if not found.is_class:
-        return source.registers_model(found) or _is_shipped(name, found.name, PLACES)
-    ancestors = {one.name for one in source.bases(found)}
-    if _lies_in(found.name, _COMMON):
-        return not ancestors.isdisjoint(_PUBLIC)
-    return _lies_in(found.name, (_TRANSFORMS,)) or _is_shipped(name, found.name, PLACES)
+    if not definition.is_class:
+        return source.registers_model(definition) or _is_shipped(name, definition.name, PLACES)
+    if _lies_in(definition.name, _COMMON):
+        return not {base.name for base in source.bases(definition)}.isdisjoint(_PUBLIC)
+    return _lies_in(definition.name, (_TRANSFORMS,)) or _is_shipped(name, definition.name, PLACES)
 
 
 @cache
 def _written(group: str) -> frozenset[str]:
-    """The targets that dltrain's own files of a group name."""
+    """The targets that dltrain's YAML files of a group name."""
     paths = [path for path in (files("dltrain.conf") / group).iterdir() if path.name.endswith(".yaml")]
     texts = [path.read_text(encoding="utf-8") for path in paths]
     return frozenset(name for text in texts for name in re.findall(r"^\s*_target_: ([\w.]+)", text, re.M))
 
 
 def _is_shipped(name: str, full: str, groups: Iterable[str]) -> bool:
-    """Whether dltrain's own files name what is written as ``name`` and defined as ``full``, by whatever name."""
+    """Whether dltrain's YAML files name what is written as ``name`` and defined as ``full``, by whatever name."""
     written = [each for group in groups for each in _written(group)]
     if name in written:
         return True
-    found = (source.find(each) for each in written if each.partition(".")[0] == full.partition(".")[0])
-    return any(isinstance(each, source.Definition) and each.name == full for each in found)
+    of_package = (each for each in written if each.partition(".")[0] == full.partition(".")[0])
+    definitions = map(source.find, of_package)
+    return any(isinstance(each, source.Definition) and each.name == full for each in definitions)
 
 
 def stated_of(name: Any, trust: Trust) -> Stated:
@@ -265,7 +266,7 @@ def is_scheduler(name: Any, trust: Trust) -> bool:
     """Whether ``name`` is a class of learning-rate schedulers, or a function that makes one of its ``optimizer``."""
     try:
         target = find(name, PLACES["scheduler"], trust)
-    except ConfigError:  # told by whoever looks it up for its own place
+    except ConfigError:  # which the check of its place raises
         return False
     return target.is_class or (target.signature is not None and "optimizer" in target.signature.parameters)
 
@@ -281,20 +282,19 @@ def _require_harmless(top: str, name: str, place: Place) -> None:
 
 
 def _read(name: str, place: Place) -> Target:
-    found = source.find(name)
-    if not isinstance(found, source.Definition) or found.is_value:
-        raise _refusal(_unfound(name, found, place))
-    lineage = list(source.bases(found)) if found.is_class else []
-    methods = frozenset(one for one in place.methods if source.method(found, one))
-    ancestors = tuple(one.name for one in lineage)
-    builds = source.registers_model(found)
-    stated = Stated(**source.decoration(found, "Stated"))
-    return Target(name, found.name, source.signature(found), ancestors, methods, builds, stated)
+    definition = source.find(name)
+    if not isinstance(definition, source.Definition) or definition.is_value:
+        raise _refusal(_no_definition(name, definition, place))
+    ancestors = tuple(base.name for base in source.bases(definition)) if definition.is_class else ()
+    methods = frozenset(method for method in place.methods if source.method(definition, method))
+    builds = source.registers_model(definition)
+    stated = Stated(**source.decoration(definition, "Stated"))
+    return Target(name, definition.name, source.signature(definition), ancestors, methods, builds, stated)
 
 
-def _unfound(name: str, found: source.Definition | source.Module | None, place: Place) -> str:
-    if found is not None:
-        what = "a module" if isinstance(found, source.Module) else "a value"
+def _no_definition(name: str, other: source.Definition | source.Module | None, place: Place) -> str:
+    if other is not None:
+        what = "a module" if isinstance(other, source.Module) else "a value"
         return f"is {what}, not {place.what} such as {place.example}"
     parts = name.split(".")
     for count in range(len(parts) - 1, 0, -1):
@@ -312,13 +312,14 @@ def _unfound(name: str, found: source.Definition | source.Module | None, place: 
 
 def _imported(name: str, place: Place, trust: Trust) -> Target:
     top = name.partition(".")[0]
-    if not place.bases:  # nothing that an import could tell
+    if not place.bases:  # else only its import shows whether a class inherits from one of them
         _require_vouched(top, name, trust)
     value = _import(name)
     if not inspect.isclass(value) and not inspect.isroutine(value):
-        raise _refusal(f"is {_with_article(type(value).__name__)}, not {place.what}")
+        kind = type(value).__name__
+        raise _refusal(f"is {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}, not {place.what}")
     home = getattr(value, "__module__", None) or "builtins"
-    # Where it was defined, not where it was named: `from os import system` in a file of the user's hides nothing.
+    # Where it is defined, not where it is named: `from os import system` in a file of the user's hides nothing.
     full, package = f"{home}.{value.__qualname__}", home.partition(".")[0]
     _require_harmless(package, full, place)
     if package in source.READ:
@@ -329,12 +330,12 @@ def _imported(name: str, place: Place, trust: Trust) -> Target:
     if set(place.bases).isdisjoint(ancestors):
         for named in dict.fromkeys((top, package)):
             _require_vouched(named, name, trust)
-    methods = frozenset(name for name, count in place.methods.items() if _takes(value, name, count))
+    methods = frozenset(method for method, count in place.methods.items() if _takes(value, method, count))
     return Target(name, full, signature_of(value), ancestors, methods, stated=stated_by(value))
 
 
 def _require_vouched(package: str, name: str, trust: Trust) -> None:
-    """Refuse what is of a package that is neither the user's own code nor made for torch, without importing it."""
+    """Refuse what is of an installed package that does not require torch, unless the user trusts it."""
     if package in trust.packages or not _is_installed(package) or _requires_torch(package):
         return
     why = f"{name} is of the installed package {package}, which does not say that it works with torch"
@@ -366,17 +367,16 @@ def _requires_torch(package: str) -> bool:
 
 
 def _takes(value: Any, name: str, count: int) -> bool:
-    """Whether the method ``name`` is there and can be called with ``count`` arguments, as far as Python can tell."""
+    """Whether there is a method ``name`` that can be called with ``count`` arguments, as far as Python can tell."""
     method = getattr(value, name, None)
     if not callable(method):
         return False
     unbound = inspect.isclass(value) and inspect.isfunction(inspect.getattr_static(value, name))
-    try:
-        inspect.signature(method).bind(*(["self"] if unbound else []), *["argument"] * count)
-    except TypeError:
-        return False
-    except ValueError:  # no signature, as of some compiled functions
-        return True
+    with contextlib.suppress(ValueError):  # no signature, as of some compiled functions
+        try:
+            inspect.signature(method).bind(*(["self"] if unbound else []), *["argument"] * count)
+        except TypeError:
+            return False
     return True
 
 
@@ -390,15 +390,18 @@ def _import(name: str) -> Any:
     for number, part in enumerate(parts[count:], count):
         if not hasattr(value, part):
             outer = ".".join(parts[:number])
-            near = did_you_mean(part, [each for each in vars(value) if not each.startswith("_")]).replace(
-                "'", f"'{outer}.", 1
-            )
-            raise _refusal(f"{outer} has no {part}{near}{_location(module)}")
+            near = did_you_mean(part, [name for name in vars(value) if not name.startswith("_")])
+            near = near.replace("'", f"'{outer}.", 1)
+            file = getattr(module, "__file__", None)
+            where = f" ({near_path(file)})" if file else ""
+            raise _refusal(f"{outer} has no {part}{near}{where}")
         value = getattr(value, part)
     return value
 
 
 def _module(parts: list[str]) -> tuple[Any, int]:
+    """The innermost module that the first of ``parts`` name, imported, and how many parts these are."""
+    module: Any = None
     for count in range(1, len(parts) + 1):
         name = ".".join(parts[:count])
         try:
@@ -413,7 +416,7 @@ def _module(parts: list[str]) -> tuple[Any, int]:
             return module, count
     else:
         return module, len(parts)
-    if count == 1:
+    if module is None:
         raise _refusal(_no_package(parts[0]))
     return module, count - 1
 
@@ -428,15 +431,12 @@ def _no_package(name: str) -> str:
 def _failed_import(name: str, error: BaseException) -> str:
     """The innermost cause first, with the line of the user's file that it comes from."""
     innermost = error
-    while (
-        inner := innermost.__cause__ or (None if innermost.__suppress_context__ else innermost.__context__)
-    ) is not None:
+    while inner := innermost.__cause__ or (None if innermost.__suppress_context__ else innermost.__context__):
         innermost = inner
     text = f"{type(innermost).__name__}: {innermost}"
     if isinstance(innermost, SyntaxError) and innermost.filename:
-        return (
-            f"{type(innermost).__name__}: {innermost.msg} in {near_path(innermost.filename)}, line {innermost.lineno}"
-        )
+        place = f"{near_path(innermost.filename)}, line {innermost.lineno}"
+        return f"{type(innermost).__name__}: {innermost.msg} in {place}"
     frames = [frame for frame in traceback.extract_tb(innermost.__traceback__) if "importlib" not in frame.filename]
     frames = [frame for frame in frames if frame.filename != __file__]
     where = f" in {near_path(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
@@ -451,27 +451,18 @@ def near_path(path: str | os.PathLike[str]) -> str:
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
 
-def _location(module: Any) -> str:
-    file = getattr(module, "__file__", None)
-    return f" ({near_path(file)})" if file else ""
-
-
-def _with_article(name: str) -> str:
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-
-
 def signature_of(value: Any) -> inspect.Signature | None:
     """As :func:`inspect.signature`, with annotations as types, and ``Any`` for those that cannot be resolved."""
     try:
-        found = inspect.signature(value)
+        signature = inspect.signature(value)
     except (ValueError, TypeError):
         return None
     try:
         hints = typing.get_type_hints(value.__init__ if inspect.isclass(value) else value)
     except Exception:  # the user's annotations: a name that is only imported for type checkers, for example
         hints = {}
-    parameters = [one.replace(annotation=hints.get(one.name, Any)) for one in found.parameters.values()]
-    return found.replace(parameters=parameters, return_annotation=found.empty)
+    parameters = [each.replace(annotation=hints.get(each.name, Any)) for each in signature.parameters.values()]
+    return signature.replace(parameters=parameters, return_annotation=signature.empty)
 
 
 def _require_fitting(target: Target, place: Place) -> None:

@@ -20,7 +20,7 @@ _WORDS: dict[Any, str] = {
 
 
 def mismatch(value: Any, structure: Structure, name: str = "it") -> str:
-    """Where ``value`` is of another structure, in words that name the place; empty where it is not."""
+    """Say where ``value`` is not of the structure; empty where it is."""
     if isinstance(structure, list):
         if not isinstance(value, list | tuple):
             return f"{name} must be a list"
@@ -48,14 +48,14 @@ def _of_mapping(value: Mapping[Any, Any], structure: dict[Any, Structure], outer
             yield f"{outer}{name} is missing"
 
 
-def _first(found: Iterable[str]) -> str:
-    return next((text for text in found if text), "")
+def _first(texts: Iterable[str]) -> str:
+    return next(filter(None, texts), "")
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys as ``optim.lr``."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for key, value in node.items():
         name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return found
+        by_name |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return by_name
