@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dltrain.config.arguments import takes_tensor
-from dltrain.config.nodes import OWN, settled
+from dltrain.config.nodes import WITHHELD, settled
 from dltrain.config.source import READ
 from dltrain.config.targets import PLACES, find, is_scheduler, signature_of, trust_at
 from dltrain.errors import ConfigError, DltrainError
@@ -25,24 +25,13 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 _FLOAT = {"_target_": "hydra.utils.get_object", "path": "torch.float32"}
 
 
-def make(
-    cfg: DictConfig,
-    key: str,
-    *args: Any,
-    without: Sequence[str] = (),
-    keywords: Mapping[str, Any] = _NONE,
-    device: torch.device | None = None,
-) -> Any:
-    """Call the ``_target_`` of the node ``key`` with its keys, but for those in ``without``, and with the arguments.
-
-    Lists for arguments that are annotated as tensors become tensors of float32 on ``device``.
+def make(cfg: DictConfig, key: str, *args: Any, **options: Any) -> Any:
+    """Make the node ``key`` once it is settled; see :func:`make_settled`.
 
     Raises:
-        DltrainError: as the target raised it.
-        ConfigError: a key has a value that it cannot have, there is no such target, or one of torch's or dltrain's
-            refuses the keys.
+        ConfigError: a key has a value that it cannot have, or a ``_target_`` may not stand where it stands.
     """
-    return make_settled(settled(cfg, key), key, *args, without=without, keywords=keywords, device=device)
+    return make_settled(settled(cfg, key), key, *args, **options)
 
 
 def make_settled(
@@ -53,7 +42,14 @@ def make_settled(
     keywords: Mapping[str, Any] = _NONE,
     device: torch.device | None = None,
 ) -> Any:
-    """:func:`make` of a node that is settled already."""
+    """Call the ``_target_`` of the settled ``node`` with its keys, but for those in ``without``, and the arguments.
+
+    Lists for arguments that are annotated as tensors become tensors of float32 on ``device``.
+
+    Raises:
+        DltrainError: as the target raised it.
+        ConfigError: there is no such target, or a target of torch's or dltrain's refuses the keys.
+    """
     node = OmegaConf.masked_copy(node, [name for name in node if name not in without])  # type: ignore[misc]
     for place, values in list(_tensors(OmegaConf.to_container(node))):
         tensor = {"_target_": "torch.tensor", "data": values, "dtype": _FLOAT, "device": str(device or "cpu")}
@@ -167,7 +163,7 @@ def added_metrics(cfg: DictConfig, processes: int) -> dict[str, Any]:
     Raises:
         ConfigError: a metric cannot take in what other ``processes`` have gathered.
     """
-    metrics = {name: make(cfg, f"metric.{name}", without=OWN["metric"]) for name in cfg.get("metric") or ()}
+    metrics = {name: make(cfg, f"metric.{name}", without=WITHHELD["metric"]) for name in cfg.get("metric") or ()}
     for name, metric in metrics.items():
         if processes > 1 and not hasattr(metric, "merge"):
             problem = f"has no method merge(process_group), which it needs in {processes} processes"

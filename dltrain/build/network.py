@@ -49,7 +49,7 @@ def warn_of_weights(node: Mapping[str, Any], shape: Sequence[int], dataset: Mapp
     try:
         made_with = get_model_weights(str(node["_target_"]).rpartition(".")[2])[name.rpartition(".")[2]]
         side = int(made_with.transforms.keywords["crop_size"])
-    except (ValueError, KeyError, AttributeError):  # a network of somebody else's
+    except (ValueError, KeyError, AttributeError):  # not a network of torchvision's
         return
     if min(shape[1:]) < side:
         key = f"dataset.image_size={side}"
@@ -64,7 +64,7 @@ def warn_of_weights(node: Mapping[str, Any], shape: Sequence[int], dataset: Mapp
 def placed_network(
     cfg: DictConfig, model: nn.Module, device: torch.device, process_group: ProcessGroup, images: bool
 ) -> tuple[nn.Module, nn.Module | None]:
-    """``model`` on its device, in one piece or in shards, and a copy of it for the average of the weights."""
+    """``model`` on its device, whole or in shards, and a copy of it for the average of the weights."""
     sharded = is_sharded(cfg, process_group)
     if not sharded:
         model = model.to(device)
@@ -81,9 +81,8 @@ def placed_network(
 
 
 def is_sharded(cfg: DictConfig, process_group: ProcessGroup) -> bool:
-    return bool(cfg.trainer.strategy == "fsdp") and isinstance(
-        process_group, DistributedGroup
-    )  # a check builds the run in one process
+    # A check builds the run in a single process.
+    return cfg.trainer.strategy == "fsdp" and isinstance(process_group, DistributedGroup)
 
 
 def wrapped(cfg: DictConfig, model: nn.Module, loss: nn.Module, train: Loader, process_group: ProcessGroup) -> Any:

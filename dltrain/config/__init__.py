@@ -59,9 +59,13 @@ def problems(cfg: DictConfig, reads_data: bool = True) -> list[Problem]:
     raw = OmegaConf.to_container(job, resolve=False)
     wrong = [
         *_oversized(values, ""),
-        *_missing(raw),
+        *(
+            Problem(key, f"has no default: add {key}=... to the command")
+            for key, value in _items(raw)
+            if value == "???"
+        ),
         *unresolved,
-        *_unknown(values, "", list(_all_keys(values, ""))),
+        *_unknown(values, "", [key for key, _ in _items(values)]),
         *_unknown_facts(values.get("data", {})),
         *_closed_values(values),
         *check_nodes(values, trust),
@@ -133,14 +137,15 @@ def _unresolved(error: OmegaConfBaseException, cfg: DictConfig) -> str:
             return f"there is no ${{{kind[1]}:...}}: refer to a key, ${{optim.lr}}, or a variable, ${{oc.env:NAME}}"
         return text
     wanted = text.split("'")[1] if text.count("'") >= 2 else text
-    return f"there is no key {wanted} to refer to{did_you_mean(wanted, _all_keys(OmegaConf.to_container(cfg), ''))}"
+    keys = [key for key, _ in _items(OmegaConf.to_container(cfg))]
+    return f"there is no key {wanted} to refer to{did_you_mean(wanted, keys)}"
 
 
-def _all_keys(values: Any, prefix: str) -> Iterator[str]:
-    if isinstance(values, dict):
-        for name, value in values.items():
-            yield f"{prefix}{name}"
-            yield from _all_keys(value, f"{prefix}{name}.")
+def _items(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each key of nested mappings, as ``optim.lr``, with its value."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        yield f"{prefix}{name}", value
+        yield from _items(value, f"{prefix}{name}.")
 
 
 def _oversized(value: Any, key: str) -> Iterator[Problem]:
@@ -151,15 +156,6 @@ def _oversized(value: Any, key: str) -> Iterator[Problem]:
             yield from _oversized(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, int) and not -_WORD <= value < _WORD:
         yield Problem(key, f"is too large: a whole number goes to {_WORD - 1}", value)
-
-
-def _missing(values: Any, key: str = "") -> Iterator[Problem]:
-    items = values.items() if isinstance(values, dict) else ()
-    for name, value in items:
-        full = f"{key}.{name}" if key else str(name)
-        if value == "???":
-            yield Problem(full, f"has no default: add {full}=... to the command")
-        yield from _missing(value, full)
 
 
 def _unknown(values: Mapping[str, Any], prefix: str, everything: Collection[str]) -> Iterator[Problem]:

@@ -66,7 +66,7 @@ def _too_few(target: Target, taken: int, filled: Sequence[str]) -> str:
 def _given_already(name: str, target: Target, filled: Sequence[str]) -> str:
     if name in filled:
         return "dltrain fills this in itself, leave it out"
-    return f"{target.name} is called with ({', '.join(filled)}, ...), which fill {name}: let it come after them"
+    return f"{target.name} is called with ({', '.join(filled)}, ...), which fill {name}: let it come behind them"
 
 
 def _unknown(name: str, target: Target, choices: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ def _of_argument(group: str, name: str, overrides: Sequence[str], folder: Path |
         with hydra_session():
             cfg = Loader.of(folder).load_configuration("config", list(overrides), RunMode.RUN)
         target = find(OmegaConf.select(cfg, f"{group}._target_"), PLACES[group], trust_at(cfg, group))
-    except (HydraException, OmegaConfBaseException, UserError):  # the line is not finished yet
+    except (HydraException, OmegaConfBaseException, UserError):  # the line is unfinished
         return
     parameter = target.signature.parameters.get(name) if target.signature else None
     if parameter is not None:

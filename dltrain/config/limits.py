@@ -184,7 +184,7 @@ def check_shared(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def check_limits(key: str, group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
-    """Values out of range, of the node ``key`` of a group, whose target is torch's or dltrain's own."""
+    """Values out of range, of the node ``key`` of a group, whose target is torch's or dltrain's."""
     for name, rule in LIMITS.get(group, {}).items():
         value = node.get(name)
         is_made = isinstance(value, dict) and "_target_" in value

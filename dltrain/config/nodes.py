@@ -92,7 +92,7 @@ def _check_node(key: str, group: str, node: Any, trust: Trust) -> Iterator[Probl
         text = f"is missing: name {place.what}, _target_: {place.example}{_elsewhere(key, node)}"
         yield Problem(f"{key}._target_", text)
         return
-    for name in ("_partial_", *(("_args_",) if group in _FILLED else ())):  # dltrain hands over arguments of its own
+    for name in ("_partial_", *(("_args_",) if group in _FILLED else ())):  # which would come among those
         if node.get(name):
             yield Problem(f"{key}.{name}", "is not for this place: write each argument with its name", node[name])
     yield from _check_target(key, group, node, trust)

@@ -1,4 +1,4 @@
-"""Values of Python as texts in the command line's grammar, which is read as the same values."""
+"""Python values as text in the command line's grammar, which is read back as the same values."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _READ_OTHERWISE = ("null", "true", "false", "nan", "inf")
 
 
 def overrides_of(values: Mapping[str, Any]) -> list[str]:
-    """``key=value`` for each of the ``values``; texts are no more than texts, whatever they look like.
+    """``key=value`` for each of the ``values``; text stays text, whatever it looks like.
 
     Raises:
         ConfigError: what no configuration can hold, all of it.

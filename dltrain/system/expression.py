@@ -1,4 +1,4 @@
-"""Arithmetic of one variable in a string, run without ``eval``. Imports no torch."""
+"""Arithmetic in a string, evaluated without ``eval``. Imports no torch."""
 
 import ast
 import math
@@ -24,10 +24,10 @@ _PROBES = 1000  # points of the run at which a schedule's expression is tried be
 
 
 class Expression:
-    """An arithmetic expression of one variable, safe to take from a stranger: simpleeval runs it, never ``eval``.
+    """An arithmetic expression in a single variable, safe whoever wrote it: simpleeval evaluates it, never ``eval``.
 
-    It knows numbers, ``+ - * / // % **``, comparisons, ``and or not``, ``x if condition else y``, ``pi`` and the
-    functions ``abs min max exp log sqrt sin cos floor ceil``. Whatever else it holds is refused at once.
+    It may hold numbers, ``+ - * / // % **``, comparisons, ``and or not``, ``x if condition else y``, ``pi`` and the
+    functions ``abs min max exp log sqrt sin cos floor ceil``. Anything else is refused at once.
     """
 
     def __init__(self, text: str, variable: str):
@@ -53,7 +53,7 @@ class Expression:
             result = self._evaluator.eval(self.text, previously_parsed=self._parsed)
             usable = isinstance(result, int | float) and math.isfinite(result) and result >= 0
         except Exception as error:  # simpleeval raises many kinds, the functions ValueError and OverflowError
-            # Python's own words for 0 ** -0.5 speak of a power.
+            # Python's message for 0 ** -0.5 speaks of a power.
             known: dict[type[Exception], str] = {
                 ZeroDivisionError: "it divides by zero",
                 OverflowError: "it is too large a number",
@@ -67,7 +67,7 @@ class Expression:
         return float(result)
 
     def check(self, length: int) -> None:
-        """Try the expression over a run of ``length`` intervals: all of a short one, evenly spaced ones of a long."""
+        """Evaluate it over a run of ``length`` intervals: all of a short run, evenly spaced ones of a long run."""
         for value in sorted({*range(0, length, max(length // _PROBES, 1)), *range(min(length, 100)), length}):
             self(value)
 
