@@ -155,7 +155,7 @@ LIMITS: dict[str, dict[str, Rule]] = {
 }
 AUGMENT: dict[str, Rule] = {
     "crop": _NUMBER,
-    "flip": Of(bool, "true or false"),
+    "flip": _FLAG,
     "cutout": _NUMBER,
     "brightness": _SHARE,
     "contrast": _SHARE,
