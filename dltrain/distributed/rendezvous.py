@@ -230,7 +230,7 @@ def folder_before_restart() -> Path | None:
 
 
 def _launchers_store() -> Any:
-    """The launcher's own store, which stays when all processes are restarted."""
+    """The launcher's store, which stays when all processes are restarted."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return TCPStore(host, port, is_master=False, wait_for_workers=False)
 

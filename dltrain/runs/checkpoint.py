@@ -78,7 +78,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"'{path}' {fault}")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own message says how to run the code that may be in there
+    except pickle.UnpicklingError as error:  # torch's message says how to run the code that may be in there
         raise CheckpointError(
             f"'{path}' is no checkpoint of dltrain: it holds something else than plain types and tensors"
         ) from error

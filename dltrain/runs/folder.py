@@ -212,8 +212,7 @@ def require_no_link_out(path: Path, job_links: bool = False) -> None:
     root = path.resolve()
     for folder, folders, files in os.walk(root):
         for inner in (Path(folder, name) for name in (*folders, *files)):
-            target = Path(os.path.realpath(inner))
-            if not inner.is_symlink() or target.is_relative_to(root):
+            if not inner.is_symlink() or (target := Path(os.path.realpath(inner))).is_relative_to(root):
                 continue
             if job_links and inner.parent == root and target.is_dir() and not inner.name.startswith("."):
                 continue

@@ -160,7 +160,7 @@ class Checkpoints:
         self._writer.start()
 
     def _write_pending(self) -> None:
-        # Pickling holds the interpreter's lock, so each writing costs the training its own length in time.
+        # Pickling holds the interpreter's lock, so each writing stops the training for as long as it takes.
         self._hurry.wait(max(0.0, self._next - time.monotonic()))
         self._hurry.clear()
         while True:
@@ -202,7 +202,7 @@ class Checkpoints:
         newest.unlink(missing_ok=True)
         try:
             os.link(self.last, newest)
-        except OSError:  # a file system without hard links; find_resumable looks for it under this name as well
+        except OSError:  # a file system without hard links; a run also goes on from a file of this name
             os.replace(self.last, newest)
 
     def _raise_error(self) -> None:

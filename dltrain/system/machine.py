@@ -19,7 +19,7 @@ from typing import ClassVar
 
 log = logging.getLogger(__name__)
 
-SPIN = "3000"  # looks of a waiting thread before it sleeps; alone as fast as OpenMP's default of 300,000
+SPIN = "3000"  # turns of a waiting thread before it sleeps; alone as fast as OpenMP's default of 300,000
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
