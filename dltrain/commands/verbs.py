@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Literal
 
 from dltrain.system.answer import stdout_reserved
+from dltrain.system.process import collection_paused
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class Verb:
 
 def _call(name: str, arguments: Sequence[str]) -> int | None:
     module, _, function = name.partition(":")
-    code: int | None = getattr(import_module(module), function)(arguments)
+    with collection_paused():
+        imported = import_module(module)
+    code: int | None = getattr(imported, function)(arguments)
     return code
 
 

@@ -25,6 +25,7 @@ from dltrain.config.loader import UNAPPLIED, Loader, note_overrides
 from dltrain.config.origins import Origins, file_of
 from dltrain.config.overrides import chooses, unknown_of_hydra, wrong
 from dltrain.errors import ConfigError, UserError, did_you_mean
+from dltrain.system.process import collection_paused
 
 
 class Composer:
@@ -62,7 +63,8 @@ class Composer:
         return self._whole_sweep(each_job) if self.flags.sweeps else self._run()
 
     def _run(self) -> DictConfig:
-        cfg = self._composed(self._right(self.overrides))
+        with collection_paused():
+            cfg = self._composed(self._right(self.overrides))
         if cfg is not None and cfg.hydra.mode not in (None, RunMode.RUN):
             self.problems.append("hydra.mode: a sweep is asked for on the command line, dltrain -m")
         self._raise_problems()

@@ -10,6 +10,7 @@ from hydra._internal.config_loader_impl import (
 )
 from hydra._internal.config_repository import CachingConfigRepository  # which groups and options there are, and where
 from hydra._internal.core_plugins.file_config_source import FileConfigSource  # reads each file, once it was looked at
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource  # likewise
 from hydra._internal.hydra import Hydra  # what --cfg, --info, --hydra-help and shells show, and GlobalHydra holds
 from hydra._internal.sources_registry import SourcesRegistry  # where a reader of files takes the place of Hydra's
 from hydra._internal.utils import (
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigLoaderImpl",
     "FileConfigSource",
     "Hydra",
+    "ImportlibResourcesConfigSource",
     "SourcesRegistry",
     "create_automatic_config_search_path",
     "get_args_parser",

@@ -14,6 +14,7 @@ from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import hidden_header, key_lines
 
 COMMAND_LINE = "command line"
+_SHIPPED = ("hydra", "main", "schema")  # with Hydra and dltrain, by their providers in Hydra's words
 
 
 class Origins:
@@ -47,6 +48,8 @@ class Origins:
 
     def hidden_headers(self) -> list[str]:
         """What is wrong with those of the files of which Hydra does not see in which place they belong."""
+        if all(source.provider in _SHIPPED for source in self.repository.get_sources()):
+            return []
         paths = [file_of(self.repository, one.config_path) for one in self._defaults() if one.config_path]
         return [f"{path_shown(path)}, {text}" for path in paths if path and (text := hidden_header(path))]
 

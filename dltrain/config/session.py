@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config.flags import Flags, parser_for_help
 from dltrain.config.hydra_internals import Callbacks, ConfigLoaderImpl, Hydra, SourcesRegistry
 from dltrain.config.hydra_section import NAMELESS
-from dltrain.config.reader import FileConfigSource
+from dltrain.config.reader import FileConfigSource, ImportlibResourcesConfigSource
 from dltrain.errors import UserError
 from dltrain.system.answer import stdout
 
@@ -41,18 +41,19 @@ def hydra_session() -> Iterator[None]:
     Plugins.instance()  # imports them, once for the process, which puts their files into the store
     hydra, base, cfg = GlobalHydra.instance().hydra, VersionBase.instance().version_base, HydraConfig.instance().cfg
     stored, sources = ConfigStore.instance().repo, SourcesRegistry.instance().types
-    job = JobRuntime.instance().get("name")
+    job = JobRuntime.instance().conf.name
     absent = [name for name in _RESOLVERS if not OmegaConf.has_resolver(name)]
     GlobalHydra.instance().clear()
-    JobRuntime.instance().set("name", NAMELESS)
+    JobRuntime.instance().conf.name = NAMELESS  # its own method would log it
     ConfigStore.instance().repo = _copied(stored)
-    SourcesRegistry.instance().types = {**sources, FileConfigSource.scheme(): FileConfigSource}
+    readers = {reader.scheme(): reader for reader in (FileConfigSource, ImportlibResourcesConfigSource)}
+    SourcesRegistry.instance().types = {**sources, **readers}
     try:
         _set_up()
         yield
     finally:
         GlobalHydra.instance().hydra = hydra
-        JobRuntime.instance().set("name", job)
+        JobRuntime.instance().conf.name = job
         VersionBase.instance().version_base = base
         HydraConfig.instance().cfg = cfg
         ConfigStore.instance().repo = stored

@@ -8,7 +8,7 @@ import inspect
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -32,6 +32,11 @@ _TYPES: dict[str, Any] = {
     "Union": Union,
     "Literal": Literal,
 }
+
+
+# Every network inherits from this class, which takes any arguments. Its file takes longer to parse than all others.
+_MODULE = ("torch.nn.modules.module", "Module")
+_EMPTY_CLASS = ast.ClassDef(name="Module", bases=[], keywords=[], body=[], decorator_list=[])
 
 
 class Tensor:
@@ -59,44 +64,56 @@ class Definition:
 
 
 class Module:
-    """The names that a module's file defines or imports."""
+    """The names that a module's file defines or imports; it is parsed once somebody asks for them."""
 
     def __init__(self, name: str, path: Path):
         self.name = name
         self.path = path
-        self.stars: list[str] = []
-        self.names: dict[str, ast.stmt | ast.expr | tuple[str, str]] = {}
-        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-            self._read(statement)
 
-    def _read(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.ClassDef | ast.FunctionDef):
-            self.names[statement.name] = statement
-        elif isinstance(statement, ast.Assign):
-            self.names |= {target.id: statement.value for target in statement.targets if isinstance(target, ast.Name)}
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            self.names[statement.target.id] = statement.value
-        elif isinstance(statement, ast.ImportFrom):
-            self._read_import(statement)
-        elif isinstance(statement, ast.Import):
-            for alias in statement.names:
-                self.names[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
-        elif isinstance(statement, ast.If | ast.Try):
-            for inner in (*statement.body, *statement.orelse):
-                self._read(inner)
+    @cached_property
+    def stars(self) -> list[str]:
+        """The modules of which all names are imported."""
+        imports = [statement for statement in self._statements if isinstance(statement, ast.ImportFrom)]
+        return [self._source(statement) for statement in imports if statement.names[0].name == "*"]
 
-    def _read_import(self, statement: ast.ImportFrom) -> None:
-        source = statement.module or ""
-        if statement.level:
-            is_package = self.path.name == "__init__.py"
-            parts = self.name.split(".")
-            parts = parts[: len(parts) - statement.level + is_package]
-            source = ".".join([*parts, *([source] if source else [])])
-        for alias in statement.names:
-            if alias.name == "*":
-                self.stars.append(source)
-            else:
-                self.names[alias.asname or alias.name] = (source, alias.name)
+    @cached_property
+    def names(self) -> dict[str, ast.stmt | ast.expr | tuple[str, str]]:
+        return {name: entry for statement in self._statements for name, entry in self._entries(statement)}
+
+    @cached_property
+    def _statements(self) -> list[ast.stmt]:
+        return list(_unfolded(ast.parse(self.path.read_text(encoding="utf-8")).body))
+
+    def _entries(self, statement: ast.stmt) -> Iterator[tuple[str, ast.stmt | ast.expr | tuple[str, str]]]:
+        match statement:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                yield name, statement
+            case ast.Assign(targets=targets, value=value):
+                yield from ((target.id, value) for target in targets if isinstance(target, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                yield name, value
+            case ast.ImportFrom(names=aliases):
+                source = self._source(statement)
+                yield from ((each.asname or each.name, (source, each.name)) for each in aliases if each.name != "*")
+            case ast.Import(names=aliases):
+                yield from ((alias.asname or alias.name.partition(".")[0], (alias.name, "")) for alias in aliases)
+
+    def _source(self, statement: ast.ImportFrom) -> str:
+        """The full name of the module that a statement imports from."""
+        if not statement.level:
+            return statement.module or ""
+        parts = self.name.split(".")
+        outer = parts[: len(parts) - statement.level + (self.path.name == "__init__.py")]
+        return ".".join([*outer, *([statement.module] if statement.module else [])])
+
+
+def _unfolded(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements, with those within ``if`` and ``try`` in the place of these."""
+    for statement in statements:
+        if isinstance(statement, ast.If | ast.Try):
+            yield from _unfolded((*statement.body, *statement.orelse))
+        else:
+            yield statement
 
 
 @cache
@@ -141,6 +158,9 @@ def _definition(place: str, name: str, seen: frozenset[tuple[str, str]]) -> Defi
     """Follow ``name`` of the module ``place`` through imports and aliases to what defines it."""
     if (place, name) in seen:
         return None
+    if (place, name) == _MODULE:
+        home = module(place)
+        return Definition(home, _EMPTY_CLASS) if home else None
     if _path(f"{place}.{name}"):
         return module(f"{place}.{name}")
     home = module(place)

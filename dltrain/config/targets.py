@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -355,6 +355,8 @@ def _is_installed(package: str) -> bool:
 @cache
 def _requires_torch(package: str) -> bool:
     """Whether the distribution of a package requires torch, always or for an extra that is named after it."""
+    from importlib import metadata  # imports the parsers of e-mail
+
     try:
         names: Iterable[str] = (metadata.distribution(package).metadata["Name"],)
     except metadata.PackageNotFoundError:  # scikit-learn is imported as sklearn

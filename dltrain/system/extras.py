@@ -6,7 +6,6 @@ Imports nothing heavy.
 import json
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import Distribution, PackageNotFoundError, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -42,6 +41,8 @@ def overwritten_files() -> list[str]:
 
     Both write into a folder called ``dltrain``, where whichever was installed last replaces the other's files.
     """
+    from importlib.metadata import Distribution, PackageNotFoundError  # imports the parsers of e-mail
+
     try:
         namesake = Distribution.from_name(_NAMESAKE)
     except PackageNotFoundError:
@@ -53,6 +54,8 @@ def overwritten_files() -> list[str]:
 
 def _checkout() -> Path | None:
     """The folder that an editable installation runs from, else ``None`` (see PEP 610 for ``direct_url.json``)."""
+    from importlib.metadata import distributions
+
     for distribution in distributions(name=DISTRIBUTION):  # a checkout on the path has metadata too, without an origin
         if text := distribution.read_text("direct_url.json"):
             origin = json.loads(text)

@@ -1,11 +1,9 @@
 """What this process may use of the machine: main memory, cores, locks; and processes that it ends with."""
 
 import contextlib
-import ctypes
 import errno
 import functools
 import logging
-import multiprocessing
 import os
 import platform
 import select
@@ -43,6 +41,8 @@ def die_with_parent(number: int, parent: int | None = None) -> None:
     """
     if sys.platform == "linux":
         parent = parent or os.getppid()
+        import ctypes  # takes long to import, as does multiprocessing
+
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, number)
         if os.getppid() != parent:  # it ended before this
             os.kill(os.getpid(), number)
@@ -173,6 +173,8 @@ def _this_process() -> str:
 def has_shared_memory() -> bool:
     """Whether processes can share memory and semaphores; logs a warning where they cannot."""
     try:
+        import multiprocessing
+
         multiprocessing.get_context().Lock()
     except OSError:
         log.warning(
