@@ -100,15 +100,25 @@ def test_a_job_does_not_run_where_a_link_in_its_sweep_leads(dltrain, tmp_path):
 WRITTEN = (
     *("config.yaml", "environment.json", "metrics.csv", "result.json", "train.log", "report.html", "curves.png"),
     *(".hydra", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "multirun.yaml"),
-    *("checkpoints", "checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/last-1.pt", "checkpoints/best-2"),
-    *("logs", "logs/rank-1.log", "profile", "tensorboard", "wandb", "wandb/run_id", "explain", "of_a_logger.db"),
+    *("checkpoints", "checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/last-1.pt"),
+    *("checkpoints/best-2", "checkpoints/best-2/.metadata"),
+    *(
+        "logs",
+        "logs/rank-1.log",
+        "profile",
+        "tensorboard",
+        "wandb",
+        "wandb/run_id",
+        "explain",
+        "checkpoints/best-2/.metadata",
+    ),
 )
 
 
 def link_out(run, name):
     """Move what is in ``run`` at ``name`` out of it, and leave a link in its place."""
     place = run / name
-    place.parent.mkdir(exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     target = run.parent / "elsewhere" / place.name
     target.parent.mkdir()
     if place.exists():
@@ -157,6 +167,7 @@ def test_a_run_goes_on_with_links_to_its_folder_within_it_and_of_wandb(dltrain, 
     (tmp_path / "elsewhere" / "train.log").rename(tmp_path / "elsewhere" / "older.log")
     (tmp_path / "elsewhere" / "train.log").symlink_to("older.log")
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "place")
+    (tmp_path / "elsewhere" / "data").symlink_to(tmp_path)  # which is not written
     (tmp_path / "elsewhere" / "wandb" / "offline-run-1" / "logs").mkdir(parents=True)
     (tmp_path / "elsewhere" / "wandb" / "offline-run-1" / "logs" / "debug-core.log").symlink_to(tmp_path / "core.log")
     assert dltrain("resume", "place", "trainer.epochs=2").code == 0

@@ -28,18 +28,22 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars", "pillow")
 _WRITTEN_BEFORE = {".hydra", "train.log"}  # in the folder of a run that has not begun
 _OF_SWEEP = ("sweep.json", "multirun.yaml")
+_WRITTEN = (
+    *("config.yaml", "environment.json", "metrics.csv", "result.json", "report.html", "curves.png", "*.log"),
+    *(".hydra", "checkpoints", "logs", "profile", "tensorboard", "wandb", "explain"),
+    *("multirun.yaml", "sweep.*", "study.db*", ".submitit"),  # of a sweep
+)
 
 
 class RunFolder:
     """The folder of a run, in which Hydra writes ``.hydra/`` and ``train.log`` before the run begins.
 
     ``run_id`` stands in all files of the run once it has begun. ``writes`` is false in all but one of several
-    processes. With ``job_links`` this is the folder of a sweep, in which the folders of jobs may be links.
+    processes.
     """
 
-    def __init__(self, path: Path, command: str, writes: bool = True, job_links: bool = False):
+    def __init__(self, path: Path, command: str, writes: bool = True):
         self.path = path
-        self.job_links = job_links
         self.writes = writes
         self.command = command
         self.run_id = ""
@@ -65,7 +69,7 @@ class RunFolder:
             unless_held.callback(lock.release)
             try:
                 lock.take()
-                require_no_link_out(self.path, self.job_links)
+                require_no_link_out(self.path)
                 # Where there are no locks, another process may have made the folder.
                 self._is_new = lock.is_held and {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
                 self._before = {path: path.read_bytes() for path in self._of_hydra()}
@@ -203,25 +207,29 @@ class RunFolder:
         remove_empty(self.path)
 
 
-def require_no_link_out(path: Path, job_links: bool = False) -> None:
-    """Raise :class:`UserError` where a symbolic link within the folder ``path`` leads out of it.
+def require_no_link_out(path: Path) -> None:
+    """Raise :class:`UserError` where a name that a run or sweep in the folder ``path`` writes is a link out of it.
 
     The folder may come from a stranger, and what is written to the name would end up where the link leads. The folder
-    itself may be a link; with ``job_links`` so may its subfolders, which belong to jobs of a sweep.
+    itself may be a link, and so may what dltrain does not write.
     """
-    root = path.resolve()
-    for folder, folders, files in os.walk(root):
-        for inner in (Path(folder, name) for name in (*folders, *files)):
-            if not inner.is_symlink() or (target := Path(os.path.realpath(inner))).is_relative_to(root):
-                continue
-            if job_links and inner.parent == root and target.is_dir() and not inner.name.startswith("."):
-                continue
-            raise UserError(
-                f"'{path / inner.relative_to(root)}' is a link to '{target}', outside of this folder, where nothing may"
-                " be written: put the file or folder itself in its place, or remove the link"
-            )
-        if os.path.basename(folder) == "wandb":  # its runs have a link to a log of W&B's; each gets a new folder
-            folders.clear()
+    for written in path.iterdir():
+        if not any(written.match(pattern) for pattern in _WRITTEN):
+            continue
+        _require_within(written, path)
+        for folder, folders, files in os.walk(written):
+            for name in (*folders, *files):
+                _require_within(Path(folder, name), path)
+            if os.path.basename(folder) == "wandb":  # each of its runs gets a new folder, with a link to a log
+                folders.clear()
+
+
+def _require_within(inner: Path, path: Path) -> None:
+    if inner.is_symlink() and not (target := Path(os.path.realpath(inner))).is_relative_to(path.resolve()):
+        raise UserError(
+            f"'{inner}' is a link to '{target}', outside of this folder, where nothing may be written:"
+            " put the file or folder itself in its place, or remove the link"
+        )
 
 
 def remove_empty(path: Path) -> None:
@@ -255,8 +263,13 @@ def locked_sweep_folder(path: Path, job_links: bool) -> Iterator[None]:
     Raises:
         UserError: it cannot be made, another process runs there, a link leads out of it, or it is that of a run.
     """
-    with _locked(RunFolder(path, "", job_links=job_links), "hydra.sweep.dir") as folder:
+    with _locked(RunFolder(path, ""), "hydra.sweep.dir") as folder:
         folder.require_no_run()
+        for inner in path.iterdir():
+            if inner.is_dir() and not inner.is_symlink():
+                require_no_link_out(inner)
+            elif inner.name.isdecimal() and not job_links:
+                _require_within(inner, path)
         try:
             yield
         except UserError:
