@@ -67,7 +67,7 @@ def scores(loss: Any, outputs: Tensor) -> Tensor:
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
-    """Binary cross entropy of each output on its own, against the one-hot class or against targets of 0 and 1.
+    """Binary cross entropy of each output separately, against the one-hot class or against targets of 0 and 1.
 
     ``outputs`` (batch, num_outputs) logits; ``targets`` (batch,) int64 class indices, or (batch, num_outputs).
     """
@@ -86,13 +86,15 @@ def for_task(
     The other arguments are those of :class:`torch.nn.CrossEntropyLoss`.
 
     Raises:
-        MismatchError: one of them is given for a regression.
+        MismatchError: another argument is given for a regression.
     """
     if task == "classification":
         return nn.CrossEntropyLoss(weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
     if weight is not None or ignore_index != -100 or label_smoothing:
-        told = "loss=auto takes weight, ignore_index and label_smoothing for classification alone"
-        raise MismatchError(f"{told}, but the task of the data set is {task}")
+        raise MismatchError(
+            "loss=auto takes weight, ignore_index and label_smoothing for classification alone,"
+            f" but the task of the data set is {task}"
+        )
     return nn.MSELoss()
 
 
@@ -179,8 +181,8 @@ class Summed:
 def weighing_of(loss: Any) -> Weighing | None:
     """How the losses of parts make up that of a batch; ``None`` for a mean over samples.
 
-    torch's own losses are known. Another says so itself: ``reduction = "sum"`` as torch's have it, or a method
-    ``batch_weight(targets)`` that returns what its mean over a batch is divided by, a tensor (). One that says nothing
+    torch's losses are known. Other losses declare it: ``reduction = "sum"`` as torch's losses have it, or a method
+    ``batch_weight(targets)`` that returns what its mean over a batch is divided by, a tensor (). A loss without either
     is taken for a mean over samples.
     """
     if getattr(loss, "reduction", "mean") == "sum":
@@ -197,7 +199,7 @@ def weighing_of(loss: Any) -> Weighing | None:
 
 
 def _total(loss: Any, weight_of: Callable[[Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
-    """What a mean by weight was before it was divided; what is masked has no gradient, even behind a division by 0."""
+    """A mean by weight times its weight; what is masked has no gradient, even after a division by 0."""
     weight = weight_of(targets)
     counts = weight != 0
     mean = loss(torch.where(counts, outputs, outputs.detach()), targets)

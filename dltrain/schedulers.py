@@ -35,7 +35,7 @@ class Schedule:
             self.scheduler.step()
 
     def catch_up(self, steps: int, history: Iterable[Mapping[str, float]]) -> None:
-        """Go from its beginning to behind ``steps`` optimizer steps and the epochs that ``history`` has metrics of."""
+        """Go from its beginning to after ``steps`` optimizer steps and the epochs of ``history``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch expects optimizer steps in between
             for _ in range(steps):
@@ -44,7 +44,7 @@ class Schedule:
                 self.after_epoch(metrics)
 
     def scale(self, factor: float) -> None:
-        """Multiply the learning rates that it starts from, beside those in the optimizer, by ``factor``."""
+        """Multiply the learning rates that it starts from by ``factor``; those in the optimizer are not its state."""
         for scheduler in _innermost(self.scheduler):
             for name in {"base_lrs", "max_lrs"} & set(vars(scheduler)):
                 setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
@@ -57,7 +57,7 @@ class Schedule:
 
 
 def _innermost(scheduler: Any) -> Iterator[Any]:
-    """The scheduler itself, or those that it is made of, as torch's SequentialLR and ChainedScheduler are."""
+    """Yield the scheduler itself, or the parts of torch's SequentialLR and ChainedScheduler."""
     inner = getattr(scheduler, "_schedulers", None)
     if inner is None:
         yield scheduler

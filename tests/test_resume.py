@@ -70,7 +70,7 @@ def behind_step(step: int) -> Callable[..., None]:
 
         patch.setattr(View, "step", watched)
 
-    arm.__name__ = f"behind step {step}"
+    arm.__name__ = f"after step {step}"
     return arm
 
 
@@ -308,7 +308,7 @@ def test_a_checkpoint_file_names_its_run_and_the_state_to_go_on_from(dltrain, un
     run = interrupted(*CONFIGS["cnn"], at=behind_step(14))
     resumed = dltrain("resume", "run/checkpoints/last-1.pt")
     assert resumed.code == 0
-    assert "behind step 12\n" in resumed.stderr
+    assert "after step 12\n" in resumed.stderr
     assert_equal_runs(undisturbed("cnn"), run)
 
 
@@ -316,7 +316,7 @@ def test_resume_auto_starts_goes_on_and_then_says_that_it_is_finished(dltrain, i
     command = (*CONFIGS["cnn"], "resume=auto")
     interrupted(*command, at=behind_step(6))
     gone_on = dltrain(*command, "hydra.run.dir=run")
-    assert gone_on.code == 0 and "behind step 6" in gone_on.stderr
+    assert gone_on.code == 0 and "after step 6" in gone_on.stderr
     assert [
         line for line in differences(undisturbed("cnn"), Path("run")) if not line.endswith(("config", "composed"))
     ] == []
@@ -441,7 +441,7 @@ def test_what_would_make_it_another_run_is_refused_by_name(dltrain, stopped, cha
 
 @pytest.fixture(scope="session")
 def stopped_once(tmp_path_factory) -> Path:
-    """The run "cnn", stopped behind step 6, in the second of four epochs."""
+    """The run "cnn", stopped after step 6, in the second of four epochs."""
     from dltrain import cli
 
     folder = tmp_path_factory.mktemp("stopped")
@@ -726,7 +726,7 @@ def test_a_schedule_forced_over_more_epochs_is_where_one_of_that_length_would_be
     run = interrupted(*command, "trainer.epochs=4", *schedule, at=at)
     assert dltrain("resume", "run", "trainer.epochs=8", "--force").code == 0
     assert dltrain(*command, "trainer.epochs=8", *schedule, "hydra.run.dir=whole").code == 0
-    begun = 1 if at.__name__ == "behind step 6" else 4
+    begun = 1 if at.__name__ == "after step 6" else 4
     assert rates(run)[begun:] == pytest.approx(rates(Path("whole"))[begun:], rel=1e-9)
 
 

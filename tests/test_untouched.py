@@ -171,7 +171,7 @@ def test_a_run_goes_on_with_links_to_its_folder_within_it_and_of_wandb(dltrain, 
     (tmp_path / "elsewhere" / "wandb" / "offline-run-1" / "logs").mkdir(parents=True)
     (tmp_path / "elsewhere" / "wandb" / "offline-run-1" / "logs" / "debug-core.log").symlink_to(tmp_path / "core.log")
     assert dltrain("resume", "place", "trainer.epochs=2").code == 0
-    assert "behind step" in (tmp_path / "elsewhere" / "older.log").read_text()
+    assert "after step" in (tmp_path / "elsewhere" / "older.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["multirun.yaml", "sweep.csv", ".submitit", "1/train.log"])

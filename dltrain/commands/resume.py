@@ -34,7 +34,7 @@ def resume(arguments: Sequence[str]) -> None:
         return
     from dltrain.system import signals
     from dltrain.trained.resume import find_resumable
-    from dltrain.trained.train import go_on
+    from dltrain.trained.train import train
 
     command = command_of(["resume", *arguments])
     with signals.handled() as stop, locked_run_folder(path.resolve(), command) as folder:
@@ -46,7 +46,7 @@ def resume(arguments: Sequence[str]) -> None:
         if cfg.trust:  # as when the run began: classes of the working directory need not be installed
             sys.path.insert(0, os.getcwd())
         config.check(cfg)
-        go_on(cfg, folder, found, stop, force="--force" in arguments)
+        train(cfg, folder, stop, found, force="--force" in arguments)
 
 
 def _configuration(own: Any, overrides: Sequence[str], folder: Path) -> Any:

@@ -1,7 +1,6 @@
-"""What a run of training leaves behind: ``result.json``, pictures and a page, and what it says on stdout."""
+"""The results of a training run: ``result.json``, pictures and a page, and the answer on stdout."""
 
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,42 +10,39 @@ from dltrain.errors import DltrainError, Interrupted, exit_code_of
 from dltrain.runs.folder import RunFolder
 from dltrain.system import worker
 from dltrain.system.answer import ending, give, is_left_to_launcher, on_terminal, print_json, stdout
-from dltrain.trained.resume import candidates
+from dltrain.trained.resume import how_to_go_on
+from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 _PRINTED = ("status", "run", "error", "best", "test", "seconds")
 
 
-def leave_result(parts: Parts, folder: RunFolder, error: BaseException) -> None:
-    """Say in ``result.json`` that ``error`` ended the run.
+def leave_result(trainer: Trainer, folder: RunFolder, error: BaseException) -> None:
+    """Write to ``result.json`` that ``error`` ended the run.
 
-    On stdout as well, unless the launcher says it, or starts the run again; on a terminal the traceback of a bug says
-    enough.
+    Print it as well, unless the launcher does or starts the run again; on a terminal the traceback of a bug is enough.
     """
-    trainer = parts.trainer
     if not trainer.process_group.is_main:
         return
     interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = {} if interrupted else {"error": str(error) or type(error).__name__}
     events = {"events": trainer.recovery.events} if trainer.recovery.events else {}
     try:
-        result = folder.write_result("interrupted" if interrupted else "failed", **best_of(parts), **cause, **events)
-    except OSError as unwritable:  # the error itself says more than that the folder cannot be written to
+        result = folder.write_result("interrupted" if interrupted else "failed", **best_of(trainer), **cause, **events)
+    except OSError as unwritable:  # ``error`` matters more
         log.warning("result.json was not written: %s", unwritable)
         return
-    trainer.checkpoints.settle()  # so that what is on its way to the disk counts
-    saved = any(path.exists() for path in candidates(folder.path))
-    how = f"; to go on: dltrain resume {shlex.quote(str(folder.path))}" if saved else ""
-    log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how)
+    trainer.checkpoints.settle()  # so that a checkpoint that is being written counts
+    log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how_to_go_on(folder.path))
     if is_left_to_launcher(error) or (worker.may_start_again() and not interrupted):
         return
     if not on_terminal() or isinstance(error, KeyboardInterrupt | Interrupted | DltrainError):
         show(result, error)
 
 
-def best_of(parts: Parts) -> dict[str, Any]:
-    trainer = parts.trainer
+def best_of(trainer: Trainer) -> dict[str, Any]:
+    """The best epoch and its metrics, as the result has them; nothing where there is none."""
     if not trainer.best.epoch:
         return {}
     row = trainer.history[trainer.best.epoch - 1]
@@ -55,18 +51,19 @@ def best_of(parts: Parts) -> dict[str, Any]:
 
 
 def draw(parts: Parts, path: Path) -> None:
+    """Draw the curves of the run in ``path``."""
     from dltrain.report.pictures import draw_curves
 
     trainer = parts.trainer
     title = f"{parts.data.facts.name} · {type(trainer.model).__name__}"
     try:
         draw_curves(trainer.history, trainer.best.epoch, title, path / "curves.png")
-    except OSError as error:  # the result is safe: a picture that cannot be written costs a warning
+    except OSError as error:  # the run is done, and its result written
         log.warning("curves.png was not written: %s", error)
 
 
 def write_report(parts: Parts | None, path: Path) -> None:
-    """Write the page of the run in ``path``; with ``parts`` it shows what the best network makes of the test part."""
+    """Write the page of the run in ``path``; with ``parts`` it shows how the best network does on the test part."""
     from dltrain.trained.reporting import Network, report_after_training
 
     if parts is None:
@@ -74,17 +71,17 @@ def write_report(parts: Parts | None, path: Path) -> None:
         return
     trainer, data = parts.trainer, parts.data
     levels = data.preprocessing.get("levels", 255)
-    # This process alone looks at all of the test part, which it cannot where the network lies in shards.
+    # This process alone predicts the whole test part, which it cannot do with a network in shards.
     test = parts.test if parts.test and not trainer.sharded else None
     network = Network(trainer.evaluated, trainer.loss, data.facts, levels, test, trainer.precision)
     report_after_training(network, path)
 
 
 def show(result: Mapping[str, Any], error: BaseException | None = None) -> None:
-    """Print the result, of a run that ``error`` may have ended: a table on a terminal, one line of JSON elsewhere."""
+    """Print the result of a run, which ``error`` may have ended: a table on a terminal, a line of JSON elsewhere."""
     if not on_terminal():
         line = {name: result[name] for name in _PRINTED if name in result}
-        if error and exit_code_of(error) == 2:  # the user's mistake, though it showed late
+        if error and exit_code_of(error) == 2:  # the user's mistake, although training had begun
             line.pop("error", None)
             line |= ending(2, error)
         print_json(line)

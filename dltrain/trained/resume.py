@@ -1,6 +1,7 @@
-"""What a run goes on from, and whether it would go on as it would have without a break."""
+"""Finds the state that a run goes on from, and refuses to go on where the result would be that of another run."""
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-# What may differ: it changes neither the weights nor the metrics of an epoch.
+# Keys that may differ: they change neither the weights nor the metrics of an epoch.
 _FREE = (
     *("device", "report", "resume", "trust", "out", "logger", "pruner", "sweep", "dataset.root", "dataset.path"),
     *("dataset.cache", "dataset.download", "trainer.epochs", "trainer.early_stopping"),
@@ -37,76 +38,81 @@ _KERNELS = ("fused", "foreach")  # options of torch's optimizers
 
 @dataclass(frozen=True)
 class Resumable:
-    """A whole checkpoint with the state of a trainer.
+    """A checkpoint with the state of a trainer.
 
-    ``run_id``: what all files of its run have, ``None`` where they are of a version that wrote none.
+    ``run_id`` is the same in all files of its run, ``None`` where they are of a version that wrote none.
     """
 
     path: Path
     state: dict[str, Any]
-    config: dict[str, Any]  # the configuration in it
+    config: dict[str, Any]  # parsed from the state
     run_id: str | None
 
     @property
     def run(self) -> Path:
-        """The run folder that it is in."""
+        """The folder of its run."""
         return self.path.resolve().parent.parent
 
     @cached_property
     def composed(self) -> Any:
-        """Its configuration, of OmegaConf's, before the data filled in their facts.
+        """Its configuration as OmegaConf has it, before the data filled in their facts.
 
         Raises:
-            CheckpointError: it is none.
+            CheckpointError: it is no configuration.
         """
         return of_checkpoint(self.path, self.state["config"], self.state["composed"])
 
     @property
     def threads(self) -> int | str:
-        """Threads of its run, ``auto`` where it is of a version that did not record them."""
+        """Threads of its run, ``auto`` where its version did not record them."""
         recorded = self.config["trainer"].get("threads", "auto")
         return recorded if isinstance(recorded, int) else "auto"
 
     def result(self) -> dict[str, Any]:
-        """How its run ended, as far as it says."""
+        """The result of its run, as far as there is any."""
         return read_or_warn(read_result, self.run)
 
 
 def find_resumable(resume: str, folder: Path) -> Resumable | None:
-    """What ``resume`` (``off``, ``auto`` for ``folder`` itself, or a run folder or checkpoint) goes on from.
+    """Find what ``resume`` (``off``, ``auto`` for ``folder`` itself, or a run folder or checkpoint) goes on from.
 
-    A damaged checkpoint is passed over for the one before it, with a warning.
+    In place of a damaged checkpoint the previous checkpoint is used, with a warning.
 
     Raises:
-        CheckpointError: nothing that can be used, unless ``auto`` finds nothing at all.
-        UserError: a checkpoint of another run lies there.
+        CheckpointError: no checkpoint can be used, unless ``auto`` finds none at all.
+        UserError: the checkpoint is of another run than its folder.
     """
     if resume == "off":
         return None
     place = folder if resume == "auto" else path_of(resume)
     if place.is_file():
         return _read(place)
-    found = [path for path in candidates(place) if path.exists()]
-    if not found and resume == "auto":
+    paths = _checkpoints(place)
+    if not paths and resume == "auto":
         return None
-    if not found:
+    if not paths:
         raise CheckpointError(f"'{place}' holds no checkpoint to go on from; a run folder has checkpoints/last.pt")
-    for path in found:
+    for path in paths:
         try:
             resumable = _read(path)
         except CheckpointError as error:
             log.warning("%s", error)
             continue
-        if path != found[0]:
+        if path != paths[0]:
             log.warning("going on from the checkpoint before it, %s", path)
         return resumable
     raise CheckpointError(f"none of the checkpoints in '{place / 'checkpoints'}' can be used")
 
 
-def candidates(run: Path) -> list[Path]:
-    """Where the state of a run may be, the newest first."""
+def how_to_go_on(run: Path) -> str:
+    """The end of a sentence that says how to resume the ``run``; empty where it has no checkpoint yet."""
+    return f"; to go on: dltrain resume {shlex.quote(str(run))}" if _checkpoints(run) else ""
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The files with the state of a run, the newest first."""
     folder = run / "checkpoints"
-    return [folder / "last.pt", *checkpoint.previous(folder)]
+    return [path for path in (folder / "last.pt", *checkpoint.previous(folder)) if path.exists()]
 
 
 def _read(path: Path) -> Resumable:
@@ -117,8 +123,8 @@ def _read(path: Path) -> Resumable:
     try:
         config = yaml_text.load(state["config"])
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise CheckpointError(f"'{path}' holds no configuration of a run: {told}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"'{path}' holds no configuration of a run: {reason}") from error
     checkpoint.require(path, {"config": config}, {"config!": {"trainer!": dict}}, "the state of a run")
     place = path.resolve().parent
     is_copy = place.name != "checkpoints"
@@ -127,31 +133,31 @@ def _read(path: Path) -> Resumable:
 
 
 def restore(trainer: Trainer, config_text: str, resumable: Resumable, force: bool = False) -> None:
-    """Bring ``trainer`` to the state that was saved, once it is sure that the run goes on as it would have.
+    """Load the saved state into ``trainer``, if its configuration is that of the saved run.
 
-    With ``force`` what has changed in the configuration takes effect: options of the optimizer are those of now, the
-    learning rate is scaled as far as a schedule has changed it, and a schedule that has changed itself starts anew,
-    unless its length alone has changed: then it is where one of that length would be by now.
+    With ``force`` changes of the configuration take effect: the optimizer has its new options, the learning rate is
+    scaled as the schedule has scaled the previous one, and a changed schedule starts anew. Only where its length alone
+    has changed, it goes on at the same step.
 
     Raises:
-        UserError: keys that differ, unless ``force``.
+        UserError: keys of the configuration differ, unless ``force``.
         CheckpointError: the state is of another network.
     """
     try:
         changed = require_same(resumable.state["config"], config_text, force)
         fresh = [dict(group) for group in trainer.optimizer.param_groups]
         state = trainer.checkpoints.tensors_of(resumable.state, resumable.path.resolve().parent, trainer.model)
-        trainer.load_state_dict(state["trainer"], without=_anew(changed))
+        trainer.load_state_dict(state["trainer"], without=_fresh_parts(changed))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise CheckpointError(f"the state in '{resumable.path}' does not fit this run: {error}") from error
-    _take_up_options(trainer, fresh, changed)
+    _restore_options(trainer, fresh, changed)
     if trainer.schedule and _changes_schedule(changed):
-        _place(trainer, plain(resumable.composed), changed)
+        _catch_up(trainer, plain(resumable.composed), changed)
     trainer.due.saved(trainer.epoch, trainer.step)
 
 
-def _anew(changed: set[str]) -> list[str]:
-    """Parts of a trainer whose state is of no use where these keys have changed."""
+def _fresh_parts(changed: set[str]) -> list[str]:
+    """Parts of a trainer whose saved state does not fit once these keys have changed."""
     parts = {
         "optimizer": "optim._target_" in changed,
         "schedule": _changes_schedule(changed),
@@ -159,18 +165,18 @@ def _anew(changed: set[str]) -> list[str]:
         "best": "trainer.checkpoint.monitor" in changed,
         "accumulate": "trainer.accumulate" in changed,
     }
-    return [name for name, anew in parts.items() if anew]
+    return [name for name, is_fresh in parts.items() if is_fresh]
 
 
 def _changes_schedule(changed: set[str]) -> bool:
     return "optim._target_" in changed or any(key.startswith("scheduler.") for key in changed)
 
 
-def _place(trainer: Trainer, composed: Mapping[str, Any], changed: set[str]) -> None:
-    """Bring a schedule that was made anew to its place in the run, where what has changed of it is its length alone.
+def _catch_up(trainer: Trainer, composed: Mapping[str, Any], changed: set[str]) -> None:
+    """Step a new schedule to where the run is, if only the length of the schedule has changed.
 
     Raises:
-        UserError: it cannot go that far.
+        UserError: it is shorter than that.
     """
     assert trainer.schedule is not None
     if "optim.lr" not in changed:
@@ -179,7 +185,7 @@ def _place(trainer: Trainer, composed: Mapping[str, Any], changed: set[str]) -> 
     before, now = (_without_lengths(content["scheduler"]) for content in both)
     if before != now or "optim._target_" in changed:
         return
-    # Not as many steps as were taken: with batches of another size an epoch has another number of them.
+    # Not trainer.step: with batches of another size an epoch has another number of steps.
     steps = trainer.epoch * len(trainer.train) + trainer.batch
     try:
         trainer.schedule.catch_up(steps, trainer.history)
@@ -194,31 +200,30 @@ def _without_lengths(node: Any) -> Any:
     return list(map(_without_lengths, node)) if isinstance(node, list) else node
 
 
-def _take_up_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set[str]) -> None:
-    """After loading, which brings back the options that were saved, set those that have ``changed`` since.
+def _restore_options(trainer: Trainer, fresh: list[dict[str, Any]], changed: set[str]) -> None:
+    """Set those options of the optimizer anew that have ``changed``, since loading has replaced all of them.
 
-    Which kernels compute them is as now in any case: shards have no fused ones.
+    The choice of kernels is always the new one: there are no fused kernels for shards.
     """
     groups = trainer.optimizer.param_groups
     before, rate = (group[0].get("initial_lr", group[0]["lr"]) for group in (groups, fresh))
-    all_of_them = _changes_schedule(changed)  # a schedule that is made anew has left its own marks there
-    if "optim.lr" in changed and before and not all_of_them:
+    all_options = _changes_schedule(changed)  # a new schedule has set options there as well
+    if "optim.lr" in changed and before and not all_options:
         trainer.scale_learning_rate(rate / before)
+    kept = ("params", "lr") if before and not all_options else ("params",)
     for group, new in zip(groups, fresh, strict=True):
-        group.update({name: new[name] for name in _KERNELS if name in new})
-        kept = ("params", "lr") if before and not all_of_them else ("params",)
-        group.update(
-            {name: new[name] for name in new if name not in kept and (all_of_them or f"optim.{name}" in changed)}
-        )
+        for name in new:
+            if name in _KERNELS or (name not in kept and (all_options or f"optim.{name}" in changed)):
+                group[name] = new[name]
 
 
 def require_same(before: str, now: str, force: bool = False) -> set[str]:
-    """Refuse to go on with another configuration than the one before, both as YAML, where it would not be the same run.
+    """Require that the configurations ``before`` and ``now``, both YAML, make the same run.
 
-    Returns the keys that differ all the same, by ``force``.
+    Returns the keys that differ, as ``force`` allows.
 
     Raises:
-        UserError: keys that differ, unless ``force``.
+        UserError: keys differ, unless ``force``.
     """
     changed = dict(_differences(yaml_text.load(before), yaml_text.load(now)))
     if changed and not force:
@@ -232,7 +237,7 @@ def require_same(before: str, now: str, force: bool = False) -> set[str]:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Keys that differ and decide the course of a run, each with a sentence."""
+    """Yield the keys that differ and change the course of a run, each with a sentence."""
     for key in dict.fromkeys([*before, *now]):
         name = f"{prefix}{key}"
         if any(name == free or name.startswith(f"{free}.") for free in _FREE):
@@ -245,7 +250,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def _by_number(value: Any) -> Any:
-    """A list of nodes, such as the schedulers of a scheduler, as a mapping; nothing for an empty group."""
+    """Turn a list of nodes, such as the schedulers of a scheduler, into a mapping by position; an empty group is None."""
     if value == {}:  # which an earlier version may not have had
         return None
     has_nodes = isinstance(value, list) and any(isinstance(each, dict) for each in value)

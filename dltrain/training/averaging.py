@@ -11,8 +11,8 @@ from dltrain.distributed.strategy import local
 class ExponentialMovingAverage:
     """Keeps ``average = d * average + (1 - d) * weights`` in a copy of the network, for evaluation.
 
-    ``d`` rises to ``decay``: it is ``min(decay, (1 + t) / (10 + t))`` at the update behind ``t`` others. With a
-    constant one the initial weights would be most of the average for ``1 / (1 - decay)`` updates.
+    ``d`` rises to ``decay``: it is ``min(decay, (1 + t) / (10 + t))`` at the update after ``t`` others. With a
+    constant decay the initial weights would be most of the average for ``1 / (1 - decay)`` updates.
 
     Floating-point buffers (batch-norm statistics) are averaged as well, others are copied. The average starts as
     the initial weights. Equal to :class:`torch.optim.swa_utils.AveragedModel` with that decay and
@@ -28,10 +28,10 @@ class ExponentialMovingAverage:
         self.updates = 0
         states = self.model.state_dict().values(), model.state_dict().values()
         pairs = [(local(average), local(weight)) for average, weight in zip(*states, strict=True)]
-        # Weights that two layers share stand there twice, but are one tensor and take one update.
-        # (Without rows, as shards of small ones may be, they have no place to tell them by, and nothing to update.)
+        # Weights that two layers share are listed twice, but are a single tensor and take a single update. (Shards
+        # without rows all have the address 0, and nothing to update.)
         pairs = list({average.data_ptr(): (average, weight) for average, weight in pairs}.values())
-        # state_dict hands out the tensors themselves, so these lists stay valid as training goes on.
+        # state_dict returns the tensors themselves, so these lists stay valid as training goes on.
         self._averages = [average for average, _ in pairs if average.is_floating_point()]
         self._weights = [weight for average, weight in pairs if average.is_floating_point()]
         self._copies = [pair for pair in pairs if not pair[0].is_floating_point()]

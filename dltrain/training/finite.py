@@ -1,4 +1,4 @@
-"""Losses and gradients that are no finite numbers: noticed without waiting for a GPU, and traced to a layer."""
+"""Losses and gradients that are not finite: noticed without waiting for a GPU, and traced to a layer."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -13,23 +13,23 @@ _STEPS_BETWEEN_LOOKS = 20  # on a GPU, whose answer comes without waiting for it
 
 
 class FiniteWatch:
-    """Says which step first had a loss or gradient that was not finite.
+    """Finds the first step with a loss or gradient that is not finite.
 
-    On the CPU it knows at once. On a GPU the first such step is noted there; a copy of the note is asked for every
-    few steps and read when it has arrived, so that no step waits, and ``look(wait=True)`` reads it at the end.
+    On the CPU it knows at once. On a GPU the number of that step is kept there; every few steps a copy is started, and
+    read once it has arrived, so that no step waits, and ``look(wait=True)`` reads it at the end.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
         self._immediate = device.type == "cpu"
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
-        self._answer: tuple[Tensor, Any] | None = None
+        self._copy: tuple[Tensor, Any] | None = None  # of _first on the CPU, and the event of its arrival
 
     def note(self, step: int, loss: Tensor, gradients: list[Tensor]) -> int | None:
-        """Take in a step's ``loss``, a scalar, and gradients; returns the first bad step as soon as it is known."""
+        """Check a step's ``loss``, a scalar, and gradients; returns the first bad step as soon as it is known."""
         values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
         if self._immediate:
-            # A cheap pass: an element that is not finite makes the norm so, but so does the square of a large one.
+            # A cheap pass: an infinite element makes the norm infinite, but so may the square of a large element.
             norms = torch._foreach_norm(values) if values else ()
             if _all_finite(loss, norms) or _all_finite(loss, (part.abs().max() for part in values if part.numel())):
                 return None
@@ -41,27 +41,27 @@ class FiniteWatch:
         return self.look() if step % _STEPS_BETWEEN_LOOKS == 0 else None
 
     def look(self, wait: bool = False) -> int | None:
-        """The first bad step as far as it is known, all of it with ``wait``."""
+        """The first bad step, as far as it is known; with ``wait`` for certain."""
         if self._immediate:
             return None
+        first = -1
         if wait:
             first = int(self._first)
-            return None if first < 0 else first
-        found = None
-        if self._answer is not None and self._answer[1].query():
-            first = int(self._answer[0])
-            found, self._answer = (None if first < 0 else first), None
-        if self._answer is None and found is None:
+        elif self._copy is not None and self._copy[1].query():
+            first, self._copy = int(self._copy[0]), None
+        if first >= 0:
+            return first
+        if self._copy is None and not wait:
             copied = self._first.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event() if self.device.type == "cuda" else _Arrived()  # type: ignore[no-untyped-call]
             arrived.record()
-            self._answer = copied, arrived
-        return found
+            self._copy = copied, arrived
+        return None
 
     def reset(self) -> None:
         """Forget what was noted."""
         self._first.fill_(-1)
-        self._answer = None
+        self._copy = None
 
 
 def _all_finite(loss: Tensor, figures: Iterable[Tensor]) -> bool:
@@ -69,10 +69,10 @@ def _all_finite(loss: Tensor, figures: Iterable[Tensor]) -> bool:
 
 
 class _Arrived:
-    """Stands for an event where copies do not overlap with computing (mps)."""
+    """In place of an event where copies do not overlap with computing (mps)."""
 
     def record(self) -> None:
-        return None
+        """Nothing to record."""
 
     def query(self) -> bool:
         return True

@@ -37,7 +37,7 @@ class Best:
 
 @dataclass
 class EarlyStopping:
-    """Says stop once ``patience`` epochs in a row did not beat the best one."""
+    """Stops a run once ``patience`` epochs in a row did not beat the best epoch."""
 
     best: Best
     patience: int
@@ -55,7 +55,7 @@ class EarlyStopping:
         return self.epoch - self.best.epoch >= self.patience
 
     def after(self, history: Sequence[Mapping[str, float]]) -> "EarlyStopping":
-        """The same rule once it has seen the epochs of ``history``: all that it knows follows from them."""
+        """The same rule after the epochs of ``history``, from which its state follows."""
         anew = EarlyStopping(Best(self.best.monitor, self.best.min_delta), self.patience)
         for row in history:
             anew.update(int(row["epoch"]), row)
@@ -64,10 +64,10 @@ class EarlyStopping:
 
 @dataclass
 class Pruning:
-    """Says stop where whoever compares the jobs of a sweep says so.
+    """Stops a job of a sweep where the comparison with its other jobs says so.
 
-    ``ask(epoch, value, asks)`` is told the value of ``metric`` after each epoch, and answers whether to stop there;
-    without ``asks`` it is told alone. ``metric`` is empty for the one that makes an epoch the best.
+    ``ask(epoch, value, asks)`` takes the value of ``metric`` after each epoch, and returns whether to stop there;
+    without ``asks`` it only records the value. An empty ``metric`` stands for the monitored metric.
     """
 
     ask: Callable[[int, float, bool], bool]
@@ -78,7 +78,7 @@ class Pruning:
     should_stop: bool = False
 
     def update(self, epoch: int, metrics: Mapping[str, float], asks: bool = True) -> None:
-        """Tell of an epoch; one that was told of before the run was interrupted is no second one.
+        """Report an epoch; an epoch that was reported before the run was interrupted does not count twice.
 
         Raises:
             UserError: there is no such metric.
@@ -90,7 +90,7 @@ class Pruning:
         self.should_stop = self.ask(epoch, self.value, asks) and asks
 
     def catch_up(self, history: Sequence[Mapping[str, float]], asks: bool) -> None:
-        """Tell of the epochs of a run that goes on; only the last can be the one that it stopped at."""
+        """Report the epochs of a run that goes on; it can have stopped at the last of them only."""
         for number, row in enumerate(history, 1):
             self.update(int(row["epoch"]), row, asks and number == len(history))
 

@@ -16,8 +16,8 @@ from dltrain.training.trainer import Trainer
 
 _WARM_UP = 2  # steps, in which memory is laid out and kernels are chosen or compiled
 _STEPS = 5
-_SECONDS = 0.5  # at least so long, so that short steps are not measured once
-_INTERVALS = 200_000  # of a schedule that are really stepped through
+_SECONDS = 0.5  # to measure for at least, so that short steps are measured many times
+_INTERVALS = 200_000  # of a schedule to step through at most
 
 Batch = tuple[Tensor, Tensor]
 
@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor]
 class Layer:
     """One module without children: ``parameters`` is their number, ``weights`` and ``activations`` are in bytes.
 
-    ``activations`` is what backward needs of this layer for one batch, each tensor counted once.
+    ``activations`` is what backward needs of this layer for a batch, each tensor counted once.
     """
 
     name: str
@@ -51,10 +51,11 @@ class _Watch:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in counted_elsewhere}
         self._running: list[Layer] = []
         for name, module in self.model.named_modules():
-            own = list(module.parameters(recurse=not any(module.children())))
-            if own or not any(module.children()):
-                size = sum(parameter.numel() for parameter in own)
-                nbytes = sum(parameter.nbytes for parameter in own)
+            is_leaf = not any(module.children())
+            parameters = list(module.parameters(recurse=is_leaf))
+            if parameters or is_leaf:
+                size = sum(parameter.numel() for parameter in parameters)
+                nbytes = sum(parameter.nbytes for parameter in parameters)
                 self.layers[module] = Layer(name or "model", type(module).__name__, size, nbytes)
 
     def run(self, forward: Callable[[], Tensor]) -> Tensor:
@@ -105,7 +106,9 @@ def measure(trainer: Trainer) -> dict[str, Any]:
     memory = _memory(trainer, layers, rest, inputs.nbytes + targets.nbytes)
     seconds = step_seconds * len(trainer.train)
     if trainer.val is not None:
-        seconds += len(trainer.val) * _seconds_per_batch(trainer, trainer.val, lambda found: _evaluate(trainer, found))
+        seconds += len(trainer.val) * _seconds_per_batch(
+            trainer, trainer.val, lambda batches: _evaluate(trainer, batches)
+        )
     return {
         "input_shape": list(inputs.shape),
         "output_shape": list(output_shape),
@@ -205,7 +208,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:
-    """About what all checkpoints take, and the new one that is written before it takes the place of an old one."""
+    """Estimate the space for all checkpoints, and for the new file that is written before it replaces an old one."""
     weights = trainer.evaluated.state_dict()
     return tensor_bytes(weights) + (2 + trainer.checkpoints.keep) * tensor_bytes(weights, trainer.state_dict())
 

@@ -6,15 +6,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function
 
 from dltrain.system.files import write_json
-
-if TYPE_CHECKING:
-    from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +26,18 @@ Batch = TypeVar("Batch")
 
 
 class Unprofiled:
-    """Where the loop says what it is doing; nothing comes of it unless the run is profiled, see :class:`Phases`."""
+    """Where the loop says what it is doing; nothing comes of it unless the run has a :class:`Profile`."""
+
+    def __enter__(self) -> dict[str, float]:
+        return {}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Within, the loop does what ``name``, one of :data:`PHASES`, says."""
+        """Within, the loop does what ``name``, of :data:`PHASES`, says."""
         return _NOTHING
 
     def batches(self, loader: Iterable[Batch]) -> Iterable[Batch]:
@@ -42,19 +48,38 @@ class Unprofiled:
         """A training step is over."""
 
 
-class Phases(Unprofiled):
+class Profile(Unprofiled):
     """Seconds in each phase; every moment counts once, in the innermost phase that has begun.
 
     On a GPU each phase waits for the device when it begins and when it ends, or the time would show up where somebody
     waits for it: shares are right, and steps take longer than without.
+
+    At the end what the context returns holds the seconds of each of :data:`PHASES`, and ``folder`` has ``trace.json``
+    of a few of the ``steps``, for chrome://tracing or ui.perfetto.dev, and ``timings.json`` of all. A table is logged.
     """
 
-    def __init__(self, device: torch.device, tracer: Any = None):
+    def __init__(self, device: torch.device, steps: int, folder: Path):
         self.device = device
-        self.tracer = tracer
-        self.seconds = dict.fromkeys((*PHASES, "profiler"), 0.0)
+        self.folder = folder
+        self.steps = 0
+        self._seconds = dict.fromkeys((*PHASES, "profiler"), 0.0)
+        self._result: dict[str, float] = {}
         self._inner = ["rest"]
         self._since = time.perf_counter()
+        self._tracer = _tracer(device, steps, folder)
+
+    def __enter__(self) -> dict[str, float]:
+        with self.phase("profiler"):
+            self._tracer.start()
+        return self._result
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Before a trace that is still going ends, which takes time.
+        self._result.update({name: round(value, 6) for name, value in self.finish().items()})
+        _log_table(self._result, self.steps, self.folder)
+        self._tracer.stop()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -81,52 +106,28 @@ class Phases(Unprofiled):
             yield batch
 
     def end_step(self) -> None:
+        self.steps += 1
         with self.phase("profiler"):
-            self.tracer.step()
+            self._tracer.step()
 
     def finish(self) -> dict[str, float]:
         """Seconds of each phase so far, without what profiling itself took."""
         self._count()
-        return {name: self.seconds[name] for name in PHASES}
+        return {name: self._seconds[name] for name in PHASES}
 
     def _count(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
-        self.seconds[self._inner[-1]] += now - self._since
+        self._seconds[self._inner[-1]] += now - self._since
         self._since = now
 
 
-@contextmanager
-def profiling(trainer: "Trainer", folder: Path) -> Iterator[dict[str, float]]:
-    """Within, ``trainer`` is profiled; after it, what is yielded holds the seconds of each of :data:`PHASES`.
-
-    ``folder`` gets ``trace.json`` of a few steps, for chrome://tracing or ui.perfetto.dev, and ``timings.json`` of all.
-    The table is logged.
-    """
-    before, began = trainer.profile, trainer.step
-    seconds: dict[str, float] = {}
-    tracer = _tracer(trainer, folder)
-    phases = Phases(trainer.precision.device, tracer)
-    with phases.phase("profiler"):
-        tracer.start()
-    trainer.profile = phases
-    try:
-        yield seconds
-    finally:
-        trainer.profile = before
-        # Before a trace that is still going ends, which takes time.
-        seconds.update({name: round(value, 6) for name, value in phases.finish().items()})
-        _log_table(seconds, trainer.step - began, folder)
-        tracer.stop()
-
-
-def _tracer(trainer: "Trainer", folder: Path) -> Any:
-    """torch's profiler over a window of steps, early in the run but after its first ones where it has so many."""
-    left = len(trainer.train) * (trainer.epochs - trainer.epoch) - trainer.batch
-    first, watched = (min(steps, left // 4) for steps in (_SKIPPED, _WATCHED))
+def _tracer(device: torch.device, steps: int, folder: Path) -> Any:
+    """torch's profiler over a window of ``steps``, early but after the first ones where there are so many."""
+    first, watched = (min(number, steps // 4) for number in (_SKIPPED, _WATCHED))
     first += watched
-    last = min(first + _TRACED, left) - 1
+    last = min(first + _TRACED, steps) - 1
 
     def plan(step: int) -> ProfilerAction:
         if step == last:
@@ -143,7 +144,7 @@ def _tracer(trainer: "Trainer", folder: Path) -> Any:
             log.warning("%s was not written: %s", folder / "trace.json", error)
 
     activities = [ProfilerActivity.CPU]
-    if trainer.precision.device.type == "cuda":
+    if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     # Read when the profiler starts: what it logs of itself would mix with the run's messages.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live view on a terminal, one plain line an epoch elsewhere."""
+"""Shows the progress of a run: a live view on a terminal, a plain line per epoch elsewhere."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ _log = logging.getLogger(EPOCHS)
 
 
 class View:
-    """Writes a line an epoch to the log; the base of what shows more."""
+    """Writes a line per epoch to the log."""
 
     def __init__(self, epochs: int, samples: int):
         self.epochs = epochs
@@ -43,7 +43,7 @@ class View:
         return None
 
     def begin_epoch(self, epoch: int, batch: int) -> None:
-        """Before the first step of an epoch (from 0), or of what is left of it behind ``batch`` batches."""
+        """Before the first step of an epoch (from 0), or the first after ``batch`` batches of it."""
 
     def step(self, total: MeanLoss) -> None:
         """After each optimizer step; ``total`` is the epoch's loss so far, on the device."""

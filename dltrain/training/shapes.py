@@ -1,4 +1,4 @@
-"""Whether network, loss and data fit each other, found with two samples before a run has left a trace."""
+"""Checks with two samples whether network, loss and data fit each other, before a run writes anything."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +19,12 @@ _SAMPLES = 2
 def require_shapes(
     model: nn.Module, loss: Callable[[Tensor, Tensor], Any], train: Loader, facts: Facts, precision: Precision
 ) -> int:
-    """The multiply-adds of a forward pass over one sample, in the layers that have weights.
+    """Count the multiply-adds of a forward pass over a sample, in the layers that have weights.
 
     Neither weights nor batch-norm statistics nor random states change.
 
     Raises:
-        MismatchError: ``model`` does not turn a batch into (batch, num_outputs), or ``loss`` that into one number.
+        MismatchError: ``model`` does not turn a batch into (batch, num_outputs), or ``loss`` that into a scalar.
     """
     inputs, targets = train.first(_SAMPLES)
     devices = [precision.device] if precision.device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""What a training run works with, and its state between two steps: all that decides how it goes on, in plain types."""
+"""What a training run works with, and its state between two steps, in plain types: all that decides how it goes on."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -101,7 +101,7 @@ class State:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network whose weights are evaluated and kept: the averaged one where there is one."""
+        """The network whose weights are evaluated and kept: the averaged network, if any."""
         return self.ema.model if self.ema else self.model
 
     @property
@@ -128,7 +128,7 @@ class State:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], without: Sequence[str] = ()) -> None:
-        """Go on from :meth:`state_dict` of one that was built alike; parts in ``without`` stay as they are.
+        """Go on from the :meth:`state_dict` of a trainer that was built alike; parts in ``without`` stay as they are.
 
         Raises:
             ValueError: no trainer comes to such a state.
@@ -153,7 +153,7 @@ class State:
             self.ema.updates = state.get("ema_updates", state["step"])  # earlier versions did not count them
         _require_usable(self.optimizer, options)
         _lay_out(self.optimizer)
-        if self.early_stopping:  # from the history, so that it may be another one than before
+        if self.early_stopping:  # from the history, so that its options may differ from before
             self.early_stopping = self.early_stopping.after(self.history)
         if self.pruning:
             self.pruning.catch_up(self.history, asks=not self.finished)
@@ -169,7 +169,7 @@ class State:
             self.schedule.scale(factor)
 
     def _parts(self) -> list[tuple[str, Any]]:
-        """Everything with a state of its own that this run has, by name."""
+        """Everything of this run that has a ``state_dict``, by name."""
         parts = {
             "model": self.model,
             "optimizer": self.optimizer,

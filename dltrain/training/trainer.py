@@ -109,10 +109,9 @@ class Trainer(State):
         watched = [] if self.scaler.is_enabled() else [p.grad for p in self.parameters if p.grad is not None]
         if self.sharded:
             watched = [norm_of_shards(watched, self.process_group)]
-        # Of several processes' losses each knows its own, but they must all come to the same conclusion.
-        bad = self.recovery.note(
-            self.step + 1, loss if self.process_group.size == 1 else torch.zeros_like(loss), watched
-        )
+        # Each of several processes has another loss, but they must all come to the same conclusion.
+        shared_loss = loss if self.process_group.size == 1 else torch.zeros_like(loss)
+        bad = self.recovery.note(self.step + 1, shared_loss, watched)
         if bad is not None:
             self.not_finite(bad, (inputs, targets))
             put_back(buffers)
@@ -138,8 +137,8 @@ class Trainer(State):
     def gradients(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None = None) -> Tensor:
         """Set the gradients of the loss of a batch, and return it; smaller micro-batches if memory is short.
 
-        ``unit`` is the batch's :meth:`unit`. Where several processes share the batch, what is returned is the mean over
-        this one's samples.
+        ``unit`` is the batch's :meth:`unit`. Where several processes share the batch, the loss is the mean over this
+        process's samples.
         """
         while True:
             self.optimizer.zero_grad(set_to_none=True)
@@ -188,9 +187,7 @@ class Trainer(State):
                 else:
                     loss = self.weighing.of_part(outputs, targets, rows, unit)
             objective = loss + self.penalty() if self.penalty else loss
-        if (
-            self.process_group.size > 1
-        ):  # gradients are the same everywhere, so they carry the news of one process's loss
+        if self.process_group.size > 1:  # gradients are shared, so they tell the others of a bad loss
             objective = objective * torch.where(loss.detach().isfinite(), share, math.nan)
         elif share != 1.0:
             objective = objective * share
@@ -199,7 +196,7 @@ class Trainer(State):
         return loss.detach()
 
     def clip(self) -> None:
-        """Bound the gradients, in their own scale."""
+        """Bound the gradients, without the scale of mixed precision."""
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for parameter in self.parameters if parameter.grad is not None]
         if self.clip_value:
@@ -208,7 +205,7 @@ class Trainer(State):
             nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
     def validate(self) -> Row:
-        """Metrics of the validation part as ``val/...``; none without one."""
+        """Metrics of the validation part, if any, as ``val/...``."""
         if self.val is None:
             return {}
         with self.profile.phase("validation"):
@@ -219,7 +216,7 @@ class Trainer(State):
         if self.process_group.size > 1 and not self.sharded:
             self.process_group.broadcast_tensors(
                 self.evaluated.buffers()
-            )  # statistics that each process has of its own rows
+            )  # statistics, which each process has of other rows
         while True:
             try:
                 batches = self._until_stopped(loader)
@@ -279,12 +276,12 @@ class Trainer(State):
         self.scale_learning_rate(factor)
 
     def require_finite(self) -> None:
-        """Wait until it is known that all steps so far were finite; what ``on_nonfinite`` says where one was not."""
+        """Wait until it is known whether all steps so far were finite, and act on a step that was not."""
         if (bad := self.recovery.watch.look(wait=True)) is not None:
             self.not_finite(bad)
 
     def not_finite(self, step: int, batch: tuple[Tensor, Tensor] | None = None) -> None:
-        """What ``on_nonfinite`` says about ``step``, whose ``batch`` is given where the step is not taken yet."""
+        """Act on ``step``, as ``on_nonfinite`` says; its ``batch`` is given where the step is not taken yet."""
         inputs, targets = batch or next(iter(self.train))
         self.recovery.skip(step, self.first_layer_not_finite(inputs, targets))
 

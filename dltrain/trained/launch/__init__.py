@@ -1,1 +1,1 @@
-"""Starts a run in one process or several of this machine, and says how they ended where they could not."""
+"""Starts a run in this process or in several of this machine, and reports how they ended."""

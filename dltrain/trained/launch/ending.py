@@ -1,7 +1,6 @@
-"""How a run in several processes ended, by what its launcher saw and by what they left: the launcher's last word."""
+"""How a run in several processes ended, from their exit codes and files, for the launcher to report."""
 
 import json
-import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ _CLOSING = {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM)}  # how
 
 
 class Leftovers:
-    """What the processes of a run in the folder ``path``, if it has one, left.
+    """The files that the processes of a run left, and the result in its folder ``path``, if it has any.
 
     ``before`` is what ``result.json`` held when they began.
     """
@@ -39,7 +38,7 @@ class Leftovers:
 
     def finish(self, status: str, cause: str = "") -> None:
         """Write to ``result.json`` how the run ended, unless rank 0 knew, and show it where rank 0 has not."""
-        from dltrain.trained.result import show
+        from dltrain.trained.result import show  # imports all of training
 
         is_done = self.result.get("status") == "done"
         is_wrong = self.result.get("status") == "running" or (bool(cause) and not self.has_said_why)
@@ -62,32 +61,35 @@ def settle_signal(error: Interrupted, leftovers: Leftovers) -> NoReturn:
 
 
 def settle_failure(codes: Mapping[int, int], leftovers: Leftovers) -> None:
-    """Say what rank 0 has not said of a run whose ranks ended with ``codes``, the first to end first; negative: a
-    signal.
+    """Raise why a run ended whose ranks ended with ``codes``, in the order of their ends; negative: by a signal.
 
     Raises:
-        TrainingError: why, which rank 0 may have said already. A run that was done before nevertheless is.
-        Interrupted: all of them were asked to stop, by another process than the launcher.
+        TrainingError: a rank failed; rank 0 may have said why. Where the run was done before, that is a warning.
+        Interrupted: all ranks were asked to stop, but not by the launcher.
     """
+    from dltrain.trained.resume import how_to_go_on
+
     killed = _killed(codes, leftovers)
     rank = next((rank for rank in codes if rank in leftovers.errors), next(iter(codes)))
     code, said = codes[rank], leftovers.errors.get(rank)
     if code > SIGNALLED and not killed:
         settle_signal(Interrupted(code - SIGNALLED), leftovers)
     cause = killed or (f"rank {rank} ended with exit code {code}" if said is None else f"rank {rank}: {said}")
-    is_logged = leftovers.result.get("status") in ("failed", "interrupted")  # with how to go on
+    hint = ""
+    if leftovers.path and leftovers.result.get("status") not in ("failed", "interrupted"):  # else it is in the log
+        hint = how_to_go_on(leftovers.path)
     leftovers.finish("failed", cause)
     if killed and leftovers.result.get("status") == "done":
         print(f"warning: {killed}, when the run was done", file=sys.stderr)
         return
-    error = TrainingError(cause if is_logged else f"{cause}{_how_to_go_on(leftovers.path)}")
+    error = TrainingError(f"{cause}{hint}")
     error.exit_code = 1 if killed else code
     error.is_reported = leftovers.has_said_why and not any(map(_is_foreign, codes.values()))
     raise error
 
 
 def _killed(codes: Mapping[int, int], leftovers: Leftovers) -> str:
-    """Which rank ended without a word of dltrain's, and how; empty where none did."""
+    """Say which rank was killed or left by itself; empty where each ended as dltrain ends."""
     is_explained = False  # by a rank that ended earlier
     for number, (rank, code) in enumerate(codes.items()):
         if _is_foreign(code):
@@ -100,15 +102,8 @@ def _killed(codes: Mapping[int, int], leftovers: Leftovers) -> str:
 
 
 def _is_foreign(code: int) -> bool:
-    """Whether a user's own code has left with this exit code, of which rank 0 can only guess."""
+    """Whether the user's code ended the process with this exit code, which rank 0 does not know."""
     return code >= 0 and code not in _EXIT_CODES
-
-
-def _how_to_go_on(path: Path | None) -> str:
-    from dltrain.trained.resume import candidates
-
-    saved = path is not None and any(file.exists() for file in candidates(path))
-    return f"; to go on: dltrain resume {shlex.quote(str(path))}" if saved else ""
 
 
 def _text_of(file: Path) -> str:

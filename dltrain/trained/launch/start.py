@@ -1,4 +1,4 @@
-"""Starts the processes of a run on this machine, as ``torchrun --standalone`` does, with dltrain's own exit codes."""
+"""Starts the processes of a run on this machine, as ``torchrun --standalone`` does, but with dltrain's exit codes."""
 
 import logging
 import os
@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from types import FrameType
-from typing import Any
 
-from dltrain.errors import ConfigError, Interrupted, quoted
+from dltrain.errors import ConfigError, Interrupted
 from dltrain.runs.record import read_result
 from dltrain.system import worker
 from dltrain.system.answer import give
@@ -21,7 +20,7 @@ from dltrain.system.signals import handled_by, leave_closed_terminal
 from dltrain.system.worker import COMMAND, LAUNCHER
 from dltrain.trained.launch.ending import Leftovers, settle_failure, settle_signal
 
-_SECONDS_TO_SAVE = 60  # before a process that was asked to stop is killed
+_SECONDS_TO_SAVE = 60  # for a process that was asked to stop, before it is killed
 
 
 def command_of(arguments: Sequence[str]) -> str:
@@ -29,26 +28,11 @@ def command_of(arguments: Sequence[str]) -> str:
     return os.environ[COMMAND] if worker.is_launched_by_dltrain() else shlex.join(["dltrain", *arguments])
 
 
-def run_together(arguments: Sequence[str], cfg: Any, path: Path) -> float:
-    """Run ``dltrain`` with ``arguments`` in the folder ``path``, in as many processes as ``cfg`` says.
-
-    Returns the best value of the monitored metric.
-
-    Raises:
-        TrainingError: a process has failed, with its exit code; rank 0 may have told why.
-        Interrupted: the run was asked to stop; rank 0 may have told so.
-    """
-    command, places = shlex.join(["dltrain", *arguments]), [f"hydra.run.dir={quoted(path)}"]
-    launch([*arguments, *places], cfg.trainer.devices, cfg.device, command, path)
-    best = read_result(path).get("best", {})
-    return float(best.get("val", {}).get(str(best.get("monitor")).removeprefix("val/"), "nan"))
-
-
 def launched(verb: str, arguments: Sequence[str], overrides: Sequence[str], path: Path | None = None) -> bool:
-    """Whether ``dltrain verb`` with ``arguments`` was run in several processes, as ``trainer.devices`` among the
-    ``overrides`` asks for; see :func:`run_together`.
+    """Run ``dltrain verb`` with ``arguments`` in several processes, if ``trainer.devices`` among the ``overrides`` asks
+    for them; returns whether it does. See :func:`launch`.
     """
-    given = dict(word.split("=", 1) for word in overrides if "=" in word)
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
     devices = given.get("trainer.devices", "1")
     if devices == "1" or worker.is_worker():
         return False
@@ -60,10 +44,15 @@ def launched(verb: str, arguments: Sequence[str], overrides: Sequence[str], path
 
 
 def launch(arguments: Sequence[str], devices: int | str, device: str, command: str, path: Path | None = None) -> None:
-    """``python -m dltrain`` with ``arguments`` in each of so many processes; see :func:`run_together`."""
-    # torch's launcher logs what the run itself reports, at length.
+    """Run ``python -m dltrain`` with ``arguments`` in each of so many processes.
+
+    Raises:
+        TrainingError: a process failed, with its exit code; rank 0 may have said why.
+        Interrupted: the run was asked to stop.
+    """
+    # torch's launcher logs at length what the run itself reports.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
-    # Its processes would tell, with stacks, that the launcher's store has gone, which is how most of them end.
+    # At their end most processes would log, with stacks, that the launcher's store is closed.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -83,14 +72,14 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
-            signals_to_handle="SIGQUIT",  # the others below
+            signals_to_handle="SIGQUIT",  # the others are handled below
             shutdown_timeout=_SECONDS_TO_SAVE,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         before = read_result(path) if path else {}
         ended: Interrupted | dict[int, int] = {}
         try:
-            with _ended_once():
+            with _stopped_by_signals():
                 elastic_launch(config, sys.executable)("-m", "dltrain", *arguments)
         except SignalException as error:
             ended = Interrupted(error.sigval)
@@ -101,14 +90,14 @@ def launch(arguments: Sequence[str], devices: int | str, device: str, command: s
         leftovers = Leftovers(Path(logs), path, before)
         if leftovers.has_answered:
             give()
-    if isinstance(ended, Interrupted):  # outside of "except": torch's own message is not why
+    if isinstance(ended, Interrupted):  # outside of "except", so that torch's error is not the context
         settle_signal(ended, leftovers)
     settle_failure(ended, leftovers)
 
 
 @contextmanager
-def _ended_once() -> Iterator[None]:
-    """Within, the first signal has torch's launcher end its processes; it would leave them behind at a second one."""
+def _stopped_by_signals() -> Iterator[None]:
+    """Within, the first signal lets torch's launcher end its processes; at a second it would leave them running."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     has_come = False
@@ -125,7 +114,7 @@ def _ended_once() -> Iterator[None]:
 
 
 def _count(wanted: int | str, device: str, gpus: int) -> int:
-    """How many processes: one a GPU unless a number is given."""
+    """The number of processes: a process per GPU unless a number is given."""
     if isinstance(wanted, str):
         return max(gpus, 1) if device in ("auto", "cuda") else 1
     if device == "cuda" or (device == "auto" and gpus):
