@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -31,9 +30,7 @@ class Unprofiled:
     def __enter__(self) -> dict[str, float]:
         return {}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -73,9 +70,7 @@ class Profile(Unprofiled):
             self._tracer.start()
         return self._result
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # Before a trace that is still going ends, which takes time.
         self._result.update({name: round(value, 6) for name, value in self.finish().items()})
         _log_table(self._result, self.steps, self.folder)

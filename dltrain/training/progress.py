@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -37,9 +36,7 @@ class View:
         self._epoch_began = time.perf_counter()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
     def begin_epoch(self, epoch: int, batch: int) -> None:
@@ -88,9 +85,7 @@ class LiveView(View):
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._draw()
         self._live.stop()
 
