@@ -1,8 +1,8 @@
 """Losses and gradients that are not finite: noticed without waiting for a GPU, and traced to a layer."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ def diagnose(model: nn.Module, backward: Callable[[], Tensor], inputs: Tensor) -
 
 @contextmanager
 def _watched_layers(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
-    """Names of layers, as they are computed, with an output, and with a gradient, that is not finite."""
+    """Within, collect the names of layers with an output, and with a gradient, that is not finite."""
     outputs: list[str] = []
     gradients: list[str] = []
 
@@ -113,7 +113,7 @@ def _watched_layers(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
         described = f"{name} ({type(layer).__name__})" if name else type(layer).__name__
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = [tensor for tensor in _tensors(output) if tensor.is_floating_point()]
+            tensors = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
             if any(not bool(torch.isfinite(tensor).all()) for tensor in tensors):
                 outputs.append(described)
             for tensor in tensors:
@@ -126,16 +126,17 @@ def _watched_layers(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
 
         return layer.register_forward_hook(hook)
 
-    leaves = [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
-    handles = [watch(name, layer) for name, layer in leaves]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            if not any(layer.children()):
+                hooks.callback(watch(name, layer).remove)
         yield outputs, gradients
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    return [tensor for part in output for tensor in _tensors(part)] if isinstance(output, list | tuple) else []
+def tensors_in(content: Any) -> Iterator[Tensor]:
+    """All tensors in nested mappings and lists."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for value in content.values() if isinstance(content, Mapping) else content:
+            yield from tensors_in(value)

@@ -3,7 +3,8 @@
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Loader
+from dltrain.training.finite import tensors_in
 from dltrain.training.inference import evaluate
 from dltrain.training.trainer import Trainer
 
@@ -60,16 +62,12 @@ class _Watch:
 
     def run(self, forward: Callable[[], Tensor]) -> Tensor:
         """``forward()``, watched."""
-        handles = []
-        for module in self.layers:
-            handles.append(module.register_forward_pre_hook(self._enter))
-            handles.append(module.register_forward_hook(self._leave))
-        try:
-            with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):
-                return forward()
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks:
+            for module in self.layers:
+                hooks.callback(module.register_forward_pre_hook(self._enter).remove)
+                hooks.callback(module.register_forward_hook(self._leave).remove)
+            hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor))
+            return forward()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         self._running.append(self.layers[module])
@@ -183,8 +181,8 @@ def _memory(trainer: Trainer, layers: list[Layer], rest: int, batch: int) -> dic
     parts = {
         "weights": sum(p.nbytes for p in itertools.chain(parameters, trainer.model.buffers())),
         "gradients": sum(p.grad.nbytes for p in parameters if p.grad is not None),
-        "optimizer": tensor_bytes(trainer.optimizer.state_dict()),
-        "average": tensor_bytes(trainer.ema.model.state_dict()) if trainer.ema else 0,
+        "optimizer": _tensor_bytes(trainer.optimizer.state_dict()),
+        "average": _tensor_bytes(trainer.ema.model.state_dict()) if trainer.ema else 0,
         "activations": sum(layer.activations for layer in layers) + rest,
         "batch": batch,
     }
@@ -193,24 +191,15 @@ def _memory(trainer: Trainer, layers: list[Layer], rest: int, batch: int) -> dic
     return {**parts, "estimated": sum(parts.values()), "peak": peak}
 
 
-def tensor_bytes(*content: Any) -> int:
+def _tensor_bytes(*content: Any) -> int:
     """Bytes of all tensors in nested mappings and lists; those that share memory count once."""
-    storages = {tensor.data_ptr(): tensor.nbytes for tensor in _tensors(content)}
-    return sum(storages.values())
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping | list | tuple):
-        for value in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(value)
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors_in(content)}.values())
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:
     """Estimate the space for all checkpoints, and for the new file that is written before it replaces an old one."""
     weights = trainer.evaluated.state_dict()
-    return tensor_bytes(weights) + (2 + trainer.checkpoints.keep) * tensor_bytes(weights, trainer.state_dict())
+    return _tensor_bytes(weights) + (2 + trainer.checkpoints.keep) * _tensor_bytes(weights, trainer.state_dict())
 
 
 def learning_rates(trainer: Trainer) -> list[float]:

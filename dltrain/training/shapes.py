@@ -1,7 +1,7 @@
 """Checks with two samples whether network, loss and data fit each other, before a run writes anything."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -69,13 +69,11 @@ def _multiply_adds(model: nn.Module) -> Iterator[list[int]]:
             number = weights * first.numel() // max(features, 1)  # each weight once at each place of the output
             counts.append(number // 2 if isinstance(module, nn.RNNBase) else number)
 
-    layers = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                hooks.callback(module.register_forward_hook(count).remove)
         yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _require_outputs(outputs: Any, inputs: Tensor, facts: Facts, model: str) -> None:
