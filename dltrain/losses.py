@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,34 +109,12 @@ def require_fitting(loss: nn.Module, task: str) -> None:
         )
 
 
-class Weighing(Protocol):
-    """How parts of a batch make up its loss, where that is no mean over samples.
-
-    ``unit`` is what a sample of the whole batch counts on average; parts that are scaled by it, and averaged over
-    samples, are the loss of the whole. A mean over batches is a sum of totals, divided by the sum of weights.
-    """
-
-    def unit(self, targets: Tensor, samples: int, summed: Callable[[Tensor], Tensor]) -> Tensor | float:
-        """From this process's ``targets`` of a batch of ``samples`` in all; ``summed`` adds up over processes."""
-        ...
-
-    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: Any) -> Tensor:
-        """The loss () of a part of a batch of which the first ``rows`` count, all or none, scaled by ``unit``."""
-        ...
-
-    def of_steps(self, loss: Tensor, samples: int, unit: Any) -> tuple[Tensor, Tensor | int]:
-        """Total and weight of the mean ``loss`` that was computed with ``unit`` for so many samples."""
-        ...
-
-    def of_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
-        """Total and weight of a batch."""
-        ...
-
-
 class ByWeight:
     """A loss that divides ``total(outputs, targets)`` by ``weight_of(targets)``, tensors () that wait for nothing.
 
-    Where nothing has a weight, that is 0 / 0: it counts as 0, and has no gradient.
+    Its parts make up the loss of a batch so: ``unit`` is what a sample of the whole batch counts on average; parts that
+    are scaled by it, and averaged over samples, are the loss of the whole. A mean over batches is a sum of totals,
+    divided by the sum of weights. Where nothing has a weight, that is 0 / 0: it counts as 0, and has no gradient.
     """
 
     def __init__(self, total: Callable[[Tensor, Tensor], Tensor], weight_of: Callable[[Tensor], Tensor]):
@@ -144,23 +122,30 @@ class ByWeight:
         self.weight_of = weight_of
 
     def unit(self, targets: Tensor, samples: int, summed: Callable[[Tensor], Tensor]) -> Tensor:
+        """From this process's ``targets`` of a batch of ``samples`` in all; ``summed`` adds up over processes."""
         dtype = torch.float32 if targets.device.type == "mps" else torch.float64
         return summed(self.weight_of(targets).to(dtype)) / samples
 
-    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: Tensor) -> Tensor:
+    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: Any) -> Tensor:
+        """The loss () of a part of a batch of which the first ``rows`` count, all or none, scaled by ``unit``."""
         total = self.total(outputs, targets)
         share = torch.where(unit != 0, 1 / unit, 0) if rows else torch.zeros_like(unit)
         return total * (share / max(rows, 1)).to(total.dtype)
 
-    def of_steps(self, loss: Tensor, samples: int, unit: Tensor) -> tuple[Tensor, Tensor]:
+    def of_steps(self, loss: Tensor, samples: int, unit: Any) -> tuple[Tensor, Tensor]:
+        """Total and weight of the mean ``loss`` that was computed with ``unit`` for so many samples."""
         return loss * unit * samples, unit * samples
 
     def of_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Total and weight of a batch."""
         return self.total(outputs, targets), self.weight_of(targets)
 
 
 class Summed:
-    """A loss that is the sum over a batch: steps follow the sum, and what is reported is the mean over samples."""
+    """A loss that is the sum over a batch: steps follow the sum, and what is reported is the mean over samples.
+
+    Its methods are those of :class:`ByWeight`.
+    """
 
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]):
         self.loss = loss
@@ -168,17 +153,17 @@ class Summed:
     def unit(self, targets: Tensor, samples: int, summed: Callable[[Tensor], Tensor]) -> float:
         return 1 / samples
 
-    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: float) -> Tensor:
+    def of_part(self, outputs: Tensor, targets: Tensor, rows: int, unit: Any) -> Tensor:
         return self.loss(outputs, targets) * (1 / (rows * unit) if rows else 0)
 
-    def of_steps(self, loss: Tensor, samples: int, unit: float) -> tuple[Tensor, int]:
+    def of_steps(self, loss: Tensor, samples: int, unit: Any) -> tuple[Tensor, int]:
         return loss * unit * samples, samples
 
     def of_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         return self.loss(outputs, targets), len(targets)
 
 
-def weighing_of(loss: Any) -> Weighing | None:
+def weighing_of(loss: Any) -> ByWeight | Summed | None:
     """How the losses of parts make up that of a batch; ``None`` for a mean over samples.
 
     torch's losses are known. Other losses declare it: ``reduction = "sum"`` as torch's losses have it, or a method

@@ -131,8 +131,11 @@ class Trainer(State):
         """What a sample of the whole batch counts in its loss on average; ``None`` where all count alike."""
         if self.weighing is None:
             return None
-        samples = len(targets) if self.process_group.size == 1 else self.train.size_of(self.batch)
-        return self.weighing.unit(targets, samples, self.process_group.sum)
+        return self.weighing.unit(targets, self.samples(targets), self.process_group.sum)
+
+    def samples(self, targets: Tensor) -> int:
+        """Samples of the whole batch, of which this process has the ``targets``."""
+        return len(targets) if self.process_group.size == 1 else self.train.size_of(self.batch)
 
     def gradients(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None = None) -> Tensor:
         """Set the gradients of the loss of a batch, and return it; smaller micro-batches if memory is short.
@@ -143,37 +146,26 @@ class Trainer(State):
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                if self.process_group.size > 1:
-                    return self.gradients_together(inputs, targets, unit)
-                if self.accumulate == 1:
+                if self.accumulate == 1 and self.process_group.size == 1:
                     return self.backward(inputs, targets, 1.0, unit)
                 return self.accumulated(inputs, targets, unit)
             except RuntimeError as error:
                 self.accumulate = self.recovery.halve(self.accumulate, len(targets), self.step + 1, error)
 
     def accumulated(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None) -> Tensor:
-        """:meth:`gradients` in micro-batches."""
-        count = self.micro_batches(len(targets))
-        total = torch.zeros_like(self.total.total)
-        for part in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
-            share = len(part[1]) / len(targets)
-            total += self.backward(*part, share, unit).to(total.dtype) * share
-        return total
-
-    def gradients_together(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None) -> Tensor:
-        """:meth:`gradients` of this process's part of a batch; all processes end with those of the whole."""
-        samples = self.train.size_of(self.batch)
-        slices = self.process_group.slices(samples, self.micro_batches(samples))
+        """:meth:`gradients` in micro-batches, of each of which this process has a slice."""
+        group, samples = self.process_group, self.samples(targets)
+        slices = group.slices(samples, self.micro_batches(samples))
         rows = [len(batch_slice) for batch_slice in slices]
         total = torch.zeros_like(self.total.total)
         parts = zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True)
         for batch_slice, part in zip(slices, parts, strict=True):
             sums = nullcontext() if batch_slice is slices[-1] else without_sum(self.network)
-            with self.process_group.computing(batch_slice), sums:
+            with group.computing(batch_slice), sums:
                 # The processes' gradients are averaged, so these shares of them add up to the whole batch's.
-                loss = self.backward(*part, len(batch_slice) * self.process_group.size / samples, unit)
-            total += loss.to(total.dtype) * len(batch_slice)
-        return total / max(len(targets), 1)
+                loss = self.backward(*part, len(batch_slice) * group.size / samples, unit)
+            total += loss.to(total.dtype) * (len(batch_slice) / max(len(targets), 1))
+        return total
 
     def backward(self, inputs: Tensor, targets: Tensor, share: float, unit: Tensor | float | None) -> Tensor:
         """Add the gradients of ``share`` times the mean loss over these samples; returns the loss itself."""
