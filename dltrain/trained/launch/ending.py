@@ -32,7 +32,7 @@ class Leftovers:
             self.result = {}
 
     @property
-    def has_said_why(self) -> bool:
+    def has_reported(self) -> bool:
         """Whether rank 0 has said on stderr why it ended."""
         return 0 in self.errors
 
@@ -41,11 +41,11 @@ class Leftovers:
         from dltrain.trained.result import show  # imports all of training
 
         is_done = self.result.get("status") == "done"
-        is_wrong = self.result.get("status") == "running" or (bool(cause) and not self.has_said_why)
+        is_wrong = self.result.get("status") == "running" or (bool(cause) and not self.has_reported)
         if self.path and self.result and not is_done and is_wrong:
             self.result |= {"status": status} | ({"error": cause} if cause else {})
             write_json(self.path / "result.json", self.result)
-        if self.result and not self.has_answered and (is_done or not self.has_said_why):
+        if self.result and not self.has_answered and (is_done or not self.has_reported):
             show(self.result)
 
 
@@ -56,7 +56,7 @@ def settle_signal(error: Interrupted, leftovers: Leftovers) -> NoReturn:
         Interrupted: ``error``.
     """
     leftovers.finish("interrupted")
-    error.is_reported = leftovers.has_said_why
+    error.is_reported = leftovers.has_reported
     raise error
 
 
@@ -84,7 +84,7 @@ def settle_failure(codes: Mapping[int, int], leftovers: Leftovers) -> None:
         return
     error = TrainingError(f"{cause}{hint}")
     error.exit_code = 1 if killed else code
-    error.is_reported = leftovers.has_said_why and not any(map(_is_foreign, codes.values()))
+    error.is_reported = leftovers.has_reported and not any(map(_is_foreign, codes.values()))
     raise error
 
 
