@@ -73,8 +73,8 @@ class SweepTask:
 
 def _train(cfg: Any, folder: RunFolder, stop: signals.StopRequest, pruning: Pruning | None = None) -> float:
     from dltrain.config.of_hydra import write_out
-    from dltrain.trained.resume import find_resumable
-    from dltrain.trained.train import train  # imports torch: time enough for a signal
+    from dltrain.trained.resume import find_resumable  # imports torch: time enough for a signal
+    from dltrain.trained.train import train
 
     write_out(cfg)
     return train(cfg, folder, stop, find_resumable(cfg.resume, folder.path), pruning=pruning)
