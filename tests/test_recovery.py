@@ -398,6 +398,33 @@ def test_a_batch_that_does_not_fit_is_computed_in_more_parts_with_the_same_resul
     assert checkpoint.load(tmp_path / "last.pt")["trainer"]["accumulate"] == 4
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+    ],
+    ids=["allocator", "oneDNN", "C++", "Python"],
+)
+def test_a_cpu_says_in_many_ways_that_it_has_no_memory(tmp_path, error):
+    class Small(MLP):
+        room = 2
+
+        def forward(self, inputs):
+            if len(inputs) > self.room:
+                raise error
+            return super().forward(inputs)
+
+    trainer = make_trainer(tmp_path, Small((5,), 10), images(32, (5,)), val=images(16, (5,)))
+    trainer.fit()
+    assert trainer.accumulate == 4 and trainer.val.batch_size == 2
+    trainer.model.room = 0
+    with pytest.raises(TrainingError, match=r"out of memory even for single samples at step 9: .+; try a smaller"):
+        trainer.gradients(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64))
+
+
 def test_the_parts_are_remembered_when_the_run_goes_on(tmp_path):
     torch.manual_seed(0)
     trainer = make_trainer(tmp_path, Hungry((5,), 10), images(32, (5,)), epochs=1)

@@ -184,9 +184,14 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"].cpu())
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the CPU's allocator, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+# Of torch's allocator for CPUs, oneDNN (whose primitives cannot be created without memory), C++, and Apple's GPUs.
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive", "std::bad_alloc", "MPS backend out of memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the CPU, had no memory left."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in _NO_MEMORY)
 
 
 def _set_deterministic(deterministic: bool, benchmark: bool, warns: bool = False) -> None:

@@ -106,13 +106,13 @@ class Recovery:
         )
         return state, self._saved["best"], factor
 
-    def halve(self, parts: int, samples: int, step: int, error: RuntimeError) -> int:
+    def halve(self, parts: int, samples: int, step: int, error: Exception) -> int:
         """After ``error``, how many micro-batches to cut batches of ``samples`` into, which were cut into ``parts``.
 
         The gradient stays as it is.
 
         Raises:
-            RuntimeError: the error, where it is not about memory.
+            Exception: the error, where it is not about memory.
             TrainingError: micro-batches cannot be smaller, or are not to be.
         """
         if not is_out_of_memory(error):
@@ -124,7 +124,7 @@ class Recovery:
             least = f" even for {smallest if are_smallest else f'a batch in {parts} parts'}" if is_least else ""
             hint = ", trainer.on_oom=halve" if self.is_alone and not is_least else ""
             raise TrainingError(
-                f"out of memory{least} at step {step}: {str(error).splitlines()[0]}; try a smaller"
+                f"out of memory{least} at step {step}: {_first_line(error)}; try a smaller"
                 f" dataset.batch_size or model{hint}, or trainer.precision=bf16"
             ) from error
         torch.cuda.empty_cache()
@@ -133,7 +133,7 @@ class Recovery:
         log.warning("out of memory at step %d: batches are computed in %d parts from here on", step, parts)
         return parts
 
-    def halve_evaluation(self, size: int, whole: int, step: int, error: RuntimeError) -> int:
+    def halve_evaluation(self, size: int, whole: int, step: int, error: Exception) -> int:
         """After ``error``, the size of batches to evaluate in, which was ``size``; raises as :meth:`halve` does.
 
         ``whole`` is the size of a batch in training.
@@ -142,7 +142,7 @@ class Recovery:
             raise error
         if not self.halves or size <= max(whole // _MOST_PARTS, 1):
             raise TrainingError(
-                f"out of memory in an evaluation, in batches of {size}: {str(error).splitlines()[0]}; try a smaller"
+                f"out of memory in an evaluation, in batches of {size}: {_first_line(error)}; try a smaller"
                 " dataset.batch_size or model, or trainer.precision=bf16"
             ) from error
         torch.cuda.empty_cache()
@@ -160,3 +160,7 @@ def put_back(copies: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 def _rollbacks(events: Sequence[Mapping[str, Any]]) -> int:
     return sum(event["event"] == "rollback" for event in events)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -149,7 +149,7 @@ class Trainer(State):
                 if self.accumulate == 1 and self.process_group.size == 1:
                     return self.backward(inputs, targets, 1.0, unit)
                 return self.accumulated(inputs, targets, unit)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 self.accumulate = self.recovery.halve(self.accumulate, len(targets), self.step + 1, error)
 
     def accumulated(self, inputs: Tensor, targets: Tensor, unit: Tensor | float | None) -> Tensor:
@@ -215,7 +215,7 @@ class Trainer(State):
                 metrics = evaluate(self.evaluated, batches, self.loss, self.metrics(), self.precision)
                 metrics.merge(self.process_group)
                 return metrics
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 loader.batch_size = self.recovery.halve_evaluation(
                     loader.batch_size, self.train.batch_size, self.step, error
                 )
