@@ -35,7 +35,7 @@ def require_shapes(
             with _multiply_adds(model) as counts:
                 outputs = model(inputs)
             _require_outputs(outputs, inputs, facts, type(model).__name__)
-            _require_scalar(_value(loss, outputs, targets), type(loss).__name__)
+            _require_scalar(loss, outputs, targets)
     finally:
         model.train(training)
     return sum(counts) // len(inputs)
@@ -88,16 +88,14 @@ def _require_outputs(outputs: Any, inputs: Tensor, facts: Facts, model: str) -> 
         raise MismatchError(f"model {model}: {came}, but {needed}{hint}")
 
 
-def _value(loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> Any:
+def _require_scalar(loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> None:
+    name = type(loss).__name__
     try:
-        return loss(outputs, targets)
+        value = loss(outputs, targets)
     except (RuntimeError, ValueError, IndexError) as error:
         if type(loss).__module__.partition(".")[0] not in ("torch", "dltrain"):
             raise  # the user's own class keeps its traceback
         raise ConfigError([f"loss: {error}"]) from error
-
-
-def _require_scalar(value: Any, loss: str) -> None:
     if not isinstance(value, Tensor) or value.dim():
         came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise MismatchError(f"loss {loss} returns {came}, not one number: the mean over the batch is needed")
+        raise MismatchError(f"loss {name} returns {came}, not one number: the mean over the batch is needed")
