@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NOTHING_FOUND = "computed again, the batch gives finite values (dropout draws anew)"
+ALL_FINITE = "computed again, the batch gives finite values (dropout draws anew)"
 _STEPS_BETWEEN_LOOKS = 20  # on a GPU, whose answer comes without waiting for it
 
 
@@ -100,7 +100,7 @@ def diagnose(model: nn.Module, backward: Callable[[], Tensor], inputs: Tensor) -
     for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
             return f"the gradient of {name} is not finite"
-    return NOTHING_FOUND
+    return ALL_FINITE
 
 
 @contextmanager

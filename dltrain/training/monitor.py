@@ -56,10 +56,10 @@ class EarlyStopping:
 
     def after(self, history: Sequence[Mapping[str, float]]) -> "EarlyStopping":
         """The same rule after the epochs of ``history``, from which its state follows."""
-        anew = EarlyStopping(Best(self.best.monitor, self.best.min_delta), self.patience)
+        rule = EarlyStopping(Best(self.best.monitor, self.best.min_delta), self.patience)
         for row in history:
-            anew.update(int(row["epoch"]), row)
-        return anew
+            rule.update(int(row["epoch"]), row)
+        return rule
 
 
 @dataclass

@@ -55,7 +55,7 @@ class Recovery:
 
     @property
     def rollbacks(self) -> int:
-        """How often the run has gone back."""
+        """How often the run has gone back to a saved state."""
         return _rollbacks(self.events)
 
     def note(self, step: int, loss: Tensor, gradients: list[Tensor]) -> int | None:

@@ -77,15 +77,15 @@ def _multiply_adds(model: nn.Module) -> Iterator[list[int]]:
 
 
 def _require_outputs(outputs: Any, inputs: Tensor, facts: Facts, model: str) -> None:
-    wanted = (len(inputs), facts.num_outputs)
+    expected = (len(inputs), facts.num_outputs)
     what = "a logit for each class" if facts.task == "classification" else "a number for each value to predict"
-    needed = f"data set {facts.name} needs (batch, num_outputs) = {wanted}: {what}"
+    requirement = f"data set {facts.name} needs (batch, num_outputs) = {expected}: {what}"
     if not isinstance(outputs, Tensor):
-        raise MismatchError(f"model {model} returns a {type(outputs).__name__}, not a tensor; {needed}")
-    if outputs.shape != wanted:
-        came = f"inputs of shape {tuple(inputs.shape)} became outputs of shape {tuple(outputs.shape)}"
-        hint = ", as ${data.num_outputs} says" if outputs.shape[:1] == wanted[:1] and outputs.dim() == 2 else ""
-        raise MismatchError(f"model {model}: {came}, but {needed}{hint}")
+        raise MismatchError(f"model {model} returns a {type(outputs).__name__}, not a tensor; {requirement}")
+    if outputs.shape != expected:
+        actual = f"inputs of shape {tuple(inputs.shape)} became outputs of shape {tuple(outputs.shape)}"
+        hint = ", as ${data.num_outputs} says" if outputs.shape[:1] == expected[:1] and outputs.dim() == 2 else ""
+        raise MismatchError(f"model {model}: {actual}, but {requirement}{hint}")
 
 
 def _require_scalar(loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> None:
@@ -97,5 +97,5 @@ def _require_scalar(loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, targ
             raise  # the user's own class keeps its traceback
         raise ConfigError([f"loss: {error}"]) from error
     if not isinstance(value, Tensor) or value.dim():
-        came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise MismatchError(f"loss {name} returns {came}, not one number: the mean over the batch is needed")
+        actual = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise MismatchError(f"loss {name} returns {actual}, not one number: the mean over the batch is needed")

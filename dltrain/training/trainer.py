@@ -14,7 +14,7 @@ from dltrain.data.loader import Loader
 from dltrain.distributed.process_group import ProcessGroup
 from dltrain.distributed.strategy import norm_of_shards, without_sum
 from dltrain.system.device import random_state, set_random_state
-from dltrain.training.finite import NOTHING_FOUND, diagnose
+from dltrain.training.finite import ALL_FINITE, diagnose
 from dltrain.training.inference import evaluate, stand_in
 from dltrain.training.metrics import MeanLoss, Metrics
 from dltrain.training.recovery import NotFinite, put_back
@@ -290,7 +290,7 @@ class Trainer(State):
             finally:
                 self.network = network
         causes = self.process_group.gather(cause)
-        rank = next((rank for rank, cause in enumerate(causes) if cause != NOTHING_FOUND), 0)
+        rank = next((rank for rank, cause in enumerate(causes) if cause != ALL_FINITE), 0)
         return cause if self.process_group.size == 1 else f"rank {rank}: {causes[rank]}"
 
     def gradients_alone(self, inputs: Tensor, targets: Tensor) -> Tensor:
