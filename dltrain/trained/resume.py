@@ -250,7 +250,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def _by_number(value: Any) -> Any:
-    """Turn a list of nodes, such as the schedulers of a scheduler, into a mapping by position; an empty group is None."""
+    """Turn a list of nodes, such as the schedulers of a scheduler, into a mapping by position, and {} into None."""
     if value == {}:  # which an earlier version may not have had
         return None
     has_nodes = isinstance(value, list) and any(isinstance(each, dict) for each in value)
