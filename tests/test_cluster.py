@@ -33,7 +33,7 @@ def slurm(tmp_path, monkeypatch) -> Path:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait, as long as ``process`` runs, if one is given; fail with all that it and the jobs have written."""
+    """Wait, as long as ``process`` runs, if given; fail with all that it and the jobs have written."""
     deadline = time.monotonic() + 120
     while not condition():
         if process is not None and process.poll() is not None:
@@ -89,9 +89,9 @@ def test_optuna_proposes_jobs_for_any_of_them(dltrain):
         "optim.lr=choice(0.01, 1e38)",
         "hydra.sweeper.sampler=grid",
     )
-    found = dltrain("-m", *SHORT, *search, "hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2")
-    assert (found.code, found.result["done"], found.result["failed"]) == (1, 1, 1), found.stderr
-    assert "not finite" in ledger(Path(found.result["sweep"]))[1]["cause"]
+    searched = dltrain("-m", *SHORT, *search, "hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2")
+    assert (searched.code, searched.result["done"], searched.result["failed"]) == (1, 1, 1), searched.stderr
+    assert "not finite" in ledger(Path(searched.result["sweep"]))[1]["cause"]
 
 
 def test_a_job_whose_time_is_up_goes_on_in_the_queue(slurm, dltrain, tmp_path):
@@ -144,8 +144,8 @@ def test_the_batch_script_does_not_requeue_what_cannot_go_on(slurm, tmp_path, mo
 def test_shell_scripts_are_clean(script):
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
-    found = subprocess.run(["shellcheck", ROOT / script], capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout
+    checked = subprocess.run(["shellcheck", ROOT / script], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize(("launcher", "module", "extra"), [("submitit_slurm", "submitit", "slurm"), ("ray",) * 3])

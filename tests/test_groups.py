@@ -16,7 +16,7 @@ from PIL import Image
 from dltrain.build import build, start_loggers
 from dltrain.commands.list import list_options
 from dltrain.data.shard_files.writing import write_shards
-from dltrain.sweep.pruning import make_pruner
+from dltrain.sweep.study import make_pruner
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from dltrain.errors import UserError
 from dltrain.report.metrics import lower_is_better
 from dltrain.sweep.ledger import Ledger
 from dltrain.sweep.outcome import outcome
-from dltrain.sweep.pruning import FILE, GridJudge, Judge
+from dltrain.sweep.study import FILE, Study, open_grid
 from dltrain.system.extras import install_line
 from dltrain.training.monitor import Pruning
 from tests.made import on_terminal
@@ -48,7 +48,7 @@ def values(folder: Path, metric: str) -> list[float]:
 
 
 def ends_by_hand(pruner: optuna.pruners.BasePruner, curves: list[list[float]], metric: str) -> list[int]:
-    """At which epoch Optuna ends each job, in a study of its own that is fed these values, one job after the other."""
+    """At which epoch Optuna ends each job, in another study that is fed these values, one job after the other."""
     direction = "minimize" if lower_is_better(metric) else "maximize"
     by_hand = optuna.create_study(study_name="dltrain", direction=direction, pruner=pruner)
     best = min if lower_is_better(metric) else max
@@ -123,13 +123,12 @@ def test_pruned_jobs_are_not_run_again_and_the_study_knows_them(pruned_sweep, dl
     states = ["PRUNED" if row["cause"] else "COMPLETE" for row in before]
     assert [trial.state.name for trial in trials] == states
     for number, trial in enumerate(trials):
-        told = dict(enumerate(values(Path("sweep", str(number)), "val/loss"), 1))
-        assert trial.intermediate_values == told
+        curve = values(Path("sweep", str(number)), "val/loss")
+        assert trial.intermediate_values == dict(enumerate(curve, 1))
 
 
 def test_a_pruned_job_ranks_behind_those_that_ran_to_their_end(pruned_sweep, dltrain):
-    found = outcome(Ledger(pruned_sweep))
-    flags = [choice.pruned for choice in found.choices]
+    flags = [choice.pruned for choice in outcome(Ledger(pruned_sweep)).choices]
     assert flags == sorted(flags) and sum(flags) > 0
     code, shown = on_terminal(pruned_sweep.parent, "report", "sweep")
     assert code == 0
@@ -145,14 +144,14 @@ def test_seeds_that_a_pruner_has_left_over_do_not_lift_their_setting(tmp_path):
     for number, (lr, seed, loss, pruned) in enumerate(
         [("1", 1, 0.1, ""), ("1", 2, 9.0, "pruned"), ("2", 1, 0.2, ""), ("2", 2, 0.4, ""), ("3", 1, 0.0, "pruned")]
     ):
-        one = book.plan(number, (f"optim.lr={lr}", f"seed={seed}"), tmp_path / str(number))
-        one.begun, best = True, {"epoch": 1, "monitor": "val/loss", "val": {"loss": loss}}
-        one.result = {"status": "done", "best": best, "test": {}, "pruned": pruned}
-    found = outcome(book)
-    ranked = [(choice.settings["optim.lr"], choice.pruned) for choice in found.choices]
+        added = book.plan(number, (f"optim.lr={lr}", f"seed={seed}"), tmp_path / str(number))
+        added.begun, best = True, {"epoch": 1, "monitor": "val/loss", "val": {"loss": loss}}
+        added.result = {"status": "done", "best": best, "test": {}, "pruned": pruned}
+    result = outcome(book)
+    ranked = [(choice.settings["optim.lr"], choice.pruned) for choice in result.choices]
     assert ranked == [("2", 0), ("1", 1), ("3", 1)]
-    assert found.choices[1].means == {"val/loss": 0.1}
-    assert found.best is not None and found.best.number == 2
+    assert result.choices[1].means == {"val/loss": 0.1}
+    assert result.best is not None and result.best.number == 2
 
 
 def test_a_pruned_run_goes_on_to_its_end_by_itself(pruned_sweep, dltrain):
@@ -206,7 +205,7 @@ def test_a_search_that_is_killed_ends_with_the_table_of_an_undisturbed_one(dltra
 
 
 def test_a_search_that_is_interrupted_goes_on_with_the_trial_that_it_had_begun(dltrain, tmp_path):
-    command = (*QUICK, "trainer.epochs=60", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", LR)
+    command = (*QUICK, "trainer.epochs=30", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", LR)
     process = started(tmp_path, *command)
     wait_for_rows(tmp_path, "running", 1, process)
     process.send_signal(signal.SIGINT)
@@ -216,60 +215,61 @@ def test_a_search_that_is_interrupted_goes_on_with_the_trial_that_it_had_begun(d
     assert (again.code, again.result["done"], again.result["jobs"]) == (0, 2, 2)
 
 
-# --- the judge itself -------------------------------------------------------------------------------------------------
+# --- the study itself -------------------------------------------------------------------------------------------------
 
 
 def job(number: int, *overrides: str, folder: Path = Path(), **result: object) -> SimpleNamespace:
-    plain = {"pruned": "", "status": "running", "monitor": "val/loss", "metrics": {}}
+    plain = {"pruned": "", "reason": "", "status": "running", "monitor": "val/loss", "metrics": {}}
     return SimpleNamespace(number=number, overrides=overrides, folder=folder, **(plain | result))
 
 
-def judged(judge: Judge, one: SimpleNamespace, curve: list[float]) -> int:
+def last_epoch(grid: Study, trained: SimpleNamespace, curve: list[float]) -> int:
     """The epoch at which a job with these values ends."""
-    judge.begin(one)
+    grid.begin(trained)
     for epoch, value in enumerate(curve, 1):
-        if judge.prunes(one, epoch, value, asks=True):
-            one.pruned = "pruned"
+        if grid.prunes(trained, epoch, value, asks=True):
+            trained.pruned = "pruned"
             break
-    one.status, one.metrics = "done", {"val/loss": min(curve)}
-    judge.end(one)
+    trained.status, trained.metrics = "done", {"val/loss": min(curve)}
+    grid.end(trained)
     return epoch
 
 
 def test_repeats_with_other_seeds_are_no_rivals(tmp_path):
-    judge = GridJudge(Ledger(tmp_path), optuna.pruners.MedianPruner(n_startup_trials=1), "val/loss")
-    assert judged(judge, job(0, "optim.lr=1", "seed=1"), [1.0, 1.0]) == 2
-    assert judged(judge, job(1, "optim.lr=1", "seed=2"), [2.0, 2.0]) == 2  # worse than its repeat alone
-    assert judged(judge, job(2, "optim.lr=2", "seed=1"), [3.0, 3.0]) == 1  # worse than both of another setting
-    assert judged(judge, job(3, "optim.lr=1", "seed=3"), [1.5, 1.5]) == 2
+    grid = open_grid(tmp_path, optuna.pruners.MedianPruner(n_startup_trials=1), "val/loss")
+    assert last_epoch(grid, job(0, "optim.lr=1", "seed=1"), [1.0, 1.0]) == 2
+    assert last_epoch(grid, job(1, "optim.lr=1", "seed=2"), [2.0, 2.0]) == 2  # worse than its repeat alone
+    assert last_epoch(grid, job(2, "optim.lr=2", "seed=1"), [3.0, 3.0]) == 1  # worse than both of another setting
+    assert last_epoch(grid, job(3, "optim.lr=1", "seed=3"), [1.5, 1.5]) == 2
 
 
 @pytest.mark.parametrize("pruner", [real for _, real in PRUNERS.values()], ids=PRUNERS)
 def test_a_job_that_tells_of_its_epochs_again_hears_the_same(tmp_path, pruner):
-    judge = GridJudge(Ledger(tmp_path), pruner, "val/loss")
+    grid = open_grid(tmp_path, pruner, "val/loss")
     for number in range(9):
-        judged(judge, job(number, f"optim.lr={number}"), [1.0] * EPOCHS)
-    one = job(9, "optim.lr=9")
-    judge.begin(one)
-    first = [judge.prunes(one, epoch, 9.0, asks=True) for epoch in range(1, 4)]
-    anew = GridJudge(Ledger(tmp_path), pruner, "val/loss")  # the sweep was killed before it heard
-    anew.begin(one)
-    assert anew.trials[one.overrides].number == judge.trials[one.overrides].number == 9
-    again = [anew.prunes(one, epoch, 7.0, asks=True) for epoch in range(1, 4)]
+        last_epoch(grid, job(number, f"optim.lr={number}"), [1.0] * EPOCHS)
+    last = job(9, "optim.lr=9")
+    grid.begin(last)
+    first = [grid.prunes(last, epoch, 9.0, asks=True) for epoch in range(1, 4)]
+    (tmp_path / f"{FILE}.lock").touch()  # the sweep was killed as it wrote, and before the job had its answer
+    anew = open_grid(tmp_path, pruner, "val/loss")
+    anew.begin(last)
+    assert [trial.number for trial in anew.trials[last.overrides]] == [9]
+    again = [anew.prunes(last, epoch, 7.0, asks=True) for epoch in range(1, 4)]
     assert again == [False, False, first[2]]
     assert anew.study.trials[9].intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0}
 
 
 def test_a_run_that_goes_on_tells_of_all_epochs_and_asks_at_the_last():
-    told = []
+    reported = []
 
     def ask(epoch: int, value: float, asks: bool) -> bool:
-        told.append((epoch, value, asks))
+        reported.append((epoch, value, asks))
         return True
 
     rule = Pruning(ask, "MedianPruner", "val/loss")
     rule.catch_up([{"epoch": 1, "val/loss": 3.0}, {"epoch": 2, "val/loss": 2.0}], asks=True)
-    assert told == [(1, 3.0, False), (2, 2.0, True)]
+    assert reported == [(1, 3.0, False), (2, 2.0, True)]
     assert rule.should_stop
     rule.update(3, {"val/loss": 1.0}, asks=False)  # the last epoch of all
     assert not rule.should_stop

@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 
 import pytest
 import torch
+from conftest import Outcome, fresh
 from omegaconf import OmegaConf
 
 from dltrain.errors import UserError
@@ -36,6 +37,22 @@ def ledger(folder: Path = Path("sweep")) -> list[dict[str, str]]:
 
 def timeless(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+GRID = ("-m", *SHORT, "seed=1,2,3", "optim.lr=0.05,0.0")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Outcome:
+    """The outcome of a finished sweep of the jobs of ``GRID``, which tests may read."""
+    folder = tmp_path_factory.mktemp("finished") / "sweep"
+    return Outcome(*fresh().run([*GRID, "report=false", f"hydra.sweep.dir={folder}"]))
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A copy of that sweep as ``sweep``, which a test may change."""
+    return Path(shutil.copytree(finished.result["sweep"], tmp_path / "sweep"))
 
 
 @pytest.fixture
@@ -82,35 +99,31 @@ class Net(nn.Module):
     return ("--config-dir", "my_conf", "model=fragile", "trainer.epochs=3", "dataset.limit=64", SWEEP)
 
 
-def test_every_job_is_a_row_with_its_settings_and_metrics(dltrain, tmp_path):
-    sweep = dltrain("-m", *SHORT, "seed=1,2", "optim.lr=0.01,0.1", SWEEP)
-    assert sweep.code == 0
-    rows = ledger()
-    assert [row["job"] for row in rows] == ["0", "1", "2", "3"]
+def test_every_job_is_a_row_with_its_settings_and_metrics(finished):
+    assert finished.code == 0
+    folder = Path(finished.result["sweep"])
+    rows = ledger(folder)
+    assert [row["job"] for row in rows] == ["0", "1", "2", "3", "4", "5"]
     assert [(row["seed"], row["optim.lr"]) for row in rows] == [
-        ("1", "0.01"),
-        ("1", "0.1"),
-        ("2", "0.01"),
-        ("2", "0.1"),
+        (seed, lr) for seed in ("1", "2", "3") for lr in ("0.05", "0.0")
     ]
     assert list(rows[0])[:4] == ["job", "status", "seed", "optim.lr"]
     assert list(rows[0])[-3:] == ["seconds", "run", "cause"]
     for row in rows:
-        result = json.loads((tmp_path / "sweep" / row["job"] / "result.json").read_text())
+        result = json.loads((folder / row["job"] / "result.json").read_text())
         assert row["status"] == "done" and row["cause"] == ""
         assert float(row["val/loss"]) == result["best"]["val"]["loss"]
         assert float(row["test/accuracy"]) == result["test"]["accuracy"]
         assert row["run"] == result["run"]
 
 
-def test_a_job_equals_the_same_run_alone_bit_for_bit(dltrain, tmp_path):
-    assert dltrain("-m", *SHORT, "seed=1,2", SWEEP).code == 0
-    alone, job = dltrain(*SHORT, "seed=2").folder, tmp_path / "sweep" / "1"
+def test_a_job_equals_the_same_run_alone_bit_for_bit(dltrain, finished):
+    alone, job = dltrain(*SHORT, "seed=2", "optim.lr=0.05").folder, Path(finished.result["sweep"], "2")
     assert (alone / "metrics.csv").read_bytes() == (job / "metrics.csv").read_bytes()
     for name in ("last.pt", "best.pt"):
-        one, other = (checkpoint.load(folder / "checkpoints" / name)["model"] for folder in (alone, job))
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        first, second = (checkpoint.load(folder / "checkpoints" / name)["model"] for folder in (alone, job))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_where_a_key_fits_some_of_the_options_the_others_fail_by_name(dltrain, tmp_path):
@@ -123,18 +136,18 @@ def test_where_a_key_fits_some_of_the_options_the_others_fail_by_name(dltrain, t
     assert (config.model.hidden_size, config.penalty) == (8, {"l1": 0.001, "l2": 0.01})
 
 
-def test_stdout_is_one_line_with_means_over_the_seeds_and_the_best_command(dltrain):
-    sweep = dltrain("-m", *SHORT, "seed=1,2,3", "optim.lr=0.05,0.0", SWEEP)
-    assert len(sweep.stdout.splitlines()) == 1
-    assert {key: sweep.result[key] for key in ("status", "jobs", "done", "failed")} == {
+def test_stdout_is_one_line_with_means_over_the_seeds_and_the_best_command(dltrain, finished):
+    assert len(finished.stdout.splitlines()) == 1
+    assert {key: finished.result[key] for key in ("status", "jobs", "done", "failed")} == {
         "status": "done",
         "jobs": 6,
         "done": 6,
         "failed": 0,
     }
-    best = sweep.result["best"]
+    best = finished.result["best"]
     assert best["settings"] == {"optim.lr": "0.05"}
-    losses = [float(row["val/loss"]) for row in ledger() if row["optim.lr"] == "0.05"]
+    rows = ledger(Path(finished.result["sweep"]))
+    losses = [float(row["val/loss"]) for row in rows if row["optim.lr"] == "0.05"]
     assert best["seeds"] == 3
     assert best["mean"]["val/loss"] == fmean(losses)
     assert best["std"]["val/loss"] == stdev(losses)
@@ -162,7 +175,7 @@ def test_of_24_jobs_4_fail_in_4_ways_and_the_same_command_runs_these_only(dltrai
     assert [row["cause"] for row in rows[:20]] == [""] * 20
     for row, cause in zip(rows[20:], CAUSES.values(), strict=True):
         assert row["cause"].startswith(cause)
-    for number in range(20, 24):  # each is told as it happens
+    for number in range(20, 24):  # each at once
         assert re.search(rf"^warning: job {number} failed in ", first.stderr, re.M)
     (tmp_path / "mended").touch()
     results = [tmp_path / "sweep" / str(number) / "result.json" for number in range(20)]
@@ -191,8 +204,8 @@ def test_jobs_with_a_wrong_value_are_rows_and_the_others_run(dltrain, tmp_path):
         "optim.lr=-1: must be a number of at least 0",
         unknown,
     ]
-    told = [line for line in sweep.stderr.splitlines() if line.startswith(("warning: job", "job"))]
-    assert [line[:14] for line in told[:3]] == ["warning: job 1", "warning: job 2", "warning: job 3"]  # before job 0
+    lines = [line for line in sweep.stderr.splitlines() if line.startswith(("warning: job", "job"))]
+    assert [line[:14] for line in lines[:3]] == ["warning: job 1", "warning: job 2", "warning: job 3"]  # before job 0
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0"]
 
 
@@ -222,48 +235,39 @@ def test_a_file_that_has_changed_since_the_sweep_began_is_noticed(dltrain, fragi
         "_target_: fragile.Net\noutputs: ${data.num_outputs}\nhow: fine\n"
     )
     before = (tmp_path / "sweep" / "sweep.csv").read_bytes()
-    again = dltrain("-m", *fragile, "seed=1,2,3")
-    assert again.code == 2
-    assert "model.how was 'well', is 'fine'" in again.stderr
-    assert (tmp_path / "sweep" / "sweep.csv").read_bytes() == before
+    for seeds in ("1,2,3", "3"):  # with and without the jobs of before
+        again = dltrain("-m", *fragile, f"seed={seeds}")
+        assert again.code == 2
+        assert "job 0: model.how was 'well', is 'fine'" in again.stderr
+        assert (tmp_path / "sweep" / "sweep.csv").read_bytes() == before
 
 
-def test_a_job_that_was_killed_as_it_began_is_no_obstacle(dltrain, tmp_path):
+def test_a_job_that_was_killed_as_it_began_is_no_obstacle(dltrain, copied):
     """Hydra's file of its configuration is empty, or half written, at that moment."""
-    command = ("-m", *SHORT, "seed=1,2", SWEEP)
-    assert dltrain(*command).code == 0
-    book = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    (tmp_path / "sweep" / "1" / "result.json").unlink()
-    shutil.rmtree(tmp_path / "sweep" / "1" / "checkpoints")
-    (tmp_path / "sweep" / "1" / ".hydra" / "config.yaml").write_text("")
-    assert [entry["job"] for entry in book["jobs"]] == [0, 1]
-    again = dltrain(*command)
+    book = json.loads((copied / "sweep.json").read_text())
+    (copied / "1" / "result.json").unlink()
+    shutil.rmtree(copied / "1" / "checkpoints")
+    (copied / "1" / ".hydra" / "config.yaml").write_text("")
+    assert [entry["job"] for entry in book["jobs"]] == list(range(6))
+    again = dltrain(*GRID, SWEEP)
     assert again.code == 0, again.stderr
-    assert [row["status"] for row in ledger()] == ["done", "done"]
+    assert [row["status"] for row in ledger()] == ["done"] * 6
 
 
-def test_a_job_is_the_same_however_it_is_typed(dltrain):
-    assert dltrain("-m", *SHORT, "optim.lr=0.01,0.1", "seed=1,2", SWEEP).code == 0
-    again = dltrain("-m", "seed=1,2", "pruner=none", "++optim.lr=0.01,0.1", *reversed(SHORT), SWEEP)
+def test_a_job_is_the_same_however_it_is_typed(dltrain, copied):
+    again = dltrain("-m", "seed=1,2,3", "pruner=none", "++optim.lr=0.05,0.0", *reversed(SHORT), SWEEP)
     assert again.code == 0, again.stderr
-    assert "4 of 4 jobs are done already" in again.stderr
-    assert len(ledger()) == 4
-
-
-def test_a_file_that_has_changed_is_noticed_by_new_jobs_too(dltrain, fragile, tmp_path):
-    assert dltrain("-m", *fragile, "seed=1,2").code == 0
-    (tmp_path / "my_conf" / "model" / "fragile.yaml").write_text(
-        "_target_: fragile.Net\noutputs: ${data.num_outputs}\nhow: fine\n"
-    )
-    again = dltrain("-m", *fragile, "seed=3")
-    assert again.code == 2
-    assert "job 0: model.how was 'well', is 'fine'" in again.stderr
+    assert "6 of 6 jobs are done already" in again.stderr
+    assert len(ledger()) == 6
 
 
 def test_two_jobs_do_not_share_a_folder(dltrain):
-    for subdir, told in (("same", "the folder of every job"), ("${optim.lr}", "jobs 0 and 1 would share the folder")):
+    for subdir, message in (
+        ("same", "the folder of every job"),
+        ("${optim.lr}", "jobs 0 and 1 would share the folder"),
+    ):
         refused = dltrain("-m", *SHORT, "seed=1,2", SWEEP, f"hydra.sweep.subdir={subdir}")
-        assert (refused.code, told in refused.stderr) == (2, True), refused.stderr
+        assert (refused.code, message in refused.stderr) == (2, True), refused.stderr
 
 
 ODD = {
@@ -300,12 +304,9 @@ def test_a_job_whose_result_is_there_is_done_whatever_ends_its_process(dltrain, 
     assert json.loads((tmp_path / "sweep" / "0" / "result.json").read_text())["status"] == "done"
 
 
-def test_two_jobs_at_once_give_what_one_after_the_other_does(dltrain, tmp_path, monkeypatch):
-    command = ("-m", *SHORT, "seed=1,2,3")
-    assert dltrain(*command, SWEEP).code == 0
-    both = dltrain(*command, "hydra.sweep.dir=both", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
-    assert both.code == 0
-    assert timeless(ledger(Path("both"))) == timeless(ledger())
+def test_two_jobs_at_once_give_what_one_after_the_other_does(dltrain, finished):
+    assert dltrain(*GRID, SWEEP, "hydra/launcher=parallel", "hydra.launcher.n_jobs=2").code == 0
+    assert timeless(ledger()) == timeless(ledger(Path(finished.result["sweep"])))
 
 
 def test_a_value_that_is_given_twice_makes_one_job(dltrain):
@@ -338,7 +339,7 @@ def wait_for_rows(folder: Path, status: str, count: int, process: subprocess.Pop
 
 
 def test_a_sweep_that_is_killed_twice_ends_with_the_table_of_an_undisturbed_one(dltrain, tmp_path):
-    command = ("model=mlp", "trainer.epochs=60", "dataset.limit=200", "seed=1,2,3,4")
+    command = ("model=mlp", "trainer.epochs=30", "dataset.limit=200", "seed=1,2,3,4")
     for done in (1, 2):
         process = started(tmp_path, *command)
         wait_for_rows(tmp_path, "done", done, process)
@@ -413,11 +414,11 @@ def test_choices_are_ranked_by_the_monitored_metric_and_those_without_a_result_c
         [(1, "0.1", 0.5), (2, "0.1", 0.9), (1, "0.2", None), (1, "0.3", 0.8), (2, "0.3", 0.8)]
     ):
         write(number, seed, lr, accuracy)
-    found = outcome(book)
-    assert [choice.settings for choice in found.choices] == [{"optim.lr": lr} for lr in ("0.3", "0.1", "0.2")]
-    assert found.choices[1].means == {"val/accuracy": pytest.approx(0.7)}
-    assert found.choices[1].deviations == {"val/accuracy": pytest.approx(math.sqrt(0.08))}
-    assert found.best is not None and found.best.number == 3
+    ranking = outcome(book)
+    assert [choice.settings for choice in ranking.choices] == [{"optim.lr": lr} for lr in ("0.3", "0.1", "0.2")]
+    assert ranking.choices[1].means == {"val/accuracy": pytest.approx(0.7)}
+    assert ranking.choices[1].deviations == {"val/accuracy": pytest.approx(math.sqrt(0.08))}
+    assert ranking.best is not None and ranking.best.number == 3
     book.write()
     assert Ledger(tmp_path).jobs.keys() == book.jobs.keys()
 

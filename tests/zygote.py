@@ -4,6 +4,7 @@ That one is forked before the first test, while no library has started threads y
 command line is in the same state when it forks the jobs of a sweep.
 """
 
+import contextlib
 import math
 import os
 import signal
@@ -72,11 +73,19 @@ def _serve(requests: Connection) -> None:
         except EOFError:
             return
         pids = []
+        _import_for(starts[0][0])
         for start in starts:
             pids.append(os.fork())
             if pids[-1] == 0:
                 _main(*start)
         requests.send(_ended(pids))
+
+
+def _import_for(arguments: Sequence[str]) -> None:
+    """Import what every sweep with a study needs, before the first of them is forked."""
+    if any(word.startswith(("pruner=", "hydra/sweeper=optuna")) for word in arguments):
+        with contextlib.suppress(ImportError):
+            from optuna.storages import RDBStorage  # noqa: F401
 
 
 def _ended(pids: list[int]) -> list[int]:

@@ -50,12 +50,12 @@ class Board:
     def ends(self, job: Job, again: bool) -> None:
         """A job has ended, and is to run again or not."""
         seconds = time.monotonic() - self._began[job.number]
-        told = job.cause or job.pruned
-        if not told and job.monitor in job.metrics:
-            told = f"{job.monitor} {short(job.metrics[job.monitor])}"
+        outcome = job.cause or job.pruned
+        if not outcome and job.monitor in job.metrics:
+            outcome = f"{job.monitor} {short(job.metrics[job.monitor])}"
         self._ended += not again
         of = f" ({self._ended} of {self.count})" if self.count > 1 else ""
-        line = f"job {job.number} {job.status} in {seconds:.1f} s{of}: {told}"
+        line = f"job {job.number} {job.status} in {seconds:.1f} s{of}: {outcome}"
         if self.live:
             line += f" [{' '.join(job.overrides)}]"
         if job.status == "failed":

@@ -1,4 +1,4 @@
-"""Every combination of values, as Hydra's own sweeper makes them. Imports no torch."""
+"""Every combination of values, as Hydra's basic sweeper makes them. Imports no torch."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from dltrain.config import sweeps
 
 
 class Combinations(Sweeper):
-    """Hands jobs to the launcher ``max_batch_size`` at a time, and leaves composing to it, which composes each once.
+    """Passes jobs to the launcher ``max_batch_size`` at a time; the launcher composes them.
 
-    Hydra's own composes every job before, raises at the first that is wrong, and keeps the last of several dictionaries
-    of a key, where a single run takes all.
+    Hydra's sweeper composes every job beforehand, raises at the first that is wrong, and keeps the last of several
+    dictionaries of a key, where a single run takes all.
     """
 
     config: DictConfig
@@ -29,7 +29,7 @@ class Combinations(Sweeper):
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over."""
+        """Keep what Hydra passes."""
         self.config = config
         self.context = hydra_context
         self.launcher: Any = Plugins.instance().instantiate_launcher(
@@ -37,7 +37,7 @@ class Combinations(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[Any]]:
-        """Launch every combination; returns what the launcher says of each batch."""
+        """Launch every combination; returns the launcher's answers to each batch."""
         texts = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         batches = self.batches(OverridesParser.create(self.context.config_loader).parse_overrides(texts))
         OmegaConf.save(self.config, Path(self.config.hydra.sweep.dir) / "multirun.yaml")

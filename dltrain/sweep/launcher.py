@@ -1,6 +1,5 @@
-"""Hydra's launcher of ours: which jobs a sweep has, which of them are missing, and who runs them. Imports no torch."""
+"""The launcher of dltrain: which jobs of a sweep are missing, and what runs them. Imports no torch."""
 
-import importlib
 import logging
 import math
 import shutil
@@ -9,10 +8,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -21,14 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config.compose import Composer
 from dltrain.config.rules import shown
 from dltrain.errors import ConfigError, Interrupted, UserError, to_type
-from dltrain.sweep.combinations import Combinations
 from dltrain.sweep.engines.forked import Forked, jobs_at_once
 from dltrain.sweep.ledger import Job, Ledger, key_of
 from dltrain.sweep.planning import plan_jobs
 from dltrain.sweep.pool import Engine, Planned, Pool
-from dltrain.sweep.pruning import Judge, judge_of
 from dltrain.sweep.result import finish_sweep
-from dltrain.sweep.search import Search
+from dltrain.sweep.study import Study, grid_study
 from dltrain.system.extras import require_extras
 
 log = logging.getLogger(__name__)
@@ -43,12 +38,12 @@ _NEEDED = {  # modules, the extra that has them, and what needs them
 class Jobs(Launcher):
     """``n_jobs`` at once; ``auto``: as many as cores, memory and GPUs of this machine allow.
 
-    ``engine``: ``fork`` (processes here), ``local`` or ``slurm`` (submitit) or ``ray``, with its own ``options``.
+    ``engine``: ``fork`` (processes here), ``local`` or ``slurm`` (submitit) or ``ray``, which take the ``options``.
     """
 
     composer: Composer
     command = ""
-    judge: Judge | None = None  # of a search, which has a study of its own
+    study: Study | None = None  # of a search
     objectives: Sequence[tuple[str, str]] = ()  # of a search: its metrics, and whether to minimize or maximize each
     ledger: Ledger | None = None  # once jobs have been launched
     has_stopped = False  # at a job that failed, as sweep.on_failure=stop asks for
@@ -61,7 +56,7 @@ class Jobs(Launcher):
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over. A wrong ``n_jobs`` is refused here: Hydra hides what a constructor says."""
+        """Keep what Hydra passes, and refuse wrong keys here: Hydra would hide the message of a constructor."""
         is_number = isinstance(self.n_jobs, int) and self.n_jobs >= 1
         auto = "" if self.engine in ("slurm", "ray") else "auto or "  # what this machine has does not count there
         if not is_number and not (auto and self.n_jobs == "auto"):
@@ -83,42 +78,41 @@ class Jobs(Launcher):
         return jobs_at_once(self.n_jobs, sys.maxsize)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what is missing or has failed, and say of every job what came of it.
+        """Run what is missing or has failed, and return the outcome of every job.
 
         Once a job has failed, with ``sweep.on_failure=stop``, nothing runs any more.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        given = [tuple(map(str, one)) for one in job_overrides]
-        begins = self.ledger is None  # a search launches its jobs a few at a time
+        jobs = [tuple(map(str, overrides)) for overrides in job_overrides]
+        is_first = self.ledger is None  # a search launches its jobs a few at a time
         if self.ledger is None:
             folder = Path(str(self.config.hydra.sweep.dir)).absolute()
             log.info("sweep in %s", folder)
             self.ledger = Ledger(folder, self.command)
             self.ledger.objectives = list(self.objectives)
-        found = plan_jobs(self.composer.job, self.ledger, given, looks_back=begins)
-        self._run(self.ledger, list(found.values()), len({key_of(one) for one in given}))
-        answers = []
-        for overrides in given:
-            job, own = self.ledger.find(overrides), found.get(key_of(overrides))
-            assert job is not None
-            answers.append(_answer(job, own.value if own else None))
-        return answers
+        planned = plan_jobs(self.composer.job, self.ledger, jobs, looks_back=is_first)
+        self._run(self.ledger, list(planned.values()), len({key_of(overrides) for overrides in jobs}))
+        return [_answer(self.ledger.jobs[key_of(overrides)], planned.get(key_of(overrides))) for overrides in jobs]
 
     def _run(self, ledger: Ledger, planned: Sequence[Planned], count: int) -> None:
         """Run those of the ``planned`` jobs that are not done; ``count`` with those that cannot run."""
-        missing = [one for one in planned if one.job.status != "done"]
+        missing = [entry for entry in planned if entry.job.status != "done"]
         if len(missing) < len(planned):
             log.info("%d of %d jobs are done already", len(planned) - len(missing), count)
         self.has_stopped |= len(planned) < count and self.config.sweep.on_failure == "stop"
         if self.has_stopped:
             missing = []
+        study = self.study
+        if study is None and self.engine == "fork" and missing:  # other engines' jobs could not ask it
+            study = grid_study(ledger, [entry.config for entry in planned])
+        if study:
+            for job in ledger:
+                if job.status == "done":  # a sweep that was killed had no time to tell the study
+                    study.end(job)
         at_once = jobs_at_once(self.n_jobs, len(missing))
-        judge = None
-        if self.engine == "fork" and missing:  # jobs elsewhere could not ask it
-            judge = self.judge or judge_of(ledger, [one.config for one in planned])
-        draws = any(one.config.report for one in missing)
-        pool = Pool(partial(self._engine, at_once, judge, draws), at_once, ledger, missing, judge)
+        draws = any(entry.config.report for entry in missing)
+        pool = Pool(partial(self._engine, at_once, study, draws), at_once, ledger, missing, study)
         try:
             pool.run()
         except Interrupted:
@@ -127,41 +121,21 @@ class Jobs(Launcher):
             raise
         self.has_stopped |= pool.has_stopped
 
-    def _engine(self, at_once: int, judge: Judge | None, draws: bool, stack: ExitStack) -> Engine:
+    def _engine(self, at_once: int, study: Study | None, draws: bool, stack: ExitStack) -> Engine:
         if self.engine == "ray":
             from dltrain.sweep.engines.on_ray import OnRay
 
             return OnRay(stack, self.context, self.task, self.options)
         if self.engine == "fork":
-            return Forked(self.context, self.task, at_once, judge, draws)
-        from dltrain.sweep.engines.submitted import Submitted  # of systems with signals for users alone
+            return Forked(self.context, self.task, at_once, study if study and study.pruner else None, draws)
+        from dltrain.sweep.engines.submitted import Submitted  # only for systems with SIGUSR1
 
         return Submitted(self.engine, self.context, self.task, at_once, self.options)
 
 
-def register(composer: Composer, command: str) -> None:
-    """Make our plugins known to Hydra, which takes them from the package ``hydra_plugins`` only.
-
-    ``composer`` is that of the sweep to come, ``command`` what was typed.
-    """
-    try:
-        package = importlib.import_module("hydra_plugins")  # there if another plugin is installed
-    except ImportError:
-        package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
-    module = sys.modules["hydra_plugins.dltrain"] = ModuleType("hydra_plugins.dltrain")
-    vars(package)["dltrain"] = module
-    for plugin in (Jobs, Combinations, Search):
-        vars(module)[plugin.__name__] = plugin
-        plugin.__module__ = module.__name__
-        Plugins.instance().register(plugin)
-    Jobs.composer, Jobs.command = composer, command
-
-
-def _answer(job: Job, value: float | None) -> JobReturn:
-    """What a sweeper is told of a job: the best value of the monitored metric, NaN where there is none.
-
-    ``value``: what training returned, where the job ran now.
-    """
+def _answer(job: Job, planned: Planned | None) -> JobReturn:
+    """The result of a job for a sweeper: the best value of the monitored metric, NaN where there is none."""
+    value = planned.value if planned else None  # what training returned, where the job ran now
     if value is None:
         value = job.metrics.get(job.monitor or "", math.nan) if job.status == "done" else math.nan
     answer = JobReturn()

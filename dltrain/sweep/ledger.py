@@ -1,6 +1,6 @@
-"""What became of each job of a sweep: ``sweep.csv``, a row a job from its start. Imports no torch.
+"""The ledger of a sweep: ``sweep.csv``, with a row for each job from its start. Imports no torch.
 
-``sweep.json`` says which job has which overrides, folder and cause of failure, and what a search is after; everything
+``sweep.json`` has the overrides, folder and cause of failure of each job, and the objectives of a search; everything
 else is read from the ``result.json`` of each job, so that the ledger is true however a job or the sweep ended.
 """
 
@@ -63,17 +63,17 @@ class Job:
         return str(self.result.get("pruned", ""))
 
     @property
-    def told(self) -> str:
+    def reason(self) -> str:
         """Why it failed or was pruned, in one line."""
         return self.cause or str(self.result.get("error", "")) or self.pruned
 
     @property
     def settings(self) -> dict[str, str]:
         """Values by their keys, as they were typed."""
-        found: dict[str, str] = {}
-        for key, _, value in (one.lstrip("+~").partition("=") for one in _in_force(self.overrides)):
-            found[key] = f"{found[key]} {value}" if key in found and value.startswith("{") else value
-        return found
+        settings: dict[str, str] = {}
+        for key, _, value in (text.lstrip("+~").partition("=") for text in _in_force(self.overrides)):
+            settings[key] = f"{settings[key]} {value}" if key in settings and value.startswith("{") else value
+        return settings
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -90,14 +90,14 @@ class Job:
         """Read again what the job has left in its folder."""
         try:
             self.result = read_result(self.folder)
-        except RecordError as error:  # of one job, which is not to end the sweep
+        except RecordError as error:  # of a job, which is not to end the sweep
             self.result, self.cause = {}, str(error)
 
 
 class Ledger:
     """The jobs of the sweep in ``folder``, kept by their overrides.
 
-    ``objectives``: of a search, the metrics that it is after, each to ``minimize`` or to ``maximize``; else empty.
+    ``objectives``: of a search, its metrics, each to ``minimize`` or to ``maximize``; else empty.
 
     Raises:
         UserError: the folder has a ledger that cannot be read, or of another format.
@@ -107,24 +107,24 @@ class Ledger:
         self.folder = folder
         self.command = command
         self.objectives: list[tuple[str, str]] = []
-        self._swept: list[str] = []  # differing keys as the file has them, which knows no jobs that are yet to begin
+        self._swept: list[str] = []  # differing keys in the file, in which jobs that have not begun are missing
         self.jobs: dict[Key, Job] = {}
-        if found := read_json(folder / _FILE, _LEDGER, "the ledger of a sweep"):
-            self._read(found)
+        if content := read_json(folder / _FILE, _LEDGER, "the ledger of a sweep"):
+            self._read(content)
         for job in self.jobs.values():
             job.refresh()
 
-    def _read(self, found: Mapping[str, Any]) -> None:
-        if found.get("format") != FORMAT:
+    def _read(self, content: Mapping[str, Any]) -> None:
+        if content.get("format") != FORMAT:
             file = self.folder / _FILE
-            raise UserError(f"'{file}' has format {found.get('format')}; this dltrain reads format {FORMAT}")
-        self.command = str(found.get("command") or self.command)
-        self.objectives = [(pair[0], pair[-1]) for pair in found.get("objectives", ()) if pair]
-        self._swept = list(found.get("swept", ()))
-        common = found.get("config", {})
-        for entry in found["jobs"]:
+            raise UserError(f"'{file}' has format {content.get('format')}; this dltrain reads format {FORMAT}")
+        self.command = str(content.get("command") or self.command)
+        self.objectives = [(pair[0], pair[-1]) for pair in content.get("objectives", ()) if pair]
+        self._swept = list(content.get("swept", ()))
+        common = content.get("config", {})
+        for entry in content["jobs"]:
             folder = self.folder / entry["folder"]  # which may be a link to a larger disk
-            is_name = entry["folder"].isprintable() and "${" not in entry["folder"]  # Hydra would resolve it
+            is_name = entry["folder"].isprintable() and "${" not in entry["folder"]  # which Hydra would resolve
             if not (is_name and Path(os.path.normpath(folder)).is_relative_to(os.path.normpath(self.folder))):
                 raise RecordError(f"'{self.folder / _FILE}' has a job in {str(folder)!r}, which is not in the sweep")
             job = Job(entry["job"], naming(entry["overrides"]), folder, cause=entry["cause"])
@@ -142,7 +142,7 @@ class Ledger:
         return self.jobs.get(key_of(overrides))
 
     def number_of(self, overrides: Sequence[str]) -> int:
-        """The number of the job with these overrides: its own, or the next that is free."""
+        """The number of the job with these overrides; for a new job, the next that is free."""
         known = self.find(overrides)
         return known.number if known else 1 + max((job.number for job in self.jobs.values()), default=-1)
 
@@ -178,7 +178,7 @@ class Ledger:
             values = [job.metrics.get(name, "") for name in metrics]
             chosen = [job.settings.get(key, "") for key in keys]
             writer.writerow(
-                [job.number, job.status, *chosen, *values, job.result.get("seconds", ""), str(job.folder), job.told]
+                [job.number, job.status, *chosen, *values, job.result.get("seconds", ""), str(job.folder), job.reason]
             )
         # A byte of a file's name that is no text is written as \udc.. there.
         write_text(self.folder / "sweep.csv", table.getvalue().encode("utf-8", "backslashreplace").decode())
@@ -216,7 +216,7 @@ def settled(folder: Path) -> Ledger:
     has_ended = is_in_use(folder) is False  # asked first, so that a job that ends meanwhile is read as it has ended
     ledger = Ledger(folder)
     for job in ledger:
-        if has_ended and job.status == "running" and is_in_use(job.folder) is False:  # one may be resumed by itself
+        if has_ended and job.status == "running" and is_in_use(job.folder) is False:  # it may be resumed by itself
             job.result = {**job.result, "status": "interrupted"}
     return ledger
 
@@ -231,22 +231,22 @@ def _difference(common: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
 
 def naming(overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that name a job: without those that steer Hydra and the sweep."""
-    return tuple(one for one in overrides if re.split(r"[./=@]", one.lstrip("+~"), maxsplit=1)[0] not in STEERING)
+    return tuple(text for text in overrides if re.split(r"[./=@]", text.lstrip("+~"), maxsplit=1)[0] not in STEERING)
 
 
 def key_of(overrides: Iterable[str]) -> Key:
-    """What makes a job the same one, however it was typed: its keys with the values that count, in order."""
+    """What identifies a job, however it was typed: its keys with the values that count, in order."""
     return tuple(sorted(_in_force(naming(overrides)), key=lambda text: text.partition("=")[0]))
 
 
 def _in_force(overrides: Iterable[str]) -> list[str]:
-    texts = [one.lstrip("+") for one in overrides]
+    texts = [text.lstrip("+") for text in overrides]
     return [texts[number] for number in in_force([[text] for text in texts])]
 
 
 def setting(overrides: Iterable[str]) -> Key:
     """:func:`key_of` without the seed, which is no hyper-parameter."""
-    return tuple(one for one in key_of(overrides) if not one.startswith("seed="))
+    return tuple(text for text in key_of(overrides) if not text.startswith("seed="))
 
 
 def grouped(jobs: Iterable[Job]) -> Mapping[Key, list[Job]]:

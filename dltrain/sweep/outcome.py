@@ -1,4 +1,4 @@
-"""What won: the jobs of a sweep by the metric that counts, with means over their seeds. Imports no torch."""
+"""The ranking of a sweep: its settings by the metric that counts, with means over their seeds. Imports no torch."""
 
 import math
 import shlex
@@ -17,8 +17,7 @@ from dltrain.sweep.ledger import Job, Ledger, grouped
 class Choice:
     """Jobs that differ in their seed alone: the values of the swept keys, and each metric's mean and deviation.
 
-    These are of the ``averaged`` jobs: those that ran to their end; where each was pruned before, of what they had got
-    to.
+    These are of the ``averaged`` jobs: those that ran to their end, or all of them if each was pruned.
     """
 
     settings: dict[str, str]
@@ -55,7 +54,7 @@ class Choice:
 
 @dataclass
 class Outcome:
-    """A sweep as a whole, ranked by ``monitor``: the first objective of a search, else what most of the jobs monitor.
+    """A sweep as a whole, ranked by ``monitor``: the first objective of a search, else the metric of most of the jobs.
 
     ``choices``: the best first of those with all their seeds, then those that lack some, because jobs failed, were
     pruned or are missing, then those without a result.
@@ -75,7 +74,7 @@ class Outcome:
 
     @property
     def front(self) -> list[Job]:
-        """The Pareto front of several objectives: jobs that none beats in one without being worse in another.
+        """The Pareto front of several objectives: jobs that no other equals in all of them and beats in some.
 
         The best by the first objective comes first; of fewer than two objectives there is none.
         """
@@ -84,25 +83,25 @@ class Outcome:
             return []
         jobs = [job for job in _whole(self.ledger) if all(_knows(job, metric) for metric, _ in goals)]
         points = [[job.metrics[metric] * (1 if goal == "minimize" else -1) for metric, goal in goals] for job in jobs]
-        found: list[tuple[list[float], Job]] = []
+        front: list[tuple[list[float], Job]] = []
         for point, _, job in sorted(zip(points, range(len(jobs)), jobs, strict=True)):
-            # Whatever beats a point comes before it in this order, and is on the front or beaten by one that is.
-            if not any(_beats(other, point) for other, _ in found):
-                found.append((point, job))
-        return [job for _, job in found]
+            # Whatever beats a point comes before it in this order, and is on the front or beaten by a point of it.
+            if not any(_beats(other, point) for other, _ in front):
+                front.append((point, job))
+        return [job for _, job in front]
 
     def summary(self) -> dict[str, Any]:
-        """What a sweep says on stdout."""
+        """The line of JSON of a sweep."""
         counts = {status: self.ledger.count(status) for status in ("done", "failed", "interrupted", "running")}
         best = self.best
         total = sum(counts.values())
         order = ("running", "interrupted", "failed")
-        status = "done" if counts["done"] == total else next((one for one in order if counts[one]), "failed")
-        found: dict[str, Any] = {"status": status, "sweep": str(self.ledger.folder), "jobs": total, **counts}
-        found["pruned"] = sum(bool(job.pruned) for job in self.ledger)
+        status = "done" if counts["done"] == total else next((name for name in order if counts[name]), "failed")
+        summary: dict[str, Any] = {"status": status, "sweep": str(self.ledger.folder), "jobs": total, **counts}
+        summary["pruned"] = sum(bool(job.pruned) for job in self.ledger)
         if best is not None:
             first = self.choices[0]
-            found["best"] = {
+            summary["best"] = {
                 "job": best.number,
                 "run": str(best.folder),
                 "settings": first.settings,
@@ -113,8 +112,8 @@ class Outcome:
                 "command": _command(best),
             }
         if len(self.ledger.objectives) > 1:
-            found["front"] = [self._on_front(job) for job in self.front]
-        return found
+            summary["front"] = [self._on_front(job) for job in self.front]
+        return summary
 
     def _on_front(self, job: Job) -> dict[str, Any]:
         return {
@@ -144,15 +143,15 @@ def outcome(ledger: Ledger) -> Outcome:
 
     def place(choice: Choice) -> tuple[bool, float, float]:
         value = choice.value(monitor)
-        # The seeds that failures or a pruner have left over make a choice look better than it is.
+        # The seeds that remain after failures or pruning make a choice look better than it is.
         return math.isnan(value), choice.lacking, 0.0 if math.isnan(value) else value if lower else -value
 
     return Outcome(ledger, monitor, lower, sorted(choices, key=place))
 
 
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether a point of values to minimize is better in one of them and worse in none."""
-    return one != other and all(left <= right for left, right in zip(one, other, strict=True))
+def _beats(point: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether a point of values to minimize is better than another in some value and worse in none."""
+    return point != other and all(left <= right for left, right in zip(point, other, strict=True))
 
 
 def _choice(jobs: Sequence[Job], keys: Sequence[str], monitor: str, wanted: int) -> Choice:
@@ -165,8 +164,8 @@ def _choice(jobs: Sequence[Job], keys: Sequence[str], monitor: str, wanted: int)
         jobs=list(jobs),
         averaged=done,
         wanted=wanted,
-        means={name: fmean(found) for name, found in values.items() if found},
-        deviations={name: stdev(found) for name, found in values.items() if len(found) > 1},
+        means={name: fmean(known) for name, known in values.items() if known},
+        deviations={name: stdev(known) for name, known in values.items() if len(known) > 1},
     )
 
 

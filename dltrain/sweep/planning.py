@@ -1,4 +1,4 @@
-"""What the jobs of a sweep are, before the first of them runs. Imports no torch."""
+"""Composes the jobs of a sweep before the first of them runs. Imports no torch."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from dltrain.system.structure import flat
 
 log = logging.getLogger(__name__)
 
-_LOOKED_AT = 20  # jobs of before that are looked at for changed files, where new ones alone are asked for
+_LOOKED_AT = 20  # jobs that ran before, and are none of those that are asked for now
 
 
 def plan_jobs(
@@ -28,28 +28,28 @@ def plan_jobs(
     job_overrides: Sequence[tuple[str, ...]],
     looks_back: bool,
 ) -> dict[Key, Planned]:
-    """Every job that can run, with its configuration; the others have failed already, which is told.
+    """Every job that can run, with its configuration; the others have failed already, with a warning.
 
     The configurations are composed now: files that change later change no job. A value that is given twice makes
-    one job. With ``looks_back`` the configurations of jobs that ran before are looked at too, of very many some.
+    one job. With ``looks_back`` the configurations of jobs that ran before, at most 20 of them, are looked at too.
 
     Raises:
         ConfigError: files have changed since jobs of this sweep ran, or two jobs would have the same folder.
     """
     _require_one_way(job_overrides)
-    found: dict[Key, Planned] = {}
+    planned: dict[Key, Planned] = {}
     changed: list[str] = []
     shared: list[str] = []
     places = {job.folder: job for job in ledger.jobs.values()}
     for overrides in job_overrides:
-        if key_of(overrides) in found:
+        if key_of(overrides) in planned:
             continue
         number, known = ledger.number_of(overrides), ledger.find(overrides)
         try:
             config = compose(overrides)
         except ConfigError as error:
             if known and known.status == "done":
-                changed += [f"job {number}: {one}" for one in error.problems]
+                changed += [f"job {number}: {problem}" for problem in error.problems]
             else:
                 job = known or ledger.plan(number, overrides, ledger.folder / str(number))
                 job.begun, job.cause, job.result = True, "; ".join(error.problems), {}
@@ -62,11 +62,11 @@ def plan_jobs(
         changed += _changes(job, values)
         shared += _misplaced(job, ledger.folder, places)
         job.config = values
-        with read_write(config.hydra):  # of now, wherever and whenever the job will run
+        with read_write(config.hydra):  # the job may run later, in another directory
             config.hydra.sweep.dir = str(ledger.folder)
             config.hydra.sweep.subdir = os.path.relpath(job.folder, ledger.folder)
-        found[key_of(overrides)] = Planned(job.overrides, config, job)
-    others = [job for job in ledger if key_of(job.overrides) not in found and _is_plain(job)]
+        planned[key_of(overrides)] = Planned(job, config)
+    others = [job for job in ledger if key_of(job.overrides) not in planned and _is_plain(job)]
     for job in others[:_LOOKED_AT] if looks_back else ():  # their results will stand beside the new ones
         with suppress(ConfigError, RecursionError):
             changed += _changes(job, _values(compose(job.overrides)))
@@ -74,7 +74,7 @@ def plan_jobs(
         changed.append("the configuration has changed since this sweep began: name another hydra.sweep.dir=...")
     if problems := [*changed, *shared]:
         raise ConfigError(problems)
-    return found
+    return planned
 
 
 def _misplaced(job: Job, sweep: Path, places: dict[Path, Job]) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _is_within(inner: Path, outer: Path) -> bool:
 
 
 def _is_plain(job: Job) -> bool:
-    """Whether to compose a job of the ledger runs nothing that it names itself: somebody else may have written it."""
+    """Whether a job of the ledger, which somebody else may have written, can be composed without running its code."""
     return not any("${" in text or "_target_" in text for text in job.overrides)
 
 

@@ -1,4 +1,4 @@
-"""The jobs that are to run, from the first to the last, whatever runs them: processes here, a cluster's queue, Ray.
+"""Runs the jobs of a sweep, whatever their engine is: processes of this machine, the queue of a cluster, Ray.
 
 Imports no torch.
 """
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
-from dltrain.sweep.pruning import Judge
+from dltrain.sweep.study import Study
 from dltrain.system import signals
 from dltrain.system.answer import is_reported, report
 from dltrain.system.machine import shorten_spin
@@ -29,25 +29,24 @@ _POLL = 0.5  # seconds between two looks at the running jobs
 class Planned:
     """A job that is to run, with its configuration."""
 
-    overrides: tuple[str, ...]
-    config: DictConfig
     job: Job
+    config: DictConfig
     tries: int = 0
     value: float | None = None  # what training returned
 
 
 @dataclass
 class Answer:
-    """How the process of a job ended: the exit code of the same run alone, and why."""
+    """How the process of a job ended: with the exit code of the same run alone, and why."""
 
     code: int = 0
     cause: str = ""
     value: float | None = None
-    is_lost: bool = False  # it was killed, or never came to answer: ``cause`` says what is known
+    is_lost: bool = False  # it was killed, or gave no answer: ``cause`` says what is known
 
 
 def perform(context: HydraContext, task: SweepTask, config: DictConfig, pruning: Pruning | None = None) -> Answer:
-    """Run one job in this process, which is its own: its result goes into its folder, and not to stdout."""
+    """Run a job in this process, which does nothing else: the result goes into the job's folder, not to stdout."""
     shorten_spin()  # a machine of a cluster need not have the environment of the command
     answer = Answer()
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
@@ -67,32 +66,32 @@ class Started(Protocol):
     slot: int
 
     def answer(self) -> Answer:
-        """Of a job that has ended."""
+        """How the job ended, once it has."""
 
     def end(self) -> None:
-        """Have it save its state and leave."""
+        """Let it save its state and end."""
 
     def kill(self) -> None:
-        """Do not wait for it."""
+        """End it at once."""
 
 
 class Engine(Protocol):
-    """How jobs are run."""
+    """What runs jobs."""
 
     shows: bool  # whether what a job writes is seen on this terminal
 
     def start(self, planned: Planned, slot: int) -> Started:
-        """``slot``: a number below the jobs that run at once, that no other running job has."""
+        """Start a job; ``slot`` is a number below that of the jobs at once, which no other running job has."""
 
     def ended(self, running: Sequence[Any], seconds: float) -> Sequence[Any]:
-        """Those of the ``running`` jobs that have ended; waits for the first of them for so many ``seconds``."""
+        """Those of the ``running`` jobs that have ended; waits at most so many ``seconds`` for the first."""
 
 
 class Pool:
     """Runs ``missing``, ``at_once`` at a time, and keeps the ledger of them.
 
-    ``engine`` is made if there is a job; what it leaves on the stack is undone at the end. ``judge`` hears of jobs that
-    may be pruned when they begin and end.
+    ``engine`` is made if there is a job; what it leaves on the stack is undone at the end. The jobs are trials
+    of the ``study``, if there is one.
     """
 
     def __init__(
@@ -101,17 +100,17 @@ class Pool:
         at_once: int,
         ledger: Ledger,
         missing: Sequence[Planned],
-        judge: Judge | None = None,
+        study: Study | None = None,
     ):
         self.make_engine = engine
-        self.judge = judge
+        self.study = study
         self.ledger = ledger
         self.waiting = deque(missing)
         self.slots = list(range(at_once))
         self.running: list[Started] = []
         self.has_stopped = False  # at a failure
-        self.stops_at_failure = any(one.config.sweep.on_failure == "stop" for one in missing)
-        self.retries = max((int(one.config.sweep.retries) for one in missing), default=0)
+        self.stops_at_failure = any(entry.config.sweep.on_failure == "stop" for entry in missing)
+        self.retries = max((int(entry.config.sweep.retries) for entry in missing), default=0)
 
     def run(self) -> None:
         if not self.waiting:
@@ -128,13 +127,13 @@ class Pool:
                 while (self.waiting and not stop.requested) or self.running:
                     while self.waiting and self.slots and not stop.requested:
                         self._start(self.waiting.popleft())
-                    if stop.requested:  # where Ctrl-C has told the jobs so already, this is nothing
+                    if stop.requested:  # where Ctrl-C has reached the jobs already, this changes nothing
                         for started in self.running:
                             started.end()
                     for started in self.engine.ended(self.running, _POLL):
                         self.running.remove(started)
                         self._finish(started, is_stopping=stop.requested)
-                    self.board.show([one.planned.job for one in self.running])
+                    self.board.show([started.planned.job for started in self.running])
                 stop.check()
             finally:
                 for started in self.running:
@@ -151,35 +150,42 @@ class Pool:
             planned.config.resume = "auto"
         self.ledger.write()
         self.board.begins(job, again=resumes or planned.tries > 1)
-        if self.judge:
-            self.judge.begin(job)
+        if self.study:
+            self.study.begin(job)
         self.running.append(self.engine.start(planned, self.slots.pop(0)))
 
     def _finish(self, started: Started, is_stopping: bool) -> None:
         planned, job = started.planned, started.planned.job
         answer = started.answer()
+        planned.value = answer.value
         self.slots.append(started.slot)
         job.refresh()
-        status = job.result.get("status")
-        if status == "done":  # whatever has ended its process since
-            job.cause = ""
-        elif is_stopping and answer.is_lost and status != "running":
-            job.begun = bool(job.result)  # else it still waited in a queue, and this was no try
-        elif answer.is_lost:
-            job.cause = answer.cause
-        elif not (status == "interrupted" and is_stopping):
-            signalled = "a signal has ended it" if status == "interrupted" else ""
-            told = signalled or answer.cause or job.result.get("error")
-            job.cause = str(told or f"it ended without a result (exit code {answer.code})")
+        job.cause = _cause(job, answer, is_stopping)
+        job.begun = bool(job.result) or not (is_stopping and answer.is_lost)  # else it still waited in a queue
         self.ledger.write()
-        if self.judge:
-            self.judge.end(job)
         again = answer.code != 2 and job.status == "failed" and planned.tries <= self.retries and not is_stopping
         if job.begun:
             self.board.ends(job, again)
-        planned.value = answer.value
         if again:
             self.waiting.appendleft(planned)
-        elif job.status == "failed" and self.stops_at_failure:
+            return
+        if self.study:
+            self.study.end(job)
+        if job.status == "failed" and self.stops_at_failure:
             self.has_stopped = True
             self.waiting.clear()
+
+
+def _cause(job: Job, answer: Answer, is_stopping: bool) -> str:
+    """Why a job that has ended failed, in one line; empty where it is done, or was interrupted with the sweep."""
+    status = job.result.get("status")
+    if status == "done":  # whatever has ended its process since
+        return ""
+    if is_stopping and (status == "interrupted" or (answer.is_lost and status != "running")):
+        return ""
+    if answer.is_lost:
+        return answer.cause
+    if status == "interrupted":
+        return "a signal has ended it"
+    known = answer.cause or job.cause or job.result.get("error")
+    return str(known or f"it ended without a result (exit code {answer.code})")

@@ -1,7 +1,7 @@
-"""Jobs as processes of this machine, each forked from one that has imported everything already.
+"""Jobs as processes of this machine, forked from that of the sweep, which has imported everything already.
 
-A forked job starts within milliseconds, shares no state with the jobs before it, and takes nothing with it when it
-is killed. Imports no torch before the first job.
+A forked job starts within milliseconds, shares no state with the jobs before it, and harms no other when it is killed.
+Imports no torch before the first job.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from hydra.types import HydraContext
 
 from dltrain.errors import UserError
 from dltrain.sweep.pool import Answer, Planned, perform
-from dltrain.sweep.pruning import Judge
+from dltrain.sweep.study import Study
 from dltrain.system.machine import available_memory, core_count, die_with_parent
 from dltrain.system.signals import HANDLED
 from dltrain.trained.launch.job import SweepTask
@@ -33,21 +33,28 @@ class _Process:
     planned: Planned
     slot: int
     process: BaseProcess
-    pipe: Connection
-    questions: Connection | None  # of a job that may be pruned
+    pipe: Connection  # a job sends what it asks its study, and in the end its answer
+    result: Answer | None = None
 
     def answer(self) -> Answer:
-        found = None
-        with contextlib.suppress(EOFError):  # it was killed
-            found = self.pipe.recv()
-        for end in (self.pipe, self.questions):
-            if end:
-                end.close()
+        with contextlib.suppress(EOFError, OSError):  # it was killed
+            while self.result is None and self.pipe.poll():
+                self.receive()
+        self.pipe.close()
         self.process.join()
         code = self.process.exitcode or 0
         if code < 0:
             return Answer(code, f"killed by signal {-code} ({signal.Signals(-code).name})", is_lost=True)
-        return found or Answer(code)
+        return self.result or Answer(code)
+
+    def receive(self) -> tuple[int, float, bool] | None:
+        """What the job asks; ``None`` for its answer, which is kept."""
+        message = self.pipe.recv()
+        if isinstance(message, Answer):
+            self.result = message
+            return None
+        question: tuple[int, float, bool] = message
+        return question
 
     def end(self) -> None:
         self.process.terminate()
@@ -58,7 +65,7 @@ class _Process:
 
 
 class Forked:
-    """``at_once`` jobs share the threads and the GPUs of this machine; ``judge`` answers those that may be pruned.
+    """``at_once`` jobs share the threads and the GPUs of this machine; ``study`` prunes jobs, if there is one.
 
     ``draws``: whether jobs draw their curves.
 
@@ -66,66 +73,53 @@ class Forked:
         UserError: this system has no fork.
     """
 
-    def __init__(self, context: HydraContext, task: SweepTask, at_once: int, judge: Judge | None, draws: bool):
+    def __init__(self, context: HydraContext, task: SweepTask, at_once: int, study: Study | None, draws: bool):
         if not hasattr(os, "fork"):
             raise UserError("this system cannot fork processes: use hydra/launcher=basic")
         self.context = context
         self.task = task
         self.at_once = at_once
-        self.judge = judge
+        self.study = study
         self.shows = at_once == 1
         self.pid = os.getpid()
         _import_once(draws)
 
     def start(self, planned: Planned, slot: int) -> _Process:
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        questions, asked = multiprocessing.Pipe() if self.judge else (None, None)
+        parent, child = multiprocessing.Pipe()
         process = multiprocessing.get_context("fork").Process(
-            target=self._child,
-            args=(planned, theirs, asked, [one for one in (ours, questions) if one], slot),
-            name=f"job {planned.job.number}",
+            target=self._child, args=(planned, child, slot), name=f"job {planned.job.number}"
         )
         process.start()
-        theirs.close()
-        if asked:
-            asked.close()
-        return _Process(planned, slot, process, ours, questions)
+        child.close()
+        return _Process(planned, slot, process, parent)
 
     def ended(self, running: Sequence[_Process], seconds: float) -> list[_Process]:
-        asking = {one.questions: one for one in running if one.questions}
-        ready = wait([*asking, *(one.process.sentinel for one in running)], seconds)
-        for question in ready:
-            if isinstance(question, Connection):
-                self._reply(asking[question])
-        return [one for one in running if one.process.sentinel in ready]
+        pipes = {job.pipe: job for job in running if not job.pipe.closed}
+        ready = wait([*pipes, *(job.process.sentinel for job in running)], seconds)
+        for pipe in ready:
+            if isinstance(pipe, Connection):
+                self._reply(pipes[pipe])
+        return [job for job in running if job.process.sentinel in ready]
 
-    def _reply(self, asking: _Process) -> None:
-        assert asking.questions and self.judge
+    def _reply(self, job: _Process) -> None:
         try:
-            question = asking.questions.recv()
-        except (EOFError, ConnectionError):  # the job is no more, and wait() says so next
-            asking.questions.close()
-            asking.questions = None
-            return
-        answer = self.judge.prunes(asking.planned.job, *question)
-        with contextlib.suppress(ConnectionError):
-            asking.questions.send(answer)
+            question = job.receive()
+            if question and self.study:
+                job.pipe.send(self.study.prunes(job.planned.job, *question))
+        except (EOFError, ConnectionError):  # the job has ended, and wait() says so next
+            job.pipe.close()
 
-    def _child(
-        self, planned: Planned, pipe: Connection, asked: Connection | None, others: Sequence[Connection], slot: int
-    ) -> None:
-        """One job, in the process that is its own; ``others`` are the ends that its parent keeps."""
-        for connection in others:
-            connection.close()
+    def _child(self, planned: Planned, pipe: Connection, slot: int) -> None:
+        """Run a job in its process."""
         for number in HANDLED:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, signal.SIG_DFL)
         # A job must not go on alone: started again, the sweep would find its folder taken.
         die_with_parent(signal.SIGKILL, self.pid)
         pruning = None
-        if self.judge and asked:
-            pruning = Pruning(partial(_ask, asked), self.judge.name, self.judge.metric)
-        # Also for processes that the job starts. train.log has what the others say.
+        if self.study:
+            pruning = Pruning(partial(_ask, pipe), self.study.pruner_name, self.study.metric)
+        # Also for processes that the job starts. What jobs that run at once would show is in train.log.
         _silence(1)
         if not self.shows:
             _silence(2)
@@ -146,14 +140,14 @@ def _silence(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def _ask(asked: Connection, epoch: int, value: float, asks: bool) -> bool:
-    """In a job's process: tell of an epoch, and hear whether to stop there."""
-    asked.send((epoch, value, asks))
-    return bool(asked.recv())
+def _ask(pipe: Connection, epoch: int, value: float, asks: bool) -> bool:
+    """In a job's process: report an epoch, and return whether to stop there."""
+    pipe.send((epoch, value, asks))
+    return bool(pipe.recv())
 
 
 def take_share(slot: int, slots: int) -> None:
-    """The threads and the GPU of one of ``slots`` jobs that run at once."""
+    """Use the threads and the GPU that are for the job in ``slot``, with as many ``slots`` as jobs at once."""
     import torch
 
     if gpus := _gpus():
@@ -179,13 +173,13 @@ def jobs_at_once(n_jobs: int | str, jobs: int) -> int:
     """``n_jobs``, or for ``auto`` as many as cores, memory and GPUs allow; at most as many as there are ``jobs``."""
     if isinstance(n_jobs, int):
         return min(n_jobs, max(jobs, 1))
-    room = max(1, int(available_memory() // _JOB_MEMORY))
-    return max(1, min(len(_gpus()) or core_count(), room, jobs))
+    fitting = int(available_memory() // _JOB_MEMORY)
+    return max(1, min(len(_gpus()) or core_count(), fitting, jobs))
 
 
 def _gpus() -> list[str]:
     """The GPUs that CUDA may use, by number, without starting CUDA, which no fork survives."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [one for one in visible.split(",") if one.strip() not in ("", "-1")]
+        return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
     return [str(number) for number in range(len(glob.glob("/dev/nvidia[0-9]*")))]

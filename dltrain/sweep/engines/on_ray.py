@@ -28,11 +28,11 @@ class _Remote:
         import ray
 
         try:
-            found: Answer = ray.get(self.reference)
+            answer: Answer = ray.get(self.reference)
         except ray.exceptions.RayError as error:  # the worker was killed, its node went away, or the task has a bug
             cause = str(getattr(error, "cause", error)).strip()
             return Answer(1, cause.splitlines()[0], is_lost=True)
-        return found
+        return answer
 
     def end(self) -> None:
         import ray
@@ -62,7 +62,7 @@ class OnRay:
     def __init__(self, stack: ExitStack, context: HydraContext, task: SweepTask, options: Mapping[str, Any]):
         import ray
 
-        stack.enter_context(redirect_stdout(sys.stderr))  # where a thread of Ray's would write
+        stack.enter_context(redirect_stdout(sys.stderr))  # a thread of Ray's would write there
         stack.callback(ray.shutdown)
         self.context = context
         self.task = task
@@ -83,16 +83,16 @@ class OnRay:
     def ended(self, running: Sequence[_Remote], seconds: float) -> list[_Remote]:
         import ray
 
-        ready, _ = ray.wait([one.reference for one in running], timeout=seconds)
-        return [one for one in running if one.reference in ready]
+        ready, _ = ray.wait([job.reference for job in running], timeout=seconds)
+        return [job for job in running if job.reference in ready]
 
 
 def _perform(
     context: HydraContext, task: SweepTask, config: DictConfig, directory: str, sweep: tuple[int, str]
 ) -> Answer:
-    """One job on a worker, in the directory of the command: its paths and modules are found there.
+    """Run a job on a worker, in the directory of the command, where its paths and modules are.
 
-    ``sweep``: the process of the sweep and its machine. A job on the same one ends with it, others as Ray ends them.
+    ``sweep``: the process of the sweep and its machine. A job on that machine ends with it, others as Ray ends them.
     """
     if sweep[1] == platform.node():
         die_with(sweep[0])

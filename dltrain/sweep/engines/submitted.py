@@ -1,7 +1,7 @@
 """Jobs in the queue of a SLURM cluster, or as processes that submitit starts here, through submitit's executors.
 
 The keys are those of Hydra's own submitit plugin. That plugin waits for all jobs and raises the first error; here each
-job is submitted, watched and cancelled by itself, so that the ledger is true.
+job is submitted, watched and cancelled separately, so that the ledger is true.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ _SHARED = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name", "s
 
 
 class Task:
-    """What submitit pickles and runs: one job, with the configuration that was composed when it was submitted.
+    """What submitit pickles and runs: a job, with the configuration that was composed when it was submitted.
 
-    submitit's signal ahead of a time limit or of a preemption has dltrain save its state at the next step; then
-    submitit's own handler puts the job back into the queue.
+    At submitit's signal before a time limit or a preemption dltrain saves its state after the step; then submitit's
+    handler puts the job back into the queue.
 
     ``share``: of a job on this machine, its slot and how many there are. It ends with the sweep, as its launcher, which
     is a process of submitit's, does not.
@@ -48,7 +48,7 @@ class Task:
             config.resume = "auto"
 
     def __call__(self) -> Answer:
-        logging.getLogger("submitit").propagate = False  # its lines are none of the run's
+        logging.getLogger("submitit").propagate = False  # its lines do not belong to the run
         if self.share is not None:
             die_with(self.sweep)
             take_share(*self.share)
@@ -66,7 +66,7 @@ class Task:
         return answer
 
     def checkpoint(self) -> Any:
-        """What submitit is to run when it starts this job again: the same, which finds the run's own checkpoint."""
+        """What submitit runs when it starts this job again: the same, which goes on from the run's checkpoint."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -88,8 +88,8 @@ class _InQueue:
         if may_come_late or self.job.paths.result_pickle.exists():
             error = self.job.exception()
             if error is None:
-                found: Answer = self.job.result()
-                return found
+                answer: Answer = self.job.result()
+                return answer
             if isinstance(error, FailedJobError):  # its traceback stands between two rules
                 trace = str(error).split("-" * 22)[1].strip().splitlines()
                 return self._lost([line for line in trace if not line.startswith(" ")][-1])
@@ -138,7 +138,7 @@ class Submitted:
     def start(self, planned: Planned, slot: int) -> _InQueue:
         share = (slot, self.share_of) if self.share_of else None
         task = Task(self.context, self.task, planned.config, share)
-        # Ctrl-C in a terminal goes to submitit's local processes too: they are to hear of it from us, once.
+        # Ctrl-C in a terminal goes to submitit's local processes too, which are to get one signal: that of end().
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             return _InQueue(planned, slot, self.executor.submit(task), is_local=self.share_of is not None)
@@ -146,10 +146,10 @@ class Submitted:
             signal.signal(signal.SIGINT, before)
 
     def ended(self, running: Sequence[_InQueue], seconds: float) -> list[_InQueue]:
-        found = [one for one in running if one.has_ended()]
-        if not found:
+        ended = [job for job in running if job.has_ended()]
+        if not ended:
             time.sleep(seconds)
-        return found
+        return ended
 
 
 def _executor(cluster: str, options: dict[str, Any]) -> Any:
@@ -169,7 +169,7 @@ def _executor(cluster: str, options: dict[str, Any]) -> Any:
 
 
 def _warning_signal() -> signal.Signals:
-    """What submitit is sent ahead of the end of a job."""
+    """The signal that submitit gets before the end of a job."""
     import submitit
 
     return signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
