@@ -212,7 +212,7 @@ def test_a_search_that_is_interrupted_goes_on_with_the_trial_that_it_had_begun(d
     process.communicate(timeout=120)
     assert process.returncode == 130
     again = dltrain("-m", *command, SWEEP)
-    assert (again.code, again.result["done"], again.result["jobs"]) == (0, 2, 2)
+    assert (again.code, again.result["done"], again.result["jobs"]) == (0, 2, 2), again.stderr
 
 
 # --- the study itself -------------------------------------------------------------------------------------------------
