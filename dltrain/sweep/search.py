@@ -109,7 +109,8 @@ class Search(Sweeper):
     def _job(self, number: int, overrides: Sequence[str], answer: Any) -> Job:
         if ledger := getattr(self.launcher, "ledger", None):
             return ledger.jobs[key_of(overrides)]  # type: ignore[no-any-return]
-        job = Job(number, tuple(overrides), Path(answer.working_dir).absolute())  # of a launcher without a ledger
+        folder = Path(answer.hydra_cfg.hydra.runtime.output_dir)  # of a launcher without a ledger
+        job = Job(number, tuple(overrides), folder)
         job.refresh()
         return job
 
