@@ -80,7 +80,7 @@ def _check_pruner(pruner: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def check_files(dataset: Mapping[str, Any], stated: Stated) -> Iterator[Problem]:
-    """Files and folders of the user's that a data set reads: for whoever is going to read them."""
+    """Whether the files and folders that a data set reads are there."""
     for name, path in _paths(dataset, stated.folders):
         if not os.path.isdir(os.path.expanduser(path)):
             yield Problem(f"dataset.{name}", f"there is no such folder; it must hold {stated.folders[name]}", path)

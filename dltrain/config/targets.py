@@ -52,7 +52,7 @@ _PUBLIC = {
 _EXTRAS = {"optuna": "optuna"}  # which of dltrain's extras brings a package
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 
-# Where classes of the four kinds lie that a configuration of somebody else's may name, besides what conf/ names.
+# Where classes lie that a foreign configuration may name, besides those that conf/ names.
 _COMMON = (
     *("torch.nn.modules", "torch.optim", "torchvision.models", "torchvision.ops", "optuna.pruners"),
     *("dltrain.models", "dltrain.losses", "dltrain.schedulers"),
@@ -66,7 +66,7 @@ _READERS = ("torchvision.io.image.read_image", "torchvision.io.image.decode_imag
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose code a configuration may name: packages that the user trusts; ``foreign`` if it is somebody else's."""
+    """Whose code a configuration may name: of packages that the user trusts; ``foreign`` if another user wrote it."""
 
     packages: tuple[str, ...] = ()
     foreign: bool = False
@@ -211,7 +211,7 @@ def find(name: Any, place: Place, trust: Trust) -> Target:
 
 
 def needs_trust(name: Any, trust: Trust) -> str:
-    """The package that the user has to trust where somebody else's configuration names ``name``; empty for none."""
+    """The package that the user has to trust where a foreign configuration names ``name``; empty for none."""
     text = str(name)
     top, home = text.partition(".")[0], text.rpartition(".")[0]
     package = _ONLINE.get(home, top)
@@ -224,7 +224,7 @@ def _is_common(name: str) -> bool:
     if name in VALUES or top not in source.READ or "$" in name:
         return name in VALUES
     definition = source.find(name)
-    if definition is None:  # whoever builds it has a better message for a name that does not exist
+    if definition is None:  # for a name that does not exist there is a better message when it is made
         home = source.find(name.rpartition(".")[0])
         return _lies_in(name, ("torch.nn", *_COMMON)) and isinstance(home, source.Module)
     if not isinstance(definition, source.Definition) or definition.is_value or _lies_in(definition.name, _ONLINE):

@@ -24,7 +24,7 @@ _PROBES = 1000  # points of the run at which a schedule's expression is tried be
 
 
 class Expression:
-    """An arithmetic expression in a single variable, safe whoever wrote it: simpleeval evaluates it, never ``eval``.
+    """An arithmetic expression in a single variable, safe to evaluate from any file: by simpleeval, never by ``eval``.
 
     It may hold numbers, ``+ - * / // % **``, comparisons, ``and or not``, ``x if condition else y``, ``pi`` and the
     functions ``abs min max exp log sqrt sin cos floor ceil``. Anything else is refused at once.
