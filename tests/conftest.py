@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ _fresh: list[Zygote] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     """Fork, before any test has made a library start threads."""
+    if hasattr(signal, "SIGHUP"):  # ignored under nohup, where dltrain ignores it as well; tests send it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if hasattr(os, "fork"):
         _fresh.append(Zygote())
 
