@@ -446,6 +446,18 @@ BAD_KEYS = [
 ]
 
 
+def test_rows_to_predict_from_with_numbers_out_of_range_are_named(read, predicted):
+    data = read("x,y\n" + rows([row % 7 for row in range(60)], list(range(60))), task="regression")
+    inputs, faults = predicted(data, "x\n1\n1e39\n2\ninf\n-1e300\n")
+    assert len(inputs) == 2
+    cause = "is too far from the values of the training rows to compute with"
+    assert faults == [
+        ("t.csv, row 2", f"column 'x': 1e+39 {cause}"),
+        ("t.csv, row 4", "column 'x' holds 'inf', which is no finite number"),
+        ("t.csv, row 5", f"column 'x': -1e+300 {cause}"),
+    ]
+
+
 @pytest.mark.parametrize(("options", "message"), BAD_KEYS)
 def test_keys_with_impossible_values_are_refused(read, options, message):
     with pytest.raises(ConfigError, match=message):

@@ -698,6 +698,28 @@ def test_times_that_nobody_can_write_are_one_message(times):
         next_times(times, 2, "t")
 
 
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ((70, "t", ""), "'{}', column 't', row 71: no value; every row needs its time"),
+        ((70, "t", "68"), "'{}', column 't', row 71: '68' does not come after '70'; leave one row a time"),
+        ((78, "y", "1e39"), "'{}', column 'y', row 79: 1e+39 is too far from the values of the training rows"),
+    ],
+    ids=["missing", "falling", "too large"],
+)
+def test_the_end_of_a_series_to_predict_from_is_refused_with_the_row_in_the_file(tmp_path, changed, cause):
+    columns = {"t": [str(row + 1) for row in range(80)], "y": [str(row % 9) for row in range(80)]}
+    path = write_columns(tmp_path, **columns)
+    data = series(path, "y", time="t", window=5, horizon=3)
+    row, column, value = changed
+    columns[column][row] = value
+    write_columns(tmp_path, **columns)
+    causes = []
+    fitted = Fitted(data.facts, data.preprocessing)
+    assert list(read_last_windows([Path(path)], fitted, lambda name, cause: causes.append(cause))) == []
+    assert [each[: len(cause) + len(path) - 2] for each in causes] == [cause.format(path)]
+
+
 def test_large_numbers_go_on_in_full_as_long_as_they_are_counted_in():
     assert next_times([str(2**62 + row) for row in range(9)], 1, "t") == [2**62 + 9]
     assert next_times([f"{row}e300" for row in range(9)], 1, "t") == [9e300]

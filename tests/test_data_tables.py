@@ -552,3 +552,16 @@ def test_text_among_the_numbers_of_a_target_is_refused_unless_they_are_classes(t
     with pytest.raises(DataError, match=r"column 'y', row 31 .*'l' .*dataset\.task=classification"):
         table(str(tmp_path / "t.csv"), "y")
     assert table(str(tmp_path / "t.csv"), "y", task="classification").facts.class_names == ("0", "1", "l")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+@pytest.mark.parametrize("column", ["x", "y"])
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_number_too_far_from_the_training_rows_is_named_with_its_row(tmp_path, name, column, part):
+    columns = {"x": [float(row % 7) for row in range(60)], "y": [float(row) for row in range(60)]}
+    data = table(write_columns(tmp_path, name, **columns), "y", task="regression")
+    row = row_numbers(data, getattr(data, part))[0]
+    columns[column][row] = 1e39
+    where = rf"column '{column}', row {row + 1}{rf' .line {row + 2}.' if name == 't.csv' else ''}: 1e\+39 is too far"
+    with pytest.raises(DataError, match=where):
+        table(write_columns(tmp_path, name, **columns), "y", task="regression")

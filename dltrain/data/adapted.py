@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from dltrain.data.base import Arrays, Data, Facts, Kind, Samples, Subset, Task
+from dltrain.data.base import Arrays, Data, Facts, Kind, Samples, Streamed, Subset, Task
 from dltrain.data.splits import Shuffled, Split
 from dltrain.errors import DataError
 
@@ -72,7 +72,7 @@ class ToFloat(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
+class Mapped(Streamed):
     """Samples of a map-style data set, read whenever they are asked for."""
 
     name: str
@@ -86,16 +86,9 @@ class Mapped:
         picks = indices.tolist()
         return _stacked(self.name, picks, (self.source[index] for index in picks), self.facts)
 
-    def to(self, device: torch.device) -> "Mapped":
-        return self
-
     @property
     def nbytes(self) -> int:
         return len(self) * 4 * int(np.prod(self.facts.input_shape))
-
-    @property
-    def streamed(self) -> bool:
-        return True
 
 
 def _parts(made: Any, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -82,8 +82,27 @@ def names_of(samples: Samples, indices: Tensor) -> list[str]:
     return samples.names(indices) if isinstance(samples, Named) else [""] * len(indices)
 
 
+class Streamed:
+    """Samples that are read from files whenever they are taken, on the CPU."""
+
+    def to(self, device: torch.device) -> Self:
+        return self
+
+    @property
+    def streamed(self) -> bool:
+        return True
+
+
+class Resident:
+    """Samples that lie in memory."""
+
+    @property
+    def streamed(self) -> bool:
+        return False
+
+
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Resident):
     """Samples that lie one behind the other: ``inputs`` (n, ...) and ``targets`` (n, ...), from ``files`` if any."""
 
     inputs: Tensor
@@ -105,10 +124,6 @@ class Arrays:
     @property
     def nbytes(self) -> int:
         return self.inputs.nbytes + self.targets.nbytes
-
-    @property
-    def streamed(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,7 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Resident):
     """Overlapping windows of one series, cut when asked for.
 
     ``values`` (steps, features) and ``target`` (steps,) are float32; sample ``i`` reads ``window`` steps from
@@ -176,10 +191,6 @@ class Windows:
     @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.target.nbytes + self.starts.nbytes
-
-    @property
-    def streamed(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.data.base import Arrays, Data, Fitted, Samples
+from dltrain.data.base import Arrays, Data, Fitted, Samples, Streamed
 from dltrain.data.cache import cache_limit, cached, key_of, read_ahead, shared_array
 from dltrain.data.folders import labelled_images, text_of
 from dltrain.data.images.decode import WHITE, Decoding, decode_all, decoding_of, white_of
@@ -154,7 +154,7 @@ class ImageFiles:
 
 
 @dataclass(frozen=True)
-class ImageStream:
+class ImageStream(Streamed):
     """Images that are decoded each time they are taken, in bounded memory."""
 
     folder: Path
@@ -173,16 +173,9 @@ class ImageStream:
     def names(self, indices: Tensor) -> list[str]:
         return _named([self.paths[index] for index in indices.tolist()], self.folder)
 
-    def to(self, device: torch.device) -> "ImageStream":
-        return self
-
     @property
     def nbytes(self) -> int:
         return len(self.labels) * math.prod(self.decoding.shape)
-
-    @property
-    def streamed(self) -> bool:
-        return True
 
 
 def _named(paths: Sequence[Path], folder: Path) -> list[str]:

@@ -14,12 +14,14 @@ from dltrain.data.tables.csv_file import open_csv
 from dltrain.data.tables.dialect import Dialect, as_numbers, selected
 from dltrain.data.tables.encoder import TableEncoder
 from dltrain.data.tables.frames import (
+    TOO_FAR,
     UNREADABLE,
     is_parquet,
     names_of,
     parquet_values,
     require_columns,
     require_plain,
+    too_far,
     unreadable,
 )
 from dltrain.data.tables.notation import with_notation
@@ -42,8 +44,8 @@ def read_tables(sources: Sequence[Source], fitted: Fitted, batch_size: int, repo
             for first, frame in _frames(source, encoder.columns, encoder.dialect, target, batch_size, report):
                 encoder = encoder.settled(frame, name)
                 typed = encoder.cast(frame)
-                bad = encoder.unknown(typed) | _not_numbers(frame, typed, list(encoder.numeric))
-                for row, cause in bad.items():
+                bad = encoder.faults(frame, typed)
+                for row, cause in sorted(bad.items()):
                     report(f"{name}, row {first[row]}", cause)
                 good = [row for row in range(frame.height) if row not in bad]
                 if good:
@@ -66,12 +68,14 @@ def read_last_windows(sources: Sequence[Source], fitted: Fitted, report: Report)
             tail, rows = _tail(source, wanted, dialect, max(window, _TIMES))
             written = with_notation(dialect, tail, name)
             values = _window(tail.tail(window), columns, window, name, written)
-            count = fitted.facts.num_outputs
-            times = (
-                next_times(tail[time], count, name, stored.get("time_layout", ""), step, written)
-                if time
-                else list(range(rows + 1, rows + count + 1))
-            )
+            for place, (mean, std) in enumerate(zip(stored["mean"], stored["std"], strict=True)):
+                if len(beyond := too_far(values[:, place], mean, std)):
+                    row, value = rows - window + int(beyond[0]) + 1, values[beyond[0], place]
+                    raise DataError(f"'{name}', column '{columns[place]}', row {row}: {value:g} {TOO_FAR}")
+            times: list[Any] = list(range(rows + 1, rows + fitted.facts.num_outputs + 1))
+            if time:
+                layout, first = stored.get("time_layout", ""), rows - tail.height + 1
+                times = next_times(tail[time], len(times), name, layout, step, written, first)
             scaled = ((values - np.array(stored["mean"])) / np.array(stored["std"])).astype(np.float32)
             yield [(name, times)], torch.from_numpy(scaled).unsqueeze(0)
         except DataError as error:
@@ -114,15 +118,6 @@ def _window(tail: pl.DataFrame, columns: Sequence[str], window: int, path: str, 
             value = "no value" if found is None else f"'{found}', which is no finite number,"
             raise DataError(f"'{path}', column '{column.name}': {value} among the last {window} rows")
     return np.stack([column.to_numpy() for column in numbers], 1)
-
-
-def _not_numbers(frame: pl.DataFrame, typed: pl.DataFrame, numeric: Sequence[str]) -> dict[int, str]:
-    """Rows with something else than a number where one belongs, each with a sentence."""
-    bad: dict[int, str] = {}
-    for name in numeric:
-        for row in (frame[name].is_not_null() & typed[name].is_null()).arg_true().to_list():
-            bad.setdefault(row, f"column '{name}' holds '{frame[name][row]}', which is no finite number")
-    return bad
 
 
 def _frames(

@@ -23,12 +23,12 @@ from dltrain.data.tables.frames import (
     read_frame,
     require_columns,
     require_measured,
-    require_plain,
+    require_near,
     row_name,
 )
 from dltrain.data.tables.notation import with_notation
-from dltrain.data.tables.steps import DAY, HOUR, TOLERANCE, Moments, Step, find_step
-from dltrain.data.tables.times import Times, read_times, shown
+from dltrain.data.tables.steps import Step, find_step
+from dltrain.data.tables.times import first_gap, rising_times
 from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -102,14 +102,9 @@ def series(
     for part, pool in pools.items():
         _require_window(part, pool, len(values), path)
     mean, std = _scaling(values[: pools["train"].rows.stop], features, path, fitted)
-    with np.errstate(over="ignore"):
-        scaled = torch.from_numpy(((values - mean) / std).astype(np.float32))
-    if len(beyond := (~scaled.isfinite()).nonzero()):
-        row, place = beyond[0].tolist()
-        raise DataError(
-            f"'{path}', column '{features[place]}', {row_name(path, row, dialect)}: {values[row, place]:g} is too far"
-            " from the values of the training rows to compute with; mend it"
-        )
+    for place, column in enumerate(features):
+        require_near(values[:, place], mean[place], std[place], path, column, dialect)
+    scaled = torch.from_numpy(((values - mean) / std).astype(np.float32))
     target_values = scaled[:, 0].contiguous()
     parts = {part: Windows(scaled, target_values, pool.starts, window, horizon) for part, pool in pools.items()}
     facts = Facts(
@@ -217,29 +212,15 @@ def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str, dialect:
     Raises:
         DataError: a time is missing, cannot be read, or is not later than the one before.
     """
-    column = frame[name]
-    require_plain(column, path)
     place = f"'{path}', column '{name}'"
-    if column.null_count():
-        row = int(column.is_null().arg_true()[0])
-        raise DataError(f"{place}, {row_name(path, row, dialect)}: no value; every row needs its time")
-    try:
-        times = read_times(column, layout, dialect)
-    except DataError as error:
-        raise DataError(f"'{path}', {error}; leave dataset.time out where the rows have no times") from error
-    if (odd := times.first_unreadable) is not None:
-        kind = "number" if times.moments.wall is None else "date"
-        found = f"the time {shown(column, odd)} is not a {kind} as the others are"
-        raise DataError(f"{place}, {row_name(path, odd, dialect)}: {found}; every row needs its time")
-    falls = np.flatnonzero(np.diff(times.order) <= 0)
-    if len(falls):
-        row = int(falls[0]) + 1
-        fall = f"{shown(column, row)} does not come after {shown(column, row - 1)}"
-        raise DataError(f"{place}, {row_name(path, row, dialect)}: {fall}; {_advice(frame, name, times, falls)}")
-    step = find_step(times.moments) if len(column) > 1 else Step("numbers", 1)
+    advice = "; leave dataset.time out where the rows have no times"
+    times = rising_times(frame, name, path, lambda row: row_name(path, row, dialect), layout, dialect, advice)
+    step = find_step(times.moments) if frame.height > 1 else Step("numbers", 1)
     order = f", dates read as {_ORDERS[times.layout]}" if times.layout in _ORDERS else ""
     log.info("%s: the times go by %s%s", place, step, order)
-    _tell_gaps(column, times.moments, step, path, dialect)
+    if gap := first_gap(frame[name], times.moments, step):
+        row, what = gap
+        log.warning("%s, %s: %s; windows take all rows as evenly spaced", place, row_name(path, row, dialect), what)
     return times.layout, step
 
 
@@ -250,51 +231,3 @@ def _unused_times(frame: pl.DataFrame, features: Sequence[str]) -> str | None:
         if column.name not in features and (column.dtype in (pl.Date, pl.Datetime) or (is_text and read_dates(column))):
             return column.name
     return None
-
-
-def _advice(frame: pl.DataFrame, name: str, times: Times, falls: np.ndarray) -> str:
-    """What to do about times that do not rise from the rows ``falls`` to those behind them."""
-    copies = np.unique(times.order, return_counts=True)[1]
-    for key in frame.columns:
-        if key == name or frame[key].n_unique() > frame.height // 2:
-            continue
-        one_below_the_other = np.array_equal(frame[key].ne_missing(frame[key].shift(1))[1:].arg_true(), falls)
-        side_by_side = (copies > 1).mean() > 0.5 and not frame.select(name, key).is_duplicated().any()
-        if one_below_the_other or side_by_side:
-            return (
-                f"column '{key}' tells several series apart: write the rows of one of them to a file of their own,"
-                " sorted by time"
-            )
-    if copies.max() == 1:
-        as_text = frame[name].dtype == pl.String and frame[name].is_sorted()
-        return "the rows are sorted as text, sort them by time" if as_text else "sort the rows by time"
-    first = falls[0]
-    wall = times.moments.wall
-    has_clock = wall is not None and np.array_equal(wall, times.moments.instants) and bool(np.any(wall % DAY))
-    if has_clock and times.order[first] - times.order[first + 1] < HOUR:
-        return (
-            "sort the rows by time, with one row a time; where clocks go back an hour, write times with their offset,"
-            " 2024-10-27T02:00+01:00, or in UTC"
-        )
-    several = int((copies > 1).sum())
-    return f"leave one row a time; {several:,} time{'s are' if several > 1 else ' is'} there more than once"
-
-
-def _tell_gaps(column: pl.Series, moments: Moments, step: Step, path: str, dialect: Dialect) -> None:
-    """Warn where other than one step lies between two rows: a window reads rows as if all were one step apart."""
-    odd = np.flatnonzero(~step.even(moments))
-    if not len(odd):
-        return
-    steps = np.diff(step.places(moments))
-    row = int(odd[0]) + 1
-    between = f"{shown(column, row - 1)} and {shown(column, row)}"
-    missing = round(float(steps[row - 1])) - 1
-    if missing >= 1 and abs(steps[row - 1] - missing - 1) < TOLERANCE:
-        what = f"{missing:,} step{'s' if missing > 1 else ''} of {step} missing between {between}"
-    else:
-        what = f"another step than {step} between {between}"
-    more = f", and {len(odd) - 1:,} more such place{'s' if len(odd) > 2 else ''}" if len(odd) > 1 else ""
-    log.warning(
-        "'%s', column '%s', %s: %s%s; windows take all rows as evenly spaced",
-        *(path, column.name, row_name(path, row, dialect), what, more),
-    )

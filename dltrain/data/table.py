@@ -26,6 +26,7 @@ from dltrain.data.tables.frames import (
     read_frame,
     require_columns,
     require_measured,
+    require_near,
     require_plain,
 )
 from dltrain.data.tables.notation import MOSTLY, with_notation
@@ -110,7 +111,10 @@ def table(
         mean, std = (0.0, 1.0) if class_names else _mean_and_std(values[train])
         for column, measured in (*encoder.numeric.items(), (target, {"mean": mean, "std": std})):
             require_measured(path, column, measured.values())
+    for column, measured in encoder.numeric.items():
+        require_near(typed[column].to_numpy(), measured["mean"], measured["std"], path, column, dialect)
     if not class_names:
+        require_near(values.numpy(), mean, std, path, target, dialect)
         values = ((values - mean) / std).float().unsqueeze(1)
     inputs = encoder.encode(typed)
     facts = Facts(

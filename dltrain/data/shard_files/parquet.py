@@ -22,7 +22,7 @@ from dltrain.data.base import Task
 from dltrain.data.shard_files.contents import Decode, decoded
 from dltrain.data.shard_files.index import Index, Labels
 from dltrain.data.tables.encoder import TableEncoder
-from dltrain.data.tables.frames import require_columns
+from dltrain.data.tables.frames import TOO_FAR, require_columns, too_far
 from dltrain.errors import DataError
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png")  # which come first among columns of bytes
@@ -165,6 +165,8 @@ def encoded(table: Any, encoder: TableEncoder, where: Callable[[int], str]) -> T
             raise DataError(f"{where(0)} or below, column '{name}': {str(error).splitlines()[0]}") from error
         if len(bad := np.flatnonzero(np.isinf(values))):
             raise DataError(f"{where(int(bad[0]))}, column '{name}': '{values[bad[0]]}' is not a finite number")
+        if len(bad := too_far(values, measured["mean"], measured["std"])):
+            raise DataError(f"{where(int(bad[0]))}, column '{name}': {values[bad[0]]:g} {TOO_FAR}")
         missing = np.isnan(values)
         columns.append(np.where(missing, 0.0, (values - measured["mean"]) / measured["std"]))
         if measured["missing"]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dltrain.data.base import Streamed
 from dltrain.data.shard_files.formats import Layout
 from dltrain.data.shard_files.index import Index, Runs
 from dltrain.errors import DataError, listed
@@ -29,7 +30,7 @@ class Targets:
 
 
 @dataclass(frozen=True, eq=False)
-class ShardSamples:
+class ShardSamples(Streamed):
     """The samples of some ``runs``, read each time they are taken; an epoch shuffles ``window`` of them at a time."""
 
     index: Index
@@ -53,16 +54,9 @@ class ShardSamples:
     def order(self, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
         return self.runs.stretches(self.window, draw, first)
 
-    def to(self, device: torch.device) -> "ShardSamples":
-        return self
-
     @property
     def nbytes(self) -> int:
         return len(self) * math.prod(self.layout.shape) * (1 if self.layout.has_pixels else 4)
-
-    @property
-    def streamed(self) -> bool:
-        return True
 
 
 def classes_of(

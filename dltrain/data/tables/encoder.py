@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dltrain.data.tables.categories import Categories, spellings
 from dltrain.data.tables.dialect import PLAIN, Dialect, numbers_in, selected
-from dltrain.data.tables.frames import check_numbers, require_columns, require_plain
+from dltrain.data.tables.frames import TOO_FAR, check_numbers, require_columns, require_plain, too_far
 from dltrain.data.tables.notation import with_notation
 
 _LISTED = 8  # categories, in a message
@@ -103,21 +103,27 @@ class TableEncoder:
         numbers = numbers_in(selected(frame, self.numeric), self.dialect)
         return frame.with_columns(*numbers, *(frame[name].cast(pl.String) for name in self.categorical))
 
-    def unknown(self, frame: pl.DataFrame) -> dict[int, str]:
-        """Rows with a category of which nothing was learned, each with a sentence.
+    def faults(self, frame: pl.DataFrame, typed: pl.DataFrame) -> dict[int, str]:
+        """Rows of ``frame``, ``typed`` by :meth:`cast`, from which nothing can be predicted, each with a sentence.
 
-        Where training rows had other values than those with a feature of their own, these stand for any other.
+        They hold no finite number where one belongs, one that is too far off, or a category of which nothing was
+        learned: where training rows had further values than those with a feature, these stand for any other.
         """
-        found: dict[int, str] = {}
+        faults: dict[int, str] = {}
+        for name, measured in self.numeric.items():
+            for row in (frame[name].is_not_null() & typed[name].is_null()).arg_true().to_list():
+                faults.setdefault(row, f"column '{name}' holds '{frame[name][row]}', which is no finite number")
+            for row in too_far(typed[name].to_numpy(), measured["mean"], measured["std"]).tolist():
+                faults.setdefault(row, f"column '{name}': {typed[name][row]:g} {TOO_FAR}")
         for name, known in self.categorical.items():
             if name in self.others:
                 continue
-            values = frame[name]
+            values = typed[name]
             unknown = self.categories[name].codes(values) == len(known)
             for row in np.flatnonzero(unknown & values.is_not_null().to_numpy()).tolist():
                 listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
-                found.setdefault(row, f"column '{name}' holds '{values[row]}', which training rows do not: {listed}")
-        return found
+                faults.setdefault(row, f"column '{name}' holds '{values[row]}', which training rows do not: {listed}")
+        return faults
 
     @property
     def feature_names(self) -> tuple[str, ...]:

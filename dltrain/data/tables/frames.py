@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from polars import selectors
 
@@ -15,6 +16,7 @@ from dltrain.data.tables.notation import looks_like_data
 from dltrain.errors import ConfigError, DataError, did_you_mean, to_type
 from dltrain.system.files import kind_of
 
+TOO_FAR = "is too far from the values of the training rows to compute with"
 _LARGEST = 3.4e38  # of single precision, in which networks and metrics compute
 # What polars raises for a file that is damaged; of some it panics, which is no Exception.
 UNREADABLE = (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -93,6 +95,20 @@ def require_measured(path: str, name: str, measured: Iterable[float]) -> None:
             f"'{path}', column '{name}': its numbers are too large to take their mean and deviation; divide them by a"
             " power of ten, or leave the column out"
         )
+
+
+def too_far(values: np.ndarray, mean: float, std: float) -> np.ndarray:
+    """The rows of ``values`` (rows,) that single precision cannot hold, as they are or once they are standardised."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.flatnonzero(np.maximum(np.abs(values), np.abs((values - mean) / std)) > _LARGEST)
+
+
+def require_near(values: np.ndarray, mean: float, std: float, path: str, name: str, dialect: Dialect = PLAIN) -> None:
+    """Raise :class:`DataError` for the first of ``values`` that is :func:`too_far` off, by its row."""
+    rows = too_far(values, mean, std)
+    if len(rows):
+        where = row_name(path, int(rows[0]), dialect)
+        raise DataError(f"'{path}', column '{name}', {where}: {values[rows[0]]:g} {TOO_FAR}; mend it")
 
 
 def row_name(path: str, row: int, dialect: Dialect = PLAIN) -> str:

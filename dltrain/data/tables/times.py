@@ -12,7 +12,8 @@ import polars as pl
 
 from dltrain.data.tables.dates import COMPACT, DateTexts, read_dates
 from dltrain.data.tables.dialect import PLAIN, Dialect, as_numbers
-from dltrain.data.tables.steps import DAY, SECOND, Moments, Step, find_step
+from dltrain.data.tables.frames import require_plain
+from dltrain.data.tables.steps import DAY, HOUR, SECOND, TOLERANCE, Moments, Step, find_step
 from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,6 @@ class Times:
     readable: np.ndarray
     write: Callable[[Any], Any]
     layout: str = ""
-
-    @property
-    def first_unreadable(self) -> int | None:
-        """The first row that holds no time."""
-        return next(iter(np.flatnonzero(~self.readable).tolist()), None)
 
 
 def read_times(column: pl.Series, layout: str = "", dialect: Dialect = PLAIN) -> Times:
@@ -71,6 +67,90 @@ def read_times(column: pl.Series, layout: str = "", dialect: Dialect = PLAIN) ->
     raise DataError(f"column '{column.name}': '{value}' is no date such as 2024-01-31, and no number")
 
 
+def rising_times(
+    frame: pl.DataFrame,
+    name: str,
+    path: str,
+    row_name: Callable[[int], str],
+    layout: str = "",
+    dialect: Dialect = PLAIN,
+    advice: str = "",
+) -> Times:
+    """The times in the column ``name`` of a series, read as :func:`read_times` does.
+
+    ``row_name`` names a row, from 0, in a message; ``advice`` ends the one about a column without times.
+
+    Raises:
+        DataError: a time is missing, cannot be read, or is not later than the one before.
+    """
+    column, place = frame[name], f"'{path}', column '{name}'"
+    require_plain(column, path)
+    if column.null_count():
+        row = int(column.is_null().arg_true()[0])
+        raise DataError(f"{place}, {row_name(row)}: no value; every row needs its time")
+    try:
+        times = read_times(column, layout, dialect)
+    except DataError as error:
+        raise DataError(f"'{path}', {error}{advice}") from error
+    unreadable = np.flatnonzero(~times.readable)
+    if len(unreadable):
+        row = int(unreadable[0])
+        kind = "number" if times.moments.wall is None else "date"
+        cause = f"the time {shown(column, row)} is not a {kind} as the others are"
+        raise DataError(f"{place}, {row_name(row)}: {cause}; every row needs its time")
+    falls = np.flatnonzero(np.diff(times.order) <= 0)
+    if len(falls):
+        row = int(falls[0]) + 1
+        fall = f"{shown(column, row)} does not come after {shown(column, row - 1)}"
+        raise DataError(f"{place}, {row_name(row)}: {fall}; {_advice(frame, name, times, falls)}")
+    return times
+
+
+def _advice(frame: pl.DataFrame, name: str, times: Times, falls: np.ndarray) -> str:
+    """What to do about times that do not rise from the rows ``falls`` to those after them."""
+    copies = np.unique(times.order, return_counts=True)[1]
+    for key in frame.columns:
+        if key == name or frame[key].n_unique() > frame.height // 2:
+            continue
+        come_in_turn = np.array_equal(frame[key].ne_missing(frame[key].shift(1))[1:].arg_true(), falls)
+        side_by_side = (copies > 1).mean() > 0.5 and not frame.select(name, key).is_duplicated().any()
+        if come_in_turn or side_by_side:
+            return (
+                f"column '{key}' tells several series apart: write the rows of one of them to a file of their own,"
+                " sorted by time"
+            )
+    if copies.max() == 1:
+        as_text = frame[name].dtype == pl.String and frame[name].is_sorted()
+        return "the rows are sorted as text, sort them by time" if as_text else "sort the rows by time"
+    first = falls[0]
+    wall = times.moments.wall
+    has_clock = wall is not None and np.array_equal(wall, times.moments.instants) and bool(np.any(wall % DAY))
+    if has_clock and times.order[first] - times.order[first + 1] < HOUR:
+        return (
+            "sort the rows by time, with one row a time; where clocks go back an hour, write times with their offset,"
+            " 2024-10-27T02:00+01:00, or in UTC"
+        )
+    several = int((copies > 1).sum())
+    return f"leave one row a time; {several:,} time{'s are' if several > 1 else ' is'} there more than once"
+
+
+def first_gap(column: pl.Series, moments: Moments, step: Step) -> tuple[int, str] | None:
+    """The first row, from 0, that is not one ``step`` after the row before, and a sentence on such rows."""
+    odd = np.flatnonzero(~step.even(moments))
+    if not len(odd):
+        return None
+    steps = np.diff(step.places(moments))
+    row = int(odd[0]) + 1
+    between = f"{shown(column, row - 1)} and {shown(column, row)}"
+    missing = round(float(steps[row - 1])) - 1
+    if missing >= 1 and abs(steps[row - 1] - missing - 1) < TOLERANCE:
+        what = f"{missing:,} step{'s' if missing > 1 else ''} of {step} missing between {between}"
+    else:
+        what = f"another step than {step} between {between}"
+    more = f", and {len(odd) - 1:,} more such place{'s' if len(odd) > 2 else ''}" if len(odd) > 1 else ""
+    return row, what + more
+
+
 def next_times(
     column: Sequence[Any] | pl.Series,
     count: int,
@@ -78,10 +158,12 @@ def next_times(
     layout: str = "",
     step: Step | None = None,
     dialect: Dialect = PLAIN,
+    first: int = 1,
 ) -> list[Any]:
     """The ``count`` times that follow those of ``column``, the end of a series, in the same notation.
 
-    They go on by ``step``, that of the training series, where it fits, and else by what the times themselves tell.
+    They go on by ``step``, that of the training series, where it fits, and else by the step of these times. The first
+    of them is that of row ``first`` of the file ``name``, counted from 1.
 
     Raises:
         DataError: fewer than two times, or some that are neither dates nor numbers, or do not rise.
@@ -89,22 +171,15 @@ def next_times(
     column = column if isinstance(column, pl.Series) else pl.Series(name, column, strict=False)
     if len(column) < 2:
         raise DataError(f"'{name}': two rows at least are needed to tell the step of the time column")
+    times = rising_times(column.to_frame(), column.name, name, lambda row: f"row {first + row}", layout, dialect)
+    fitting = step if step and step.fits(times.moments) else find_step(times.moments)
+    log.info("%s: the times go on by %s", name, fitting)
+    if step and fitting != step:
+        log.warning("%s: the run was trained on times that go by %s, and these go by %s", name, step, fitting)
     try:
-        times = read_times(column, layout, dialect)
-    except DataError as error:
-        raise DataError(f"'{name}', {error}") from error
-    if (row := times.first_unreadable) is not None:
-        raise DataError(f"'{name}': the time {shown(column, row)} is not written as the others are")
-    if (np.diff(times.order) <= 0).any():
-        raise DataError(f"'{name}': the times of the last rows do not rise; sort the file by time")
-    own = step if step and step.fits(times.moments) else find_step(times.moments)
-    log.info("%s: the times go on by %s", name, own)
-    if step and own != step:
-        log.warning("%s: the run was trained on times that go by %s, and these go by %s", name, step, own)
-    try:
-        return [times.write(moment) for moment in own.after(times.moments, count)]
+        return [times.write(moment) for moment in fitting.after(times.moments, count)]
     except OverflowError as error:
-        raise DataError(f"'{name}': no time can be written that follows {shown(column, -1)} by {own}") from error
+        raise DataError(f"'{name}': no time can be written that follows {shown(column, -1)} by {fitting}") from error
 
 
 def shown(column: pl.Series, row: int) -> str:
