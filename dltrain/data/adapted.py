@@ -1,4 +1,4 @@
-"""The user's own data set, which inherits from nothing of ours: its parts are found, its facts read off its samples."""
+"""Data sets of the user's classes, which need no base class: their facts are read from their samples."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def adapted(
     in that order; an object without them is the training part itself. Each part hands out pairs of an input (table
     ``(features,)``, series ``(steps, features)``, image ``(channels, height, width)``) and a target (class index, or
     one or more numbers): by ``len(part)`` and ``part[index]``, read in worker processes whenever they are needed, or
-    one after the other, kept in memory. What is missing is held out of ``train``.
+    by iteration, kept in memory. What is missing is held out of ``train``.
 
     ``task``, ``class_names`` (or ``classes``) and ``num_outputs`` are read where ``made`` or its training part has
     them, and otherwise follow from the targets.
@@ -73,7 +73,7 @@ class ToFloat(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Mapped(Streamed):
-    """Samples of a map-style data set, read whenever they are asked for."""
+    """Samples of a map-style data set, read each time they are taken."""
 
     name: str
     source: Any
@@ -116,24 +116,24 @@ def _is_part(value: Any) -> bool:
 
 
 def _is_mapped(part: Any) -> bool:
-    """Whether samples are asked for by index, each time anew; lists and tensors lie in memory already."""
+    """Whether samples are read by index whenever they are taken; lists and tensors lie in memory already."""
     in_memory = isinstance(part, list | tuple | TensorDataset)
     return not in_memory and hasattr(part, "__len__") and hasattr(part, "__getitem__")
 
 
 def _collected(name: str, part: Iterable[Any]) -> list[Any]:
     """All pairs of a part, read once."""
-    found = []
+    pairs = []
     nbytes = 0
     for pair in part:
-        found.append(pair)
-        nbytes += _pair(name, len(found) - 1, pair)[0].nbytes
-        if nbytes > _MOST_BYTES or len(found) > _MOST_SAMPLES:
+        pairs.append(pair)
+        nbytes += _pair(name, len(pairs) - 1, pair)[0].nbytes
+        if nbytes > _MOST_BYTES or len(pairs) > _MOST_SAMPLES:
             raise DataError(
-                f"{name} has no end within {len(found):,} samples of {nbytes / 1024**3:.1f} GiB: an iterable is kept in"
+                f"{name} has no end within {len(pairs):,} samples of {nbytes / 1024**3:.1f} GiB: an iterable is kept in"
                 " memory; give it __len__ and __getitem__, so that samples are read when they are needed"
             )
-    return found
+    return pairs
 
 
 def _looked_at(name: str, source: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
@@ -153,21 +153,21 @@ def _facts(name: str, holders: Sequence[Any], pairs: Sequence[tuple[Tensor, Tens
     if task not in ("classification", "regression"):
         raise DataError(f"{name}: task is {task!r}, not classification or regression")
     class_names = _stated(holders, "class_names", "classes") or () if task == _CLASSES else ()
-    found = max(int(target) for _, target in pairs) + 1 if task == _CLASSES else targets.numel()
+    num_outputs = max(int(target) for _, target in pairs) + 1 if task == _CLASSES else targets.numel()
     return Facts(
         name=name,
         task=task,
         kind=_KINDS[inputs.dim()],
         input_shape=tuple(inputs.shape),
-        num_outputs=int(_stated(holders, "num_outputs") or len(class_names) or found),
+        num_outputs=int(_stated(holders, "num_outputs") or len(class_names) or num_outputs),
         class_names=tuple(map(str, class_names)),
     )
 
 
 def _stated(holders: Sequence[Any], *names: str) -> Any:
-    """The first of some attributes that one of ``holders`` has."""
-    found = (getattr(holder, name, None) for holder in holders for name in names)
-    return next((value for value in found if value is not None), None)
+    """The first of the attributes ``names`` that any of ``holders`` has."""
+    values = (getattr(holder, name, None) for holder in holders for name in names)
+    return next((value for value in values if value is not None), None)
 
 
 def _samples(name: str, source: Sequence[Any], facts: Facts) -> Arrays | Mapped:
@@ -211,10 +211,10 @@ def _stacked(name: str, indices: Sequence[int], pairs: Iterable[Any], facts: Fac
     """A batch of the samples ``indices``, checked against the facts."""
     inputs, targets = [], []
     for index, pair in zip(indices, pairs, strict=True):
-        one, target = _pair(name, index, pair)
-        if one.shape != facts.input_shape:
-            raise DataError(f"{name}: sample {index} has shape {tuple(one.shape)}, others have {facts.input_shape}")
-        inputs.append(one)
+        sample, target = _pair(name, index, pair)
+        if sample.shape != facts.input_shape:
+            raise DataError(f"{name}: sample {index} has shape {tuple(sample.shape)}, others have {facts.input_shape}")
+        inputs.append(sample)
         targets.append(_target(name, index, target, facts))
     return torch.stack(inputs), torch.stack(targets)
 

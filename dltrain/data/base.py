@@ -58,56 +58,39 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Ordered(Protocol):
-    """Samples that say in which order they are best read, because not any order costs the same."""
+    """Samples that give the order in which they are best read, because not every order costs the same."""
 
     def order(self, draw: Callable[..., torch.Generator] | None, first: int) -> Iterator[Tensor]:
         """The indices of an epoch from place ``first`` on, a stretch (m,) int64 at a time; each comes once.
 
-        ``draw(*numbers)`` is a generator of the epoch's own for these numbers; without it samples come as they lie.
+        ``draw(*numbers)`` is the generator of the epoch for these numbers; without it samples come as they lie.
         """
         ...
 
 
-@runtime_checkable
-class Named(Protocol):
-    """Samples that may say which files they come from."""
-
-    def names(self, indices: Tensor) -> list[str]:
-        """What the samples at ``indices`` (m,) int64 are called, each an empty text where nobody knows."""
-        ...
-
-
 def names_of(samples: Samples, indices: Tensor) -> list[str]:
-    """The names of ``samples`` at ``indices`` (m,) int64; see :class:`Named`."""
-    return samples.names(indices) if isinstance(samples, Named) else [""] * len(indices)
+    """The names of the samples at ``indices`` (m,) int64, mostly of their files; empty where they have no ``names``."""
+    names: Callable[[Tensor], list[str]] | None = getattr(samples, "names", None)
+    return names(indices) if names else [""] * len(indices)
 
 
 class Streamed:
     """Samples that are read from files whenever they are taken, on the CPU."""
 
+    streamed = True
+
     def to(self, device: torch.device) -> Self:
         return self
 
-    @property
-    def streamed(self) -> bool:
-        return True
-
-
-class Resident:
-    """Samples that lie in memory."""
-
-    @property
-    def streamed(self) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
-class Arrays(Resident):
-    """Samples that lie one behind the other: ``inputs`` (n, ...) and ``targets`` (n, ...), from ``files`` if any."""
+class Arrays:
+    """Samples in memory: ``inputs`` (n, ...) and ``targets`` (n, ...), from ``files`` if any."""
 
     inputs: Tensor
     targets: Tensor
     files: Sequence[str] = ()
+    streamed = False
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -159,8 +142,8 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class Windows(Resident):
-    """Overlapping windows of one series, cut when asked for.
+class Windows:
+    """Overlapping windows of a series, cut when they are taken.
 
     ``values`` (steps, features) and ``target`` (steps,) are float32; sample ``i`` reads ``window`` steps from
     ``starts[i]`` on and predicts the ``horizon`` steps of the target that follow.
@@ -171,6 +154,7 @@ class Windows(Resident):
     starts: Tensor
     window: int
     horizon: int
+    streamed = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -178,7 +162,7 @@ class Windows(Resident):
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         starts = self.starts.index_select(0, indices)
         steps, features = self.values.shape
-        # Views whose row s is the window that starts at s: nothing is copied but the rows that are asked for.
+        # Views whose row s is the window that starts at s: only the rows that are taken are copied.
         inputs = self.values.as_strided((steps - self.window + 1, self.window, features), (features, features, 1))
         targets = self.target.unfold(0, self.horizon, 1)
         return inputs.index_select(0, starts), targets.index_select(0, starts + self.window)
@@ -207,8 +191,8 @@ class Data:
 
     ``transform`` turns a raw batch into what the model reads, on the device; ``augment`` changes raw batches of the
     training part before it. ``preprocessing`` holds, in plain types, how raw files became samples (categories,
-    means), so that new files can be read the same way later. ``files`` tells the raw files from others, wherever
-    they lie, where they are the user's own: see :mod:`dltrain.data.source`.
+    means), so that new files can be read the same way later. ``files`` identifies the raw
+    files of the user, wherever they lie: see :mod:`dltrain.data.source`.
     """
 
     facts: Facts

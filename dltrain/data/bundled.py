@@ -76,7 +76,7 @@ def sunspots(
     limit: int | None = None,
     fitted: Fitted | None = None,
 ) -> Data:
-    """Monthly mean sunspot numbers, 1749 to 1983: 2,820 steps of one series."""
+    """Monthly mean sunspot numbers, 1749 to 1983: 2,820 steps."""
     from dltrain.data.series import series  # here, so that digits need not import the table reader
 
     with as_file(_FILES / "sunspots.csv") as path:

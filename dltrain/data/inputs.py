@@ -1,4 +1,4 @@
-"""Files to predict from: found by name, read as the run read its own, batch by batch; broken ones are reported."""
+"""Files to predict from, read batch by batch as the run read its data; broken ones are reported."""
 
 import glob
 import os
@@ -30,11 +30,11 @@ def read_inputs(
 ) -> tuple[Iterator[Iterable[NamedBatch]], int]:
     """All that ``words`` (files, folders, globs) name, in pieces of a batch or none, and how many files these are.
 
-    Images of a piece are read when it is iterated over, so that whoever leaves it to another process reads nothing.
+    Images of a piece are read when it is iterated over: a process that leaves it to another one reads nothing.
 
     Raises:
         DataError: a word names nothing.
-        UserError: the run's data set is the user's own, and only that knows how to read files.
+        UserError: the run's data set is of a user's class, which alone can read files.
     """
     kind = fitted.facts.kind
     _require_preprocessing(fitted)
@@ -42,11 +42,7 @@ def read_inputs(
     if kind == "image":
         starts = range(0, len(files), batch_size)
         return (read_images(files[start : start + batch_size], fitted, report) for start in starts), len(files)
-    from dltrain.data.rows import read_last_windows, read_tables  # here, so that images need no table reader
-
-    if kind == "table":
-        return ([batch] for batch in read_tables(files, fitted, batch_size, report)), len(files)
-    return ([batch] for batch in read_last_windows(files, fitted, report)), len(files)
+    return _from_tables(files, fitted, batch_size, report), len(files)
 
 
 def read_values(values: Any, fitted: Fitted, batch_size: int, report: Report) -> Iterator[Iterable[NamedBatch]]:
@@ -67,11 +63,18 @@ def read_values(values: Any, fitted: Fitted, batch_size: int, report: Report) ->
         return ([_images_of(images, slice(start, start + batch_size), fitted)] for start in starts)
     if not hasattr(values, "columns"):
         raise DataError(f"a run on a {kind} predicts from a polars or pandas frame, or files, not {_type_of(values)}")
-    from dltrain.data.rows import as_polars, read_last_windows, read_tables
+    return _from_tables([values], fitted, batch_size, report)
 
-    if kind == "table":
-        return ([batch] for batch in read_tables([as_polars(values)], fitted, batch_size, report))
-    return ([batch] for batch in read_last_windows([as_polars(values)], fitted, report))
+
+def _from_tables(
+    sources: Sequence[Any], fitted: Fitted, batch_size: int, report: Report
+) -> Iterator[Iterable[NamedBatch]]:
+    from dltrain.data.rows import as_source, read_last_windows, read_tables  # here: images need no table reader
+
+    tables = [as_source(source) for source in sources]
+    if fitted.facts.kind == "table":
+        return ([batch] for batch in read_tables(tables, fitted, batch_size, report))
+    return ([batch] for batch in read_last_windows(tables, fitted, report))
 
 
 def _require_preprocessing(fitted: Fitted) -> None:
@@ -83,7 +86,7 @@ def _require_preprocessing(fitted: Fitted) -> None:
 
 
 def _as_images(values: Any) -> list[np.ndarray]:
-    """Each image as (height, width) or (height, width, channels) uint8; raises :class:`DataError` as told above."""
+    """Each image as (height, width) or (height, width, channels) uint8; raises :class:`DataError` for others."""
     several = values.ndim if isinstance(values, Tensor | np.ndarray) else 4 if isinstance(values, list | tuple) else 0
     images = [_as_image(image) for image in values] if several in (3, 4) else []
     if several == 3 and images and images[0].shape[-1] in (3, 4):
@@ -123,11 +126,11 @@ def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
     Raises:
         DataError: there is no such file, or none in a folder.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for word in words:
         path = Path(os.path.expanduser(word))
         if path.is_file() or (suffixes is TABLES and is_stream(word)):
-            found.append(path)
+            files.append(path)
             continue
         left_out: Counter[str] = Counter()
         if path.is_dir():
@@ -139,12 +142,12 @@ def find_files(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
         if not chosen:
             raise DataError(f"'{word}' holds no file that ends with {', '.join(suffixes)}")
         warn_left_out(path, left_out, "images" if suffixes is IMAGES else "tables")
-        found += chosen
-    return found
+        files += chosen
+    return files
 
 
 def is_stream(word: str) -> bool:
-    """Whether a word is what a shell names a pipe by that it has made, as for ``<(...)``: one that has an end."""
+    """Whether a word names a pipe that a shell has made, as for ``<(...)``, and that therefore ends."""
     return bool(_STREAM.fullmatch(word)) and kind_of(word) == "a pipe"
 
 
@@ -164,7 +167,7 @@ def _matching(pattern: str, suffixes: Sequence[str], left_out: Counter[str]) -> 
 
 
 def read_images(paths: Sequence[Path], fitted: Fitted, report: Report) -> Iterator[NamedBatch]:
-    """A batch (batch, channels, height, width) uint8 of images, in the size, channels and range of the run's own."""
+    """A batch (batch, channels, height, width) uint8 of images, sized and scaled as in training."""
     decoding, levels = _decoding_of(fitted), fitted.preprocessing.get("levels", 255)
 
     def read(path: Path) -> np.ndarray | str:

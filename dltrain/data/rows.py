@@ -82,11 +82,11 @@ def read_last_windows(sources: Sequence[Source], fitted: Fitted, report: Report)
             report(name, str(error))
 
 
-def as_polars(frame: Any) -> pl.DataFrame:
-    """A frame of polars' or pandas', the latter with nulls for what counts there as missing."""
-    if isinstance(frame, pl.DataFrame):
+def as_source(frame: Any) -> Source:
+    """A path or a frame of polars' as it is; one of pandas' with nulls for what counts there as missing."""
+    if isinstance(frame, Path | pl.DataFrame):
         return frame
-    plain = frame.astype(object).where(frame.notna(), None)  # without pyarrow, which polars' own way needs
+    plain = frame.astype(object).where(frame.notna(), None)  # polars would need pyarrow for it
     return pl.DataFrame({str(name): plain.iloc[:, place].tolist() for place, name in enumerate(plain.columns)})
 
 
@@ -114,9 +114,9 @@ def _window(tail: pl.DataFrame, columns: Sequence[str], window: int, path: str, 
     numbers = [as_numbers(tail[name], dialect) for name in columns]
     for column in numbers:
         if column.null_count():
-            found = tail[column.name][int(column.is_null().arg_true()[-1])]
-            value = "no value" if found is None else f"'{found}', which is no finite number,"
-            raise DataError(f"'{path}', column '{column.name}': {value} among the last {window} rows")
+            value = tail[column.name][int(column.is_null().arg_true()[-1])]
+            cause = "no value" if value is None else f"'{value}', which is no finite number,"
+            raise DataError(f"'{path}', column '{column.name}': {cause} among the last {window} rows")
     return np.stack([column.to_numpy() for column in numbers], 1)
 
 

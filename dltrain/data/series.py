@@ -207,7 +207,7 @@ def _complete_numbers(column: pl.Series, path: str, dialect: Dialect) -> np.ndar
 
 
 def _read_times(frame: pl.DataFrame, name: str, path: str, layout: str, dialect: Dialect) -> tuple[str, Step]:
-    """How the times of the column ``name`` are written, and the step from one to the next; gaps are told.
+    """How the times of the column ``name`` are written, and the step between them; a gap is warned of.
 
     Raises:
         DataError: a time is missing, cannot be read, or is not later than the one before.

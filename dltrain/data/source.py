@@ -1,4 +1,4 @@
-"""What tells raw files from others, in a few words: a run that goes on must find the ones that it began with.
+"""Descriptions of raw files by which they are recognised: a resumed run must find the files that it began with.
 
 Times do not count, nor where the files lie, so that a copy on another machine is the same.
 """
@@ -49,7 +49,7 @@ def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
         pieces = -(-paths[number].stat().st_size // _PIECE)
         places = sorted(draw.sample(range(pieces), min(most, pieces)))
         with contextlib.suppress(OSError), open(paths[number], "rb", buffering=0) as file:
-            for piece in places:  # of a file that cannot be read, whoever reads its samples says so
+            for piece in places:  # the reader of the samples reports a file that cannot be read
                 file.seek(piece * _PIECE)
                 yield file.read(_PIECE)
 

@@ -1,4 +1,4 @@
-"""How data sets are divided into parts: one way for all, whatever their samples are and however these are drawn."""
+"""How every data set is divided into its parts, however its samples are drawn."""
 
 import logging
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ P = TypeVar("P", bound=Pool)
 
 @dataclass(frozen=True)
 class Split:
-    """What the keys of a data set say of its parts; see :meth:`parts`."""
+    """The keys of a data set that size its parts; see :meth:`parts`."""
 
     val_fraction: float
     test_fraction: float = 0.0

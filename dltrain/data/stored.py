@@ -1,4 +1,4 @@
-"""What a run has stored of its data, held against itself before files are read by it: anybody may have written it."""
+"""Check what a run has stored of its data before files are read by it: the file may come from anywhere."""
 
 import math
 import re
@@ -54,7 +54,7 @@ _UNITS = {  # of the steps of a series, and what they may be ``on``
 def require_consistent(facts: Facts, preprocessing: Mapping[str, Any]) -> None:
     """Raise :class:`ValueError` or :class:`OverflowError` where no data have these facts, or none are read like this.
 
-    ``preprocessing`` may be empty, for data sets that say nothing of it.
+    ``preprocessing`` may be empty, for data sets that store nothing.
     """
     faults = chain(_of_facts(facts), _of_preprocessing(facts, preprocessing) if preprocessing else ())
     if fault := next(faults, ""):

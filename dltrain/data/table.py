@@ -147,14 +147,14 @@ def _mean_and_std(values: Tensor) -> tuple[float, float]:
 
 def _warn_of_unlabelled(column: pl.Series, path: str, dialect: Dialect) -> None:
     """Say how many rows have no target, and which words were taken for a missing value by default."""
-    told = ""
+    hint = ""
     if dialect.missing is None and not is_parquet(Path(path)):
         written = read_frame(path, replace(dialect, missing=()))[0][column.name].head(len(column))
         words = written.filter(column.is_null()).drop_nulls().value_counts(sort=True, name="rows").rows()
         listed = ", ".join(f"{count} '{word}'" for word, count in words)
         ways = "where that is a class, 'dataset.missing=[]' lets only empty fields count as missing"
-        told = f", {listed} among them; {ways}" if words else ""
-    log.warning("%s: %d rows without a value of '%s' are left out%s", path, column.null_count(), column.name, told)
+        hint = f", {listed} among them; {ways}" if words else ""
+    log.warning("%s: %d rows without a value of '%s' are left out%s", path, column.null_count(), column.name, hint)
 
 
 def _read_target(

@@ -1,4 +1,4 @@
-"""Values that are names: of a class, or in a column of categories; found again in whatever way a file spells them."""
+"""Values that are names, of a class or in a column of categories, recognised however a file spells them."""
 
 import re
 from collections import Counter
@@ -15,8 +15,8 @@ _TRUTH = {"true", "false"}
 class Categories:
     """The known values of a column, in their order, and which of them a text is.
 
-    A text that is none of them as it stands is the one of the same value, where a single one has it: 4.0 is 4, True is
-    true; where all are numbers, 4.50 is 4.5.
+    A text that is none of them stands for the name of the same value, if exactly one has it: 4.0 is 4, True is true;
+    where all are numbers, 4.50 is 4.5.
     """
 
     def __init__(self, names: Sequence[str], dialect: Dialect):
@@ -70,5 +70,5 @@ def _are_truth(texts: Iterable[str]) -> bool:
 def _whole(text: str, dialect: Dialect) -> str:
     """``text`` without the decimals of a whole number: pandas writes 4 as 4.0 where a value is missing beside it."""
     marks = {".", dialect.decimal or "."} - {dialect.thousands}
-    found = re.fullmatch(r"([+-]?\d+)([.,])0+", text.strip())
-    return found[1] if found and found[2] in marks else text.strip()
+    match = re.fullmatch(r"([+-]?\d+)([.,])0+", text.strip())
+    return match[1] if match and match[2] in marks else text.strip()

@@ -26,7 +26,7 @@ def sort_columns(
 ) -> tuple[list[str], list[str], pl.DataFrame]:
     """Names of the numeric and of the categorical columns, and a frame of these as Float64 and as text.
 
-    What says nothing is left out; what says little, as numbers of rows, dates and free texts do, is warned of.
+    Columns without information are left out; doubtful ones (numbers of rows, dates, free texts) are warned of.
     """
     numeric: dict[str, pl.Series] = {}
     texts: dict[str, pl.Series] = {}
@@ -84,7 +84,7 @@ def _warn_of_doubtful(path: str, numeric: Sequence[pl.Series], texts: Sequence[p
 
 
 def _is_identifier(numbers: pl.Series) -> bool:
-    """Whether a column of whole numbers has another one in every row."""
+    """Whether a column of whole numbers has a different number in every row."""
     whole = numbers.count() == len(numbers) > _FEW and bool((numbers == numbers.round()).all())
     return whole and numbers.n_unique() == len(numbers)
 
@@ -95,10 +95,10 @@ def _is_free(text: pl.Series, most: int) -> bool:
 
 
 def _warn(path: str, names: Iterable[str], what: str, advice: str = "") -> None:
-    """Say ``what`` of columns in one line for all, with what to type where ``advice`` has a place for it."""
+    """Warn of all ``names`` in a single line; ``advice`` has a place for what to type."""
     names = list(names)
     if names:
         listed = ", ".join(f"'{name}'" for name in names[:8]) + (", ..." if len(names) > 8 else "")
         subject = f"column {listed}" if len(names) == 1 else f"{len(names)} columns ({listed}), each of which"
-        told = "; " + advice.format(to_type("dataset.ignore", names)) if advice else ""
-        log.warning("%s: %s %s%s", path, subject, what, told)
+        hint = "; " + advice.format(to_type("dataset.ignore", names)) if advice else ""
+        log.warning("%s: %s %s%s", path, subject, what, hint)

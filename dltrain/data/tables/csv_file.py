@@ -1,4 +1,4 @@
-"""CSV files row by row: for training, which stops at a damaged row, and for predictions, which go on behind it."""
+"""CSV files row by row: for training, which stops at a damaged row, and for predictions, which go on after it."""
 
 import csv
 from collections import deque
@@ -118,9 +118,9 @@ class _Lines:
 
 
 def _records(path: Path, dialect: Dialect) -> Iterator[Record]:
-    """All rows behind the empty lines at the top; one without any value has as many empty fields as the first row.
+    """All rows after the empty lines at the top; a row without any value has as many empty fields as the first row.
 
-    A quoted value that does not end makes its first line a damaged row: those that follow are rows of their own.
+    A quoted value that does not end makes its first line a damaged row; the lines that follow are separate rows.
     """
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         lines = _Lines(file)

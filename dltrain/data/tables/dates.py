@@ -1,4 +1,4 @@
-"""Texts read as dates, in whichever of the usual notations they are, and dates written in the same one."""
+"""Texts read as dates in any usual notation, and dates written in the same notation."""
 
 import calendar
 import re
@@ -44,8 +44,8 @@ _TRIED = 200  # values that tell which notations are possible
 def read_dates(texts: pl.Series, layouts: Sequence[str] = LAYOUTS, known: str = "") -> "DateTexts | None":
     """``texts`` in that of the ``layouts`` in which most of them are dates; ``None`` where there is none.
 
-    Where several are possible, as for 01/02/2023, it is the one that was ``known`` before, or else that in which the
-    times rise by the steadiest step.
+    Where several are possible, as for 01/02/2023, the layout that was ``known`` before is taken, or else that
+    in which the times rise by the steadiest step.
     """
     filled = texts.drop_nulls()
     sample = filled.head(_TRIED)
@@ -58,7 +58,7 @@ def read_dates(texts: pl.Series, layouts: Sequence[str] = LAYOUTS, known: str = 
 
 
 class DateTexts:
-    """Texts (rows,) read as dates in one layout.
+    """Texts (rows,) read as dates in a layout.
 
     ``readable`` (rows,) tells which are such dates; ``wall`` and ``instants`` (rows,) are microseconds since 1970, by
     the clock that the text names and in UTC, where ``offset`` (rows,) is between them.
@@ -83,7 +83,7 @@ class DateTexts:
 
     @property
     def regularity(self) -> tuple[bool, float]:
-        """Whether the times rise, and the share of the steps that are the usual one."""
+        """Whether the times rise, and the share of the steps that are the usual step."""
         instants, walls = self.instants[self.readable], self.wall[self.readable]
         if len(instants) < 2 or (np.diff(instants) <= 0).any():
             return False, 0.0
@@ -92,7 +92,7 @@ class DateTexts:
 
     @property
     def moments(self) -> Moments:
-        """In the zone of the last time: where offsets change, only that one is known to hold."""
+        """In the zone of the last time: where offsets change, only that of the last time is known to hold."""
         last = int(self.offset[np.flatnonzero(self.readable)[-1]])
         return Moments(self.instants, self.wall, timezone(timedelta(microseconds=last)))
 
@@ -118,7 +118,7 @@ class DateTexts:
         there = self.parts[:, 0].is_not_null().to_numpy() & (year > 0) & (month >= 1) & (month <= 12) & (day >= 1)
         months = 12 * (np.where(there, year, 1970) - 1970) + np.where(there, month, 1) - 1
         days = months.astype("M8[M]").astype("M8[D]").astype(np.int64) + day - 1
-        if "week" in self.parts.columns:  # the first one has the year's first Thursday
+        if "week" in self.parts.columns:  # the first week has the year's first Thursday
             fourth = days + 3
             days = fourth - (fourth + 3) % 7 + 7 * (self._numbers("week", 1) - 1) + self._numbers("weekday", 1) - 1
             thursday = days - (days + 3) % 7 + 3
@@ -155,11 +155,11 @@ class DateTexts:
             return np.zeros(self.parts.height, dtype=np.int64)
         digits = self.parts["zone"].str.replace_all(r"[^0-9]", "").str.pad_end(4, "0").cast(pl.Int64, strict=False)
         minutes = digits.fill_null(0).to_numpy() // 100 * 60 + digits.fill_null(0).to_numpy() % 100
-        behind = self.parts["zone"].str.contains("-", literal=True).fill_null(False).to_numpy()
-        return np.asarray(np.where(behind, -1, 1) * minutes * 60 * SECOND)
+        is_west = self.parts["zone"].str.contains("-", literal=True).fill_null(False).to_numpy()
+        return np.asarray(np.where(is_west, -1, 1) * minutes * 60 * SECOND)
 
     def _template(self) -> str:
-        """How a time is written: as the last one that names an hour, or else as the last one."""
+        """How a time is written: as the last time that names an hour, or else as the last."""
         frame = self.parts.filter(pl.Series(self.readable))
         timed = frame.filter(pl.col("hour").is_not_null()) if "hour" in frame.columns else frame
         last: Mapping[str, Any] = (timed if timed.height else frame).row(-1, named=True)

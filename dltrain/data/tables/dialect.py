@@ -22,7 +22,7 @@ class Dialect:
         separator: what parts the fields of a CSV file.
         header: whether its first row holds names; ``None``: it does, unless it looks like data, which is refused.
         decimal: the decimal mark; ``None``: a point, unless the numbers of a file show a comma.
-        thousands: the mark between groups of three digits, empty for none; ``None``: none, unless the numbers show one.
+        thousands: the mark between groups of three digits, empty for none; ``None``: as the numbers show.
         missing: what counts as no value, beside an empty field; ``None``: the usual words, in CSV files alone.
         width: the number of columns of the file of the training, where it has no header.
     """
@@ -45,7 +45,7 @@ class Dialect:
         return asdict(self)
 
     def number(self, text: str) -> float | None:
-        """``text`` as a number of this notation, ``None`` where it is none: :func:`as_numbers` for one value."""
+        """``text`` as a number of this notation, ``None`` where it is none: :func:`as_numbers` for a single value."""
         if self.thousands:
             text = text.replace(self.thousands, "") if re.fullmatch(self._grouped, text) else ""
         if self.decimal == ",":
@@ -124,12 +124,12 @@ def numbers_in(frame: pl.DataFrame, dialect: Dialect = PLAIN) -> pl.DataFrame:
 
 
 def selected(frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
-    """The columns ``names``, also none; polars' own ways take some names for patterns."""
+    """The columns ``names``, which may be none; polars' select takes some names for patterns."""
     return pl.DataFrame({name: frame[name] for name in names})
 
 
 def without_missing(frame: pl.DataFrame, dialect: Dialect, usual: Sequence[str] = MISSING) -> pl.DataFrame:
-    """``frame`` with nulls for what counts as missing, and no space around texts; ``usual`` where nobody said what."""
+    """``frame`` with nulls for what counts as missing, and no space around texts; ``usual`` words by default."""
     words = ["", *(usual if dialect.missing is None else dialect.missing)]
     numbers = [number for number in map(PLAIN.number, dialect.missing or ()) if number is not None]
     texts = pl.col(pl.String).str.strip_chars().replace(dict.fromkeys(words))

@@ -24,8 +24,8 @@ class TableEncoder:
     """How rows become features, measured on the training rows alone; plain types, so that it can be stored.
 
     A number is standardised and, where training rows miss it, gets a second feature that says so (a missing value
-    becomes the mean, 0). A category gets a feature for each of its training values and one for any other, which
-    missing values share.
+    becomes the mean, 0). A category gets a feature for each of its training values and another for all others
+    and missing values.
     """
 
     numeric: dict[str, dict[str, float]]  # column -> mean, std, missing (1.0 where a flag feature is added)
@@ -93,10 +93,10 @@ class TableEncoder:
         require_columns(frame, self.columns, path, "columns of the run")
         for name in self.columns:
             require_plain(frame[name], path)
-        numbers = numbers_in(selected(frame, self.numeric), self.dialect)
-        for column in numbers:
-            check_numbers(frame[column.name], column, path, "the run reads numbers in this column", self.dialect)
-        return self.cast(frame)
+        typed = self.cast(frame)
+        for name in self.numeric:
+            check_numbers(frame[name], typed[name], path, "the run reads numbers in this column", self.dialect)
+        return typed
 
     def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
         """``frame`` with numbers as Float64, null where there is none, and categories as text."""
@@ -106,8 +106,8 @@ class TableEncoder:
     def faults(self, frame: pl.DataFrame, typed: pl.DataFrame) -> dict[int, str]:
         """Rows of ``frame``, ``typed`` by :meth:`cast`, from which nothing can be predicted, each with a sentence.
 
-        They hold no finite number where one belongs, one that is too far off, or a category of which nothing was
-        learned: where training rows had further values than those with a feature, these stand for any other.
+        They hold no finite number where a number belongs, a number that is too far off, or a category of which nothing
+        was learned: where training rows had further values than those with a feature, these stand for any other.
         """
         faults: dict[int, str] = {}
         for name, measured in self.numeric.items():
@@ -151,10 +151,10 @@ class TableEncoder:
 
 def _counts(column: pl.Series, dialect: Dialect) -> Counter[str]:
     """How often each value of a column of text comes, under the shortest of its spellings."""
-    found = column.drop_nulls().alias("text").value_counts(name="rows")
-    texts = found["text"].to_list()
+    frequencies = column.drop_nulls().alias("text").value_counts(name="rows")
+    texts = frequencies["text"].to_list()
     spelled = spellings(texts, dialect)
     counts: Counter[str] = Counter()
-    for text, count in zip(texts, found["rows"].to_list(), strict=True):
+    for text, count in zip(texts, frequencies["rows"].to_list(), strict=True):
         counts[spelled[text]] += count
     return counts

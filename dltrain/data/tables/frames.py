@@ -23,7 +23,7 @@ UNREADABLE = (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.Pa
 
 
 def unreadable(file: Path | str, error: BaseException) -> DataError:
-    """What to raise for one of :data:`UNREADABLE`."""
+    """What to raise for an error of :data:`UNREADABLE`."""
     return DataError(f"'{file}' cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
@@ -31,11 +31,11 @@ def read_frame(path: str, dialect: Dialect = PLAIN, target: str = "") -> tuple[p
     """A CSV file with every column as text, or a Parquet file with its own types; missing values are null.
 
     Space around a value or a name does not count, and rows of a CSV file without any value at its end are left out.
-    The dialect comes back with what the file says of its header; ``target`` is the column to predict, for messages.
+    The dialect comes back with what the file shows of its header; ``target`` is the column to predict, for messages.
 
     Raises:
         DataError: the file is missing, empty or damaged, not UTF-8, names a column twice, or a row has more or fewer
-            fields than the first; or the first row is one of data, though nobody said so.
+            fields than the first; or the first row is data, though the user did not say so.
     """
     file = Path(os.path.expanduser(path))
     if not file.is_file():
@@ -151,7 +151,7 @@ def _read_csv(file: Path, dialect: Dialect, target: str) -> tuple[pl.DataFrame, 
 
 
 def names_of(names: Sequence[str], dialect: Dialect, file: Path, target: str) -> list[str]:
-    """What columns are called that :func:`open_csv` calls ``names``; each is a name of its own.
+    """The names of the columns that :func:`open_csv` calls ``names``, all different.
 
     All but the first of those without a name are called by their place. A file without a header may lack ``target``.
 

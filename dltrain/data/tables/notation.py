@@ -114,8 +114,8 @@ def _warn_of_points(frame: pl.DataFrame, path: str) -> None:
 def _with(pattern: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The columns of text in which a value holds ``pattern``."""
     texts = frame.select(pl.col(pl.String))
-    found = texts.select(pl.all().str.contains(pattern).any()).row(0) if texts.width else ()
-    return selected(texts, [name for name, has_it in zip(texts.columns, found, strict=True) if has_it])
+    matches = texts.select(pl.all().str.contains(pattern).any()).row(0) if texts.width else ()
+    return selected(texts, [name for name, has_it in zip(texts.columns, matches, strict=True) if has_it])
 
 
 def _counts(frame: pl.DataFrame, notation: Dialect = PLAIN) -> tuple[int, ...]:
@@ -129,21 +129,19 @@ def _present(frame: pl.DataFrame) -> tuple[int, ...]:
 
 def _misread(frame: pl.DataFrame, notation: Dialect) -> list[pl.Series]:
     """Columns of numbers that only the plain notation knows."""
-    found = zip(frame, _counts(frame), _counts(frame, notation), _present(frame), strict=True)
-    return [column for column, plain, count, present in found if plain > max(count, MOSTLY * present)]
+    columns = zip(frame, _counts(frame), _counts(frame, notation), _present(frame), strict=True)
+    return [column for column, plain, count, present in columns if plain > max(count, MOSTLY * present)]
 
 
-def _require_alike(one: Dialect, other: Dialect, columns: Sequence[pl.Series], path: str) -> None:
+def _require_alike(first: Dialect, second: Dialect, columns: Sequence[pl.Series], path: str) -> None:
     """Raise :class:`DataError` where two notations read a number differently."""
     for column in columns:
-        ours, theirs = as_numbers(column, one), as_numbers(column, other)
-        differ = (ours != theirs).fill_null(False).arg_true()
+        readings = [(as_numbers(column, notation), notation) for notation in (first, second)]
+        differ = (readings[0][0] != readings[1][0]).fill_null(False).arg_true()
         if len(differ):
             row = int(differ[0])
-            readings = " or ".join(
-                f"{value:.15g} ({_to_type(notation)})" for value, notation in ((ours[row], one), (theirs[row], other))
-            )
-            raise DataError(f"'{path}', column '{column.name}': '{column[row]}' may be {readings}: say which")
+            listed = " or ".join(f"{numbers[row]:.15g} ({_to_type(notation)})" for numbers, notation in readings)
+            raise DataError(f"'{path}', column '{column.name}': '{column[row]}' may be {listed}: say which")
 
 
 def _to_type(notation: Dialect) -> str:

@@ -1,4 +1,4 @@
-"""The step from one time of a series to the next: found in its times, told in words, and taken beyond their end."""
+"""The step between the times of a series: recognised, described, and taken beyond their end."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Step:
-    """``count`` units from one time to the next, in plain types.
+    """``count`` units between two times, in plain types.
 
     Units are numbers; microseconds between instants; and by the clock on the wall: days, days of the week (``on`` has
     a 1 for each that counts, from Monday), and months (``on`` is the day of the month: a number, or ``last``,
@@ -62,7 +62,7 @@ class Step:
         return months if self.on == 1 else f"{months}, on the {_ordinal(self.on)} of the month"
 
     def places(self, moments: Moments) -> np.ndarray:
-        """How many steps each time lies behind the first (rows,) float64; whole where it is the step's own."""
+        """How many steps each time is after the first (rows,) float64; whole where it fits the step."""
         return np.asarray(self._units(moments) / self.count)
 
     def _units(self, moments: Moments) -> np.ndarray:
@@ -82,15 +82,15 @@ class Step:
         return np.asarray(months - months[0] + (off + part) / 31)
 
     def even(self, moments: Moments) -> np.ndarray:
-        """Whether each time but the first lies one step behind the one before (rows - 1,)."""
+        """Whether each time but the first is a step after the time before (rows - 1,)."""
         return np.isclose(np.diff(self.places(moments)), 1, rtol=0, atol=TOLERANCE)
 
     def fits(self, moments: Moments) -> bool:
-        """Whether most of the times are one step behind the one before."""
+        """Whether most of the times are a step after the time before."""
         return (self.unit == "numbers") == (moments.wall is None) and bool(self.even(moments).mean() > 0.5)
 
     def after(self, moments: Moments, count: int) -> list[Any]:
-        """The ``count`` times that follow the last one: numbers, or :class:`datetime` in the zone of ``moments``."""
+        """The ``count`` times that follow the last: numbers, or :class:`datetime` in the zone of ``moments``."""
         last = moments.instants[-1].item()
         if self.unit == "numbers":
             step = Decimal(repr(self.count))
@@ -101,7 +101,7 @@ class Step:
         assert moments.wall is not None
         days, clock = divmod(int(moments.wall[-1]), DAY)
         walls = (_EPOCH + timedelta(days=day, microseconds=clock) for day in self._days_after(days, count))
-        # By way of UTC: an hour that the change to summer time leaves out becomes the one behind it.
+        # By way of UTC: an hour that the change to summer time leaves out becomes the next hour.
         return [wall.replace(tzinfo=moments.zone).astimezone(UTC).astimezone(moments.zone) for wall in walls]
 
     def _days_after(self, day: int, count: int) -> list[int]:
@@ -118,7 +118,7 @@ class Step:
 
 
 def find_step(moments: Moments) -> Step:
-    """The step of times that rise, two at least: the most frequent one, in the largest unit that all of them fit."""
+    """The step of times that rise, two at least: the most frequent, in the largest unit that all of them fit."""
     if moments.wall is None:
         return Step("numbers", _most_frequent(np.diff(moments.instants)))
     days, clock = np.divmod(moments.wall, DAY)
@@ -147,7 +147,7 @@ def _months(days: np.ndarray) -> Step | None:
 
 
 def _days_of(months: np.ndarray, on: int | str | None) -> np.ndarray:
-    """The days since 1970 that are ``on`` a day of the ``months`` since 1970; the last one where there is no such."""
+    """The days since 1970 that are ``on`` a day of the ``months`` since 1970; the last where there is no such."""
     first = months.astype("M8[M]").astype("M8[D]").astype(np.int64)
     last = (months + 1).astype("M8[M]").astype("M8[D]").astype(np.int64) - 1
     if on == "last":

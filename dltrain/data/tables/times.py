@@ -27,7 +27,7 @@ _DAYS = (date.min.toordinal() - _EPOCH, date.max.toordinal() - _EPOCH)  # since 
 class Times:
     """A column of times, by row: ``order`` (rows,) tells which comes first, ``readable`` (rows,) which are times.
 
-    ``layout`` is how the dates of texts are written, one of :data:`~.dates.LAYOUTS`, and empty for other columns;
+    ``layout`` is how the dates of texts are written (:data:`~.dates.LAYOUTS`), and empty for other columns;
     ``write`` makes of a number, or of a :class:`datetime`, what the column would hold.
     """
 
@@ -78,10 +78,10 @@ def rising_times(
 ) -> Times:
     """The times in the column ``name`` of a series, read as :func:`read_times` does.
 
-    ``row_name`` names a row, from 0, in a message; ``advice`` ends the one about a column without times.
+    ``row_name`` names a row, from 0, in a message; ``advice`` ends the message about a column without times.
 
     Raises:
-        DataError: a time is missing, cannot be read, or is not later than the one before.
+        DataError: a time is missing, cannot be read, or is not later than that of the row before.
     """
     column, place = frame[name], f"'{path}', column '{name}'"
     require_plain(column, path)
@@ -135,19 +135,19 @@ def _advice(frame: pl.DataFrame, name: str, times: Times, falls: np.ndarray) -> 
 
 
 def first_gap(column: pl.Series, moments: Moments, step: Step) -> tuple[int, str] | None:
-    """The first row, from 0, that is not one ``step`` after the row before, and a sentence on such rows."""
-    odd = np.flatnonzero(~step.even(moments))
-    if not len(odd):
+    """The first row, from 0, that is not a ``step`` after the row before, and a sentence on such rows."""
+    uneven = np.flatnonzero(~step.even(moments))
+    if not len(uneven):
         return None
     steps = np.diff(step.places(moments))
-    row = int(odd[0]) + 1
+    row = int(uneven[0]) + 1
     between = f"{shown(column, row - 1)} and {shown(column, row)}"
     missing = round(float(steps[row - 1])) - 1
     if missing >= 1 and abs(steps[row - 1] - missing - 1) < TOLERANCE:
         what = f"{missing:,} step{'s' if missing > 1 else ''} of {step} missing between {between}"
     else:
         what = f"another step than {step} between {between}"
-    more = f", and {len(odd) - 1:,} more such place{'s' if len(odd) > 2 else ''}" if len(odd) > 1 else ""
+    more = f", and {len(uneven) - 1:,} more such place{'s' if len(uneven) > 2 else ''}" if len(uneven) > 1 else ""
     return row, what + more
 
 
