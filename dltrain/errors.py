@@ -10,7 +10,7 @@
     └── TrainingError          exit 1: training itself failed, for example diverged
         └── LostPeerError      another process of the run is no longer there; its launcher knows why
 
-Anything else that escapes is a bug, here or in the user's own class, and keeps its traceback (exit 1).
+Anything else that escapes is a bug, here or in the user's class, and keeps its traceback (exit 1).
 A signal that ends a run is :class:`Interrupted`, no ``Exception``: only the command line catches it.
 """
 
@@ -36,12 +36,12 @@ class UserError(DltrainError):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Each thing that is wrong, a sentence of its own."""
+        """Each thing that is wrong, in a sentence."""
         return (str(self),)
 
 
 class ConfigError(UserError):
-    """One or more problems of a configuration, each a sentence of its own."""
+    """Everything that is wrong with a configuration, a sentence for each problem."""
 
     def __init__(self, problems: Iterable[str]):
         self._problems = tuple(problems)
@@ -92,7 +92,7 @@ class Interrupted(BaseException):
 
 
 def exit_code_of(error: BaseException) -> int:
-    """How a process ends that ``error`` has ended: 1 where it is a bug."""
+    """Return the exit code that ``error`` leads to: 1 for a bug."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):

@@ -55,10 +55,10 @@ def test_of_two_that_write_the_same_file_the_later_one_leaves_its_own(tmp_path):
     for suffix in (".csv", ".jsonl", ".parquet"):
         path = tmp_path / f"p{suffix}"
         with writing(path, {"a": int, "b": str}) as first:
-            first.write([1, "first"])
+            first([1, "first"])
             with writing(path, {"a": int, "b": str}) as second:
-                second.write([2, "second"])
-                first.write([1, "first"])
+                second([2, "second"])
+                first([1, "first"])
             assert "second" in str(_read(path)) and "first" not in str(_read(path))
         assert _read(path).rows() == [(1, "first"), (1, "first")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.jsonl", "p.parquet"]
@@ -122,9 +122,7 @@ def test_a_deleted_working_directory_is_one_message_of_every_verb(tmp_path, monk
     (tmp_path / "gone").rmdir()
     for arguments in GONE:
         assert main(arguments) == 2
-        assert capsys.readouterr().err == (
-            "dltrain: the working directory was deleted; go to one that is there: cd FOLDER\n"
-        )
+        assert capsys.readouterr().err == ("dltrain: the working directory was deleted; go to another: cd FOLDER\n")
     assert main(["--version"]) == 0
 
 

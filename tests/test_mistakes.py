@@ -338,7 +338,7 @@ IN_FILES = [
     ),
     ("optim", ["_target: torch.optim.SGD"], ["optim._target_ (my_conf/optim/mine.yaml)", "in the place of _target"]),
     ("optim", ["optim:", "  _target_: torch.optim.SGD"], ["optim._target_", "too deep, in optim.optim"]),
-    ("optim", ["_target_: torch.optim.SGD", "lr:0.1"], ["my_conf/optim/mine.yaml, line 2", "a space behind it"]),
+    ("optim", ["_target_: torch.optim.SGD", "lr:0.1"], ["my_conf/optim/mine.yaml, line 2", "a space after it"]),
     ("optim", ["lr: 'a", "momentum: 0"], ["my_conf/optim/mine.yaml, line 1", "a quote is opened and not closed"]),
     (
         "loss",
@@ -450,7 +450,7 @@ IN_FILES += [
     ("optim", [SGD, "{a: 1}: 2"], ["my_conf/optim/mine.yaml, line 2: a key is text"]),
     ("experiment", ["# @package _global_", "1: 2"], ["1=2 (my_conf/experiment/mine.yaml, line 2): dltrain has no key"]),
     ("experiment", ["defaults: [{1: 2}]"], ["my_conf/experiment/mine.yaml, line 1: defaults is a list"]),
-    ("experiment", ["defaults: 5"], ["my_conf/experiment/mine.yaml, line 1: defaults is a list, each entry behind a"]),
+    ("experiment", ["defaults: 5"], ["my_conf/experiment/mine.yaml, line 1: defaults is a list, each entry after a"]),
     (
         "experiment",
         ["# @package _global_", "trust: {a: 1}"],

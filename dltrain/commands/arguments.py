@@ -1,33 +1,39 @@
-"""What the verbs that look at a run have in common: their arguments. Imports no torch.
+"""The arguments of verbs that look at a run. Imports no torch.
 
 Where a path may stand, what exists as one is a path, also where it looks like an override: Hydra names folders
 ``optim.lr=0.1,seed=1``. ``./lr=0.1`` is a path in any case.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from glob import glob, has_magic
 
-from dltrain.errors import UserError
+from dltrain.errors import UserError, did_you_mean
 from dltrain.runs.find import find_run, is_there, path_of
 
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
 
 
 def is_path(word: str) -> bool:
-    """Whether this is something that exists, or a pattern that something fits."""
+    """Whether this exists, or is a pattern that matches something."""
     return is_there(word) or (has_magic(word) and bool(glob(str(path_of(word)))))
 
 
-def own_keys(arguments: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """``arguments`` without the ``key=value`` words of the verb's own ``keys``, and these."""
-    pairs = {word: word.partition("=") for word in arguments if not is_path(word)}
-    own = {key: value for key, equals, value in pairs.values() if equals and key in keys}
-    return [word for word in arguments if word not in pairs or pairs[word][0] not in own or not pairs[word][1]], own
+def take_keys(arguments: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Split ``arguments`` into other words, and the values of the ``keys`` that the verb itself takes."""
+    words: list[str] = []
+    given: dict[str, str] = {}
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if equals and key in keys and not is_path(word):
+            given[key] = value
+        else:
+            words.append(word)
+    return words, given
 
 
 def run_of(words: Sequence[str], usage: str) -> tuple[str, list[str]]:
-    """The first word, which names a run, and the others.
+    """Split ``words`` into the first, which names a run, and the others.
 
     Raises:
         UserError: there is none; said before anything is imported that takes its time.
@@ -38,7 +44,14 @@ def run_of(words: Sequence[str], usage: str) -> tuple[str, list[str]]:
     return words[0], list(words[1:])
 
 
+def require_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Raise :class:`UserError` unless ``value`` is among the ``choices`` for ``key``."""
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise UserError(f"{key}={value} is not allowed: it must be one of {', '.join(choices)}{hint}")
+
+
 def inputs_of(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that name inputs, and the overrides among them."""
+    """Split ``words`` into those that name inputs, and overrides."""
     overrides = [word for word in words if _OVERRIDE.match(word) and not is_path(word)]
     return [word for word in words if word not in overrides], overrides

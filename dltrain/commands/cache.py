@@ -1,4 +1,4 @@
-"""``dltrain cache [clear]``: what decoded images lie on disk, and remove them."""
+"""``dltrain cache [clear]``: list or remove the decoded images on disk."""
 
 import time
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ def cache(arguments: Sequence[str]) -> None:
         return
     if arguments:
         raise UserError(f"dltrain cache takes nothing or clear, not '{' '.join(arguments)}'")
-    found = entries()
-    for entry in found:
+    cached = entries()
+    for entry in cached:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         shape = "×".join(map(str, entry.shape))
         say(f"{entry.nbytes / _GIB:8.2f} GiB  used {used}  {shape:<20} {entry.source}")
-    total = sum(entry.nbytes for entry in found)
+    total = sum(entry.nbytes for entry in cached)
     say(f"{total / _GIB:8.2f} GiB of at most {cache_limit() / _GIB:.0f} GiB in {cache_folder()}")

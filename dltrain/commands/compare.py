@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dltrain.commands.arguments import own_keys
+from dltrain.commands.arguments import take_keys
 from dltrain.errors import UserError
 from dltrain.report.metrics import lower_is_better
 from dltrain.runs.find import find_run, path_of
@@ -38,7 +38,7 @@ def compare(arguments: Sequence[str]) -> None:
     Raises:
         UserError: fewer than two runs, a word that names none, or a page that cannot be written.
     """
-    words, options = own_keys(arguments, ["out"])
+    words, options = take_keys(arguments, ["out"])
     # A pattern such as multirun/*/* matches files beside the runs as well: multirun.yaml, sweep.csv.
     words = [word for word in words if not os.path.isfile(word) or Path(word).suffix == ".pt"]
     if len(words) < 2:

@@ -1,8 +1,8 @@
 """What the shell completes: verbs, their words, flags and values here, keys by Hydra. Imports no torch.
 
 Shells call ``dltrain -sc query=SHELL`` with the line so far in ``$COMP_LINE``, and are given a candidate a line; where
-there is none they offer files. Hydra knows no verbs, so a verb and its own words are taken off that line, and the
-configuration folder that the line names is put on Hydra's own command line.
+there is none they offer files. Hydra knows no verbs, so a verb and its words are taken off that line, and the
+configuration folder that the line names is put on Hydra's command line.
 """
 
 import io
@@ -26,8 +26,8 @@ FLAGS = tuple(
 _BASH = """\
 hydra_bash_completion() {
     COMPREPLY=()
-    while IFS= read -r found; do
-        [ -n "$found" ] && COMPREPLY+=("$found")
+    while IFS= read -r word; do
+        [ -n "$word" ] && COMPREPLY+=("$word")
     done <<END
 $(COMP_LINE="$COMP_LINE" dltrain -sc query=bash 2>/dev/null)
 END
@@ -41,9 +41,9 @@ _ZSH = f"""\
 _FISH = """\
 function hydra_fish_completion
     set -lx COMP_LINE (commandline -cp)
-    set -l found (dltrain -sc query=fish 2>/dev/null | string match -r '.+')
-    if set -q found[1]
-        printf '%s\\n' $found
+    set -l words (dltrain -sc query=fish 2>/dev/null | string match -r '.+')
+    if set -q words[1]
+        printf '%s\\n' $words
     else
         __fish_complete_path (commandline -ct)
     end
@@ -57,13 +57,13 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def asks_for_completion(arguments: Sequence[str]) -> bool:
-    """Whether a shell asks what could come next, or how to ask."""
+    """Whether a shell asks for completions, or the user for the script that asks."""
     is_asked = "COMP_LINE" in os.environ and any(word.startswith("query=") for word in arguments)
     return is_asked or any(word.startswith("install=") for word in arguments[1:] if arguments[0] in _ASKS)
 
 
 def complete(arguments: Sequence[str]) -> None:
-    """Print what a shell may offer, or runs to be able to.
+    """Print completions for a shell, or the script that installs completion.
 
     Raises:
         UserError: completion cannot be installed in such a shell.
@@ -92,17 +92,17 @@ def complete(arguments: Sequence[str]) -> None:
 
 
 def _words(line: str) -> list[str]:
-    """The words of the line as the shell reads them; the last, which is being typed, as it stands there."""
+    """Split the line as the shell does; the last word, which is being typed, stays as it is."""
     words = [*line.split(), *([""] if line.endswith(" ") else [])]
     try:
-        *before, last = shlex.split(f"{line}|")  # with a mark, so that there is a last word also behind a space
+        *before, last = shlex.split(f"{line}|")  # with a mark, so that there is a last word also after a space
     except ValueError:  # a quote that is still open
         return words
     return [*before, last[:-1] if re.search(r"\s", last) else words[-1]]
 
 
 def _keys(verb: Verb, given: Sequence[str], last: str, folder: Path | None, arguments: Sequence[str]) -> list[str]:
-    """Groups and keys, by Hydra, which knows neither runs and inputs nor the words of the verb."""
+    """Return groups and keys, from Hydra, which knows neither runs and inputs nor the words of the verb."""
     known = {word.partition("=")[0] for word in verb.words}
     typed = given[1:] if verb.takes_run else given  # the run's path may look like an override
     keys = [word for word in typed if "=" in word and word.lstrip("+~").partition("=")[0] not in known]
@@ -115,7 +115,7 @@ def _keys(verb: Verb, given: Sequence[str], last: str, folder: Path | None, argu
 
 
 def _ask_hydra(arguments: Sequence[str]) -> str:
-    """What Hydra prints for such arguments; nothing where the line is wrong as far as it goes."""
+    """Return what Hydra prints for such arguments; nothing where the line is wrong so far."""
     offered = io.StringIO()
     try:
         with redirect_stdout(offered):
@@ -129,7 +129,7 @@ def _ask_hydra(arguments: Sequence[str]) -> str:
 
 
 def _folder_of(words: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The words that are no flags, of several values the first, and the folder of ``--config-dir``, if it is there."""
+    """Return the words that are no flags, of several values the first, and the folder of ``--config-dir``, if any."""
     folder = None
     with suppress(UserError):
         words, folder = with_folder(words)
@@ -137,7 +137,7 @@ def _folder_of(words: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def _of_verb(verb: Verb, given: Sequence[str], last: str, folder: Path | None) -> bool:
-    """Print the words that a verb itself takes; whether nothing else can stand here."""
+    """Print the words that a verb itself takes; returns whether nothing else may follow."""
     if verb.takes_path and not given:  # the shell has files to offer
         return True
     choices = groups(folder) if verb.completes == "groups" else verb.words
@@ -155,7 +155,7 @@ def _show(choices: Iterable[str], begun: str) -> None:
 
 
 def _values(last: str, given: Sequence[str], folder: Path | None) -> list[str]:
-    """What may stand behind ``key=``, whole words: options of a group, choices, and files where paths belong."""
+    """Return the words ``key=value``: options of a group, choices, and files where paths belong."""
     key, equals, value = last.partition("=")
     if not equals:
         return []
@@ -174,7 +174,7 @@ def _values(last: str, given: Sequence[str], folder: Path | None) -> list[str]:
 
 
 def _files(before: str, begun: str) -> list[str]:
-    """Files and folders whose path begins so, each behind ``before``."""
+    """Return the files and folders whose path begins so, each after ``before``."""
     outer, _, name = begun.rpartition("/")
     place = Path(os.path.expanduser(f"{outer}/" if "/" in begun else "."))
     there = sorted(place.iterdir()) if place.is_dir() else []

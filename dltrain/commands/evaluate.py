@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dltrain.commands.arguments import own_keys, run_of
+from dltrain.commands.arguments import run_of, take_keys
 from dltrain.errors import UserError
 from dltrain.system import worker
 from dltrain.system.answer import on_terminal, print_json
@@ -19,9 +19,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     Raises:
         UserError: there is no such run, part or data, or they do not fit.
     """
-    words, own = own_keys(arguments, ["split"])
+    words, given = take_keys(arguments, ["split"])
     run, overrides = run_of(words, "dltrain evaluate RUN [split=test] [overrides]")
-    split = own.get("split")
+    split = given.get("split")
     require_split(split)
     if launched("evaluate", arguments, overrides):
         return
@@ -40,13 +40,13 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def require_split(split: Any) -> None:
-    """Raise :class:`UserError` for what is no part of the data."""
+    """Raise :class:`UserError` unless ``split`` is a part of the data."""
     if split not in (None, *_SPLITS):
         raise UserError(f"split={split} is not allowed: it must be one of {', '.join(_SPLITS)}")
 
 
 def evaluated(loaded: Any, split: Any) -> dict[str, Any]:
-    """The answer of ``dltrain evaluate`` for a part of the data, the test part by default."""
+    """Evaluate a part of the data, the test part by default; returns the answer of ``dltrain evaluate``."""
     from dltrain.build.make import added_metrics
     from dltrain.distributed.rendezvous import join_group
     from dltrain.system.device import process_state, threads_of_run

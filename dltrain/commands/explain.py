@@ -1,4 +1,4 @@
-"""``dltrain explain``: what in an input moved the output of a run's network."""
+"""``dltrain explain``: attribute the output of a run's network to its inputs."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dltrain.commands.arguments import inputs_of, own_keys, run_of
+from dltrain.commands.arguments import inputs_of, require_choice, run_of, take_keys
 from dltrain.commands.predict import Broken
-from dltrain.errors import DataError, DltrainError, UserError, did_you_mean
+from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.report.figures import short
 from dltrain.runs.find import path_of
 from dltrain.runs.folder import require_no_link_out
@@ -35,17 +35,15 @@ def explain(arguments: Sequence[str]) -> None:
         UserError: the run or an input cannot be used at all, or Captum is not installed.
         DltrainError: some inputs were broken; the others were explained.
     """
-    words, own = own_keys(arguments, ["out", "method"])
+    words, given = take_keys(arguments, ["out", "method"])
     run, words = run_of(words, _USAGE)
     inputs, overrides = inputs_of(words)
     if not inputs:
         raise UserError(f"there is nothing to explain: {_USAGE}")
-    method = own.get("method", _METHODS[0])
-    if method not in _METHODS:
-        hint = did_you_mean(method, _METHODS)
-        raise UserError(f"method={method} is not allowed: it must be one of {', '.join(_METHODS)}{hint}")
+    method = given.get("method", _METHODS[0])
+    require_choice("method", method, _METHODS)
     require_extras(["captum"], "explain", "dltrain explain")
-    _explain(run, inputs, overrides, path_of(own["out"]) if "out" in own else None, method)
+    _explain(run, inputs, overrides, path_of(given["out"]) if "out" in given else None, method)
 
 
 def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Path | None, method: Any) -> None:
@@ -64,7 +62,7 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     try:
         with _attributions(out) as file:
             for count, explained in enumerate(explain_batches(loaded, chain.from_iterable(pieces), method), 1):
-                file.write(json.dumps(_told(loaded.facts, explained), ensure_ascii=False) + "\n")
+                file.write(json.dumps(_row(loaded.facts, explained), ensure_ascii=False) + "\n")
                 largest = max(largest, abs(explained.error))
                 if count <= _PICTURES:
                     _draw(loaded, explained, out / f"{count:03}-{_short(explained.name)}.png")
@@ -79,14 +77,14 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     else:
         answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
         counts = {"method": method, "inputs": count, "pictures": min(count, _PICTURES), "largest_error": largest}
-        print_json({**answer, **counts, "broken": [name for name, _ in broken.found]})
-    if broken.found:
-        raise DltrainError(f"{len(broken.found)} broken inputs were left out; {count:,} inputs are explained")
+        print_json({**answer, **counts, "broken": [name for name, _ in broken.inputs]})
+    if broken.inputs:
+        raise DltrainError(f"{len(broken.inputs)} broken inputs were left out; {count:,} inputs are explained")
 
 
 @contextmanager
 def _attributions(out: Path) -> Iterator[Any]:
-    """``attributions.jsonl`` in the folder ``out``, there once it is whole.
+    """Open ``attributions.jsonl`` in the folder ``out``; it is there once it is whole.
 
     Raises:
         UserError: another process writes to the folder; its pictures and these would be of different inputs.
@@ -106,8 +104,8 @@ def _attributions(out: Path) -> Iterator[Any]:
             out.rmdir()
 
 
-def _told(facts: Any, explained: Any) -> dict[str, Any]:
-    """One line of the file; attributions by the names of features where there are any, else as nested lists."""
+def _row(facts: Any, explained: Any) -> dict[str, Any]:
+    """Return a line of the file; attributions by feature names where there are any, else as nested lists."""
     named = {"input": explained.name[0]}
     values: Any = explained.attributions.tolist()
     if facts.kind == "table":
@@ -143,6 +141,6 @@ def _draw(loaded: Any, explained: Any, path: Path) -> None:
 
 
 def _short(name: tuple[Any, ...]) -> str:
-    """A file's name, and the row in it, without what file systems refuse."""
+    """Return the name of a file, and of the row in it, without characters that file systems refuse."""
     row = f"-{name[1]}" if len(name) > 1 and isinstance(name[1], int) else ""
     return re.sub(r"[^\w.-]", "_", Path(name[0]).stem)[:80] + row

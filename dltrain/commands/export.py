@@ -1,10 +1,10 @@
-"""``dltrain export``: the network of a run as a file that runs without dltrain."""
+"""``dltrain export``: write the network of a run to a file that runs without dltrain."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.commands.arguments import own_keys, run_of
-from dltrain.errors import UserError, did_you_mean
+from dltrain.commands.arguments import require_choice, run_of, take_keys
+from dltrain.errors import UserError
 from dltrain.runs.find import path_of
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
@@ -15,15 +15,15 @@ _EXTRAS = {"onnx": ("onnx", ("onnx", "onnxscript", "onnxruntime")), "safetensors
 
 
 def export(arguments: Sequence[str]) -> None:
-    """Write the network of a run to a file, once it was seen to give the same outputs.
+    """Write the network of a run to a file, which is kept only if it gives the same outputs.
 
     Raises:
         UserError: there is no such run or format, a library is missing, or the file cannot be written.
         DltrainError: the file gives other outputs than the run's network.
     """
-    words, own = own_keys(arguments, ["format", "out"])
+    words, given = take_keys(arguments, ["format", "out"])
     run, overrides = run_of(words, "dltrain export RUN [format=onnx] [out=FILE]")
-    format, out = _format_of(own)
+    format, out = _format_of(given)
     if format in _EXTRAS:
         extra, modules = _EXTRAS[format]
         require_extras(modules, extra, f"format={format}")
@@ -52,14 +52,12 @@ def export(arguments: Sequence[str]) -> None:
     print_json({**answer, "format": format, "batches": BATCHES, "difference": difference})
 
 
-def _format_of(own: dict[str, str]) -> tuple[str, Path | None]:
-    """The format that ``format=`` or the suffix of ``out=`` asks for, and the file that is asked for."""
-    out = path_of(own["out"]) if "out" in own else None
+def _format_of(given: dict[str, str]) -> tuple[str, Path | None]:
+    """Return the format, by ``format=`` or the suffix of ``out=``, and the file, if one is named."""
+    out = path_of(given["out"]) if "out" in given else None
     by_suffix = {suffix: format for format, suffix in _SUFFIXES.items()}
-    format = own.get("format") or (by_suffix.get(out.suffix, "onnx") if out else "onnx")
-    if format not in _SUFFIXES:
-        hint = did_you_mean(format, _SUFFIXES)
-        raise UserError(f"format={format} is not allowed: it must be one of {', '.join(_SUFFIXES)}{hint}")
+    format = given.get("format") or (by_suffix.get(out.suffix, "onnx") if out else "onnx")
+    require_choice("format", format, _SUFFIXES)
     if out and out.suffix != _SUFFIXES[format]:
         raise UserError(f"out={out} must end with {_SUFFIXES[format]} for format={format}")
     return format, out

@@ -1,4 +1,4 @@
-"""What ``--help`` shows: the command on one screen, or one verb. Read from the groups' own files; imports no torch."""
+"""What ``--help`` shows: the command on one screen, or one verb. Read from the groups' files; imports no torch."""
 
 import re
 import textwrap
@@ -34,7 +34,7 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def help_text(arguments: Sequence[str]) -> str:
-    """The help for a verb where the arguments begin with one, else the whole command's.
+    """Return the help of the verb that the arguments begin with, or of the whole command.
 
     Raises:
         UserError: ``--config-dir`` names no folder.
@@ -46,14 +46,14 @@ def help_text(arguments: Sequence[str]) -> str:
     return "\n".join(_screen(with_folder(arguments)[1]))
 
 
-def _screen(own: Path | None) -> Iterator[str]:
+def _screen(folder: Path | None) -> Iterator[str]:
     yield "dltrain trains neural networks from the command line."
     verbs = {f"dltrain {name} {verb.usage}": verb.summary for name, verb in VERBS.items()}
     sweep = {f"dltrain -m {TRAIN.usage}": "sweep: every combination of values with commas"}
     yield from _rows({f"dltrain {TRAIN.usage}": TRAIN.summary, **sweep, **verbs})
     yield "\nGroups: choose with group=option; the first is the default; a dataset may pick a model and loss"
     chosen = _defaults()
-    for group, folders in groups(own).items():
+    for group, folders in groups(folder).items():
         names = sorted((name for name, _ in options(folders)), key=lambda name: name not in chosen.get(group, ()))
         yield textwrap.fill(f"  {group:<10} {' '.join(names)}", _WIDTH, subsequent_indent=" " * 13)
     yield "\nKeys: set with key=value"
@@ -65,24 +65,24 @@ def _screen(own: Path | None) -> Iterator[str]:
 
 
 def _rows(rows: Mapping[str, str]) -> Iterator[str]:
-    """Two columns, the first as wide as it has to be."""
+    """Format two columns, the first as wide as it has to be."""
     width = max(map(len, rows)) + 2
     for left, right in rows.items():
         yield f"  {left:<{width}}{right}".rstrip()
 
 
 def _defaults() -> dict[str, tuple[str]]:
-    """The option that the primary file chooses, by group."""
+    """Return the option that the primary file chooses, by group."""
     lines = re.findall(r"^  - (\w+): \[?(\w+)\]?", _text("config.yaml"), re.MULTILINE)
     return {group: (name,) for group, name in lines}
 
 
 def _default(file: str, key: str) -> tuple[str, str]:
-    """A key with its default, and the comment behind it."""
+    """Return a key with its default, and the comment after it."""
     name = key.rpartition(".")[2]
-    found = re.search(rf"^ *{name}: (\S+)(?: *# (.*))?$", _text(file), re.MULTILINE)
-    assert found, f"{file} has no {name}"
-    return f"{key}={found[1]}", found[2] or ""
+    match = re.search(rf"^ *{name}: (\S+)(?: *# (.*))?$", _text(file), re.MULTILINE)
+    assert match, f"{file} has no {name}"
+    return f"{key}={match[1]}", match[2] or ""
 
 
 def _text(file: str) -> str:

@@ -1,4 +1,4 @@
-"""``dltrain list [GROUP]``: what can be chosen, each option with one line."""
+"""``dltrain list [GROUP]``: print the options of groups, a line each."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -9,17 +9,17 @@ from dltrain.errors import UserError, did_you_mean
 from dltrain.system.answer import say
 
 _FLAGS = ("--config-dir", "-cd")
-_OTHER = ("hydra",)  # Hydra's own groups under conf/
+_OTHER = ("hydra",)  # groups of Hydra's under conf/
 
 
 def list_options(arguments: Sequence[str]) -> None:
-    """Print the options of one group, or of all; with ``--config-dir FOLDER`` those of the user's own as well.
+    """Print the options of one group, or of all; with ``--config-dir FOLDER`` those of the user as well.
 
     Raises:
         UserError: there is no such group or folder.
     """
-    names, own = with_folder(arguments)
-    known = groups(own)
+    names, folder = with_folder(arguments)
+    known = groups(folder)
     for name in names:
         if name not in known:
             raise UserError(f"there is no group '{name}'{did_you_mean(name, known) or '.'} Groups: {', '.join(known)}")
@@ -30,7 +30,7 @@ def list_options(arguments: Sequence[str]) -> None:
 
 
 def with_folder(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """``arguments`` without ``--config-dir``, and the folder of the user's own options that it names.
+    """Split ``arguments`` into other words, and the folder of the user's options that ``--config-dir`` names.
 
     Raises:
         UserError: there is no such folder.
@@ -50,10 +50,10 @@ def with_folder(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return words, folder
 
 
-def groups(own: Path | None = None) -> dict[str, list[Traversable]]:
-    """The folders of each group by its name, in alphabetical order: dltrain's, and those in the user's ``own``."""
+def groups(folder: Path | None = None) -> dict[str, list[Traversable]]:
+    """Return the folders of each group, in alphabetical order: dltrain's, and those of the user in ``folder``."""
     folders: dict[str, list[Traversable]] = {}
-    for conf in (files("dltrain.conf"), *([own] if own else [])):
+    for conf in (files("dltrain.conf"), *([folder] if folder else [])):
         for entry in conf.iterdir():
             if entry.is_dir() and entry.name[0] not in "_." and entry.name not in _OTHER:
                 folders.setdefault(entry.name, []).append(entry)
@@ -61,7 +61,7 @@ def groups(own: Path | None = None) -> dict[str, list[Traversable]]:
 
 
 def options(folders: Sequence[Traversable]) -> list[tuple[str, str]]:
-    """Names and header lines of the options of a group, in alphabetical order; the first folder goes first."""
+    """Return names and header lines of the options of a group, in alphabetical order; the first folder wins."""
     headers: dict[str, str] = {}
     for entry in (entry for folder in folders for entry in folder.iterdir()):
         if entry.name.endswith(".yaml"):

@@ -1,4 +1,4 @@
-"""``dltrain predict``: what the network of a run says of new inputs."""
+"""``dltrain predict``: predict from new inputs with the network of a run."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -7,8 +7,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from dltrain.commands.arguments import inputs_of, own_keys, run_of
-from dltrain.commands.writers import CSVWriter, require_writable, writing
+from dltrain.commands.arguments import inputs_of, run_of, take_keys
+from dltrain.commands.writers import Write, csv_writer, require_writable, writing
 from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.runs.find import path_of
 from dltrain.system import worker
@@ -30,12 +30,12 @@ def predict(arguments: Sequence[str]) -> None:
         UserError: the run or an input cannot be used at all.
         DltrainError: some inputs were broken; the others were predicted.
     """
-    words, own = own_keys(arguments, ["out"])
+    words, given = take_keys(arguments, ["out"])
     run, words = run_of(words, _USAGE)
     inputs, overrides = inputs_of(words)
     if not inputs:
         raise UserError(f"there is nothing to predict from: {_USAGE}")
-    out = path_of(own["out"]) if "out" in own else None
+    out = path_of(given["out"]) if "out" in given else None
     if out:
         require_writable(out)
     if launched("predict", arguments, overrides):
@@ -66,7 +66,7 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
 
 
 def _write(loaded: Any, rows: Iterator[list[Any]], broken: "Broken", total: int | None, out: Path | None) -> None:
-    """Write the rows as they come, a progress bar of ``total`` files beside them where it is known."""
+    """Write the rows as they come, with a progress bar of ``total`` files where that is known."""
     from dltrain.trained.predictions import columns_of
 
     columns = columns_of(loaded.facts)
@@ -88,71 +88,76 @@ def _write(loaded: Any, rows: Iterator[list[Any]], broken: "Broken", total: int 
         show_predictions(list(columns), shown, count, out)
     elif out:
         answer = {"status": "done", "run": str(loaded.folder), "checkpoint": str(loaded.checkpoint), "out": str(out)}
-        print_json({**answer, "rows": count, "broken": [name for name, _ in broken.found]})
-    if broken.found:
-        raise DltrainError(f"broken inputs left out: {len(broken.found):,}; rows predicted: {count:,}")
+        print_json({**answer, "rows": count, "broken": [name for name, _ in broken.inputs]})
+    if broken.inputs:
+        raise DltrainError(f"broken inputs left out: {len(broken.inputs):,}; rows predicted: {count:,}")
 
 
 class Broken:
-    """Inputs that cannot be read; they are logged once it is sure that there is anything else."""
+    """Inputs that cannot be read; they are logged once it is certain that there are others."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[str, str]] = []
+        self.inputs: list[tuple[str, str]] = []
         self._log = False
         self._taken = 0
 
     def take(self) -> list[tuple[str, str]]:
-        """Those that have been found since the call before."""
-        new, self._taken = self.found[self._taken :], len(self.found)
+        """Return those that were reported since the last call."""
+        new, self._taken = self.inputs[self._taken :], len(self.inputs)
         return new
 
     def report(self, name: str, cause: str) -> None:
-        self.found.append((name, cause))
+        self.inputs.append((name, cause))
         if self._log:
             log.warning("%s: %s", name, cause)
 
     def log_from_now_on(self) -> None:
         self._log = True
-        for name, cause in self.found:
+        for name, cause in self.inputs:
             log.warning("%s: %s", name, cause)
 
     def summary(self, done: str) -> str:
-        """One message for inputs of which none can be ``done``: predicted, for example."""
-        lines = [f"{name}: {cause}" for name, cause in self.found[:_LISTED]]
-        more = [f"and {len(self.found) - _LISTED} more"] if len(self.found) > _LISTED else []
-        return "\n".join([f"nothing can be {done}:", *lines, *more]) if lines else "the inputs have no rows"
+        """Return the message for inputs of which none can be ``done``: predicted, for example."""
+        return "\n".join([f"nothing can be {done}:", *self.lines()]) if self.inputs else "the inputs have no rows"
+
+    def lines(self) -> list[str]:
+        """Return a line for each of the first, with its cause, and how many more there are."""
+        lines = [f"{name}: {cause}" for name, cause in self.inputs[:_LISTED]]
+        more = len(self.inputs) - len(lines)
+        return [*lines, f"and {more} more"] if more else lines
 
 
-def _rows(loaded: Any, pieces: Iterator[Any], broken: "Broken", process_group: Any) -> Iterator[list[Any]]:
-    """The rows of all pieces in order, in rank 0; each of n processes computes every n-th."""
+def _rows(loaded: Any, pieces: Iterator[Any], broken: Broken, process_group: Any) -> Iterator[list[Any]]:
+    """Yield the rows of all pieces in order, in rank 0; each of n processes computes every n-th piece."""
     from dltrain.trained.predictions import predicted_rows
 
-    for together in iter(lambda: list(islice(pieces, process_group.size)), []):
-        own = list(predicted_rows(loaded, together[process_group.rank])) if process_group.rank < len(together) else []
-        for rank, (rows, found) in enumerate(process_group.gather((own, broken.take()))):
-            if rank > 0 and loaded.facts.kind == "image":  # of tables all processes have read all
-                for name, cause in found:
-                    broken.report(name, cause)
+    rank, size = process_group.rank, process_group.size
+    for together in iter(lambda: list(islice(pieces, size)), []):
+        computed = list(predicted_rows(loaded, together[rank])) if rank < len(together) else []
+        for sender, (rows, inputs) in enumerate(process_group.gather((computed, broken.take()))):
+            if sender > 0 and loaded.facts.kind == "image":  # of tables all processes have read all
+                for name_and_cause in inputs:
+                    broken.report(*name_and_cause)
             yield from rows
         broken.take()
 
 
 @contextmanager
-def _output(out: Path | None, columns: dict[str, type]) -> Iterator[Callable[[Sequence[Any]], None]]:
-    """What takes the rows: the file ``out``, or stdout unless a person reads it."""
+def _output(out: Path | None, columns: dict[str, type]) -> Iterator[Write]:
+    """Open what takes the rows: the file ``out``, or stdout unless it is a terminal."""
     if out:
-        with writing(out, columns) as writer:
-            yield writer.write
+        with writing(out, columns) as write:
+            yield write
     elif on_terminal():
         yield lambda row: None
     else:
-        give()  # before the header: a line of JSON behind it would be a row
-        yield CSVWriter(stdout(), columns).write
+        give()  # before the header: a line of JSON after it would be a row
+        yield csv_writer(stdout(), columns)
 
 
 @contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal; what it yields takes how many samples more are done."""
+    """Show a bar on stderr where that is a terminal; yields a function that takes how many more samples are done."""
     if not can_redraw():
         yield lambda count: None
         return

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dltrain.commands.arguments import own_keys, run_of
+from dltrain.commands.arguments import run_of, take_keys
 from dltrain.errors import RecordError, UserError
 from dltrain.runs.find import find_run, is_there, path_of
 from dltrain.runs.folder import is_in_use
@@ -20,7 +20,7 @@ def report(arguments: Sequence[str]) -> None:
     Raises:
         UserError: there is no such run, a sweep comes with further words, or the page cannot be written.
     """
-    words, options = own_keys(arguments, ["out"])
+    words, options = take_keys(arguments, ["out"])
     if words and is_sweep(path_of(words[0])):
         if words[1:]:
             raise UserError(f"the page of a sweep takes nothing but out=FILE, and not {' '.join(words[1:])}")

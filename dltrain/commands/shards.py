@@ -1,9 +1,8 @@
-"""``dltrain shards FOLDER OUT``: images in class folders as tar or Parquet shards. Imports no torch by itself."""
+"""``dltrain shards FOLDER OUT``: write images in class folders as tar or Parquet shards. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from dltrain.commands.arguments import own_keys
+from dltrain.commands.arguments import require_choice, take_keys
 from dltrain.data.folders import text_of
 from dltrain.errors import UserError, did_you_mean
 from dltrain.runs.find import path_of
@@ -21,7 +20,7 @@ def shards(arguments: Sequence[str]) -> None:
     Raises:
         UserError: a folder or a key is wrong, or the shards cannot be written.
     """
-    words, own = own_keys(arguments, _KEYS)
+    words, given = take_keys(arguments, _KEYS)
     for word in words:
         name, equals, _ = word.partition("=")
         if word.startswith("-") or (equals and name.isidentifier()):
@@ -32,31 +31,26 @@ def shards(arguments: Sequence[str]) -> None:
     folder, out = map(path_of, words)
     if not folder.is_dir():
         raise UserError(f"there is no folder '{words[0]}'; it must hold <class>/<images>, or train/<class>/<images>")
-    format = own.get("format", "tar")
-    if format not in _FORMATS:
-        hint = did_you_mean(format, _FORMATS)
-        raise UserError(f"format={format} is not allowed: it must be one of {', '.join(_FORMATS)}{hint}")
-    samples, seed = _number(own, "samples", 10_000, 1), _number(own, "seed", 0, 0)
+    format = given.get("format", "tar")
+    require_choice("format", format, _FORMATS)
+    samples, seed = _number(given, "samples", 10_000, 1), _number(given, "seed", 0, 0)
 
     from dltrain.data.shard_files.writing import write_shards
 
     log_to(None)
     counts = write_shards(folder, out, format, samples, seed)  # type: ignore[arg-type]
     files = {part: len(list((out / part).iterdir())) for part in counts}
-    _say({"status": "done", "out": text_of(out), "format": format, "samples": counts, "shards": files})
+    answer = {"status": "done", "out": text_of(out), "format": format, "samples": counts, "shards": files}
+    if on_terminal():
+        from dltrain.commands.tables import show_shards
+
+        show_shards(answer)
+    else:
+        print_json(answer)
 
 
-def _number(own: Mapping[str, str], key: str, default: int, least: int) -> int:
-    text = own.get(key, str(default))
+def _number(given: Mapping[str, str], key: str, default: int, least: int) -> int:
+    text = given.get(key, str(default))
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{key}={text} is not allowed: it must be a whole number of at least {least}")
     return int(text)
-
-
-def _say(answer: Mapping[str, Any]) -> None:
-    if not on_terminal():
-        print_json(answer)
-        return
-    from dltrain.commands.tables import show_shards
-
-    show_shards(answer)

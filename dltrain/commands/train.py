@@ -1,4 +1,4 @@
-"""``dltrain [overrides]`` and ``dltrain check``: a run or a sweep as it is asked for, composed, then run or tried.
+"""``dltrain [overrides]`` and ``dltrain check``: compose a run or a sweep, then run or try it.
 
 No torch is imported before the configuration is in order.
 """
@@ -53,7 +53,7 @@ class Request:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Run, sweep, or print what flags of Hydra's ask to see; returns the exit code."""
+    """Run, sweep, or print what flags of Hydra's ask for; returns the exit code."""
     arguments = [*arguments, *_after_restart()]
     with hydra_session():
         flags = parse_flags(arguments)
@@ -74,7 +74,7 @@ def check(arguments: Sequence[str]) -> None:
 
 
 def follow(arguments: Sequence[str]) -> None:
-    """Take part in a run that rank 0 trains or resumes, which sends the configuration."""
+    """Take part in a run that rank 0 trains or resumes; rank 0 sends the configuration."""
     from dltrain.trained.train import follow as follow_training
 
     with signals.handled() as stop:
@@ -82,7 +82,7 @@ def follow(arguments: Sequence[str]) -> None:
 
 
 def _after_restart() -> list[str]:
-    """What has the run go on where it was when the launcher had to start all of its processes anew."""
+    """Return the overrides that resume the run where the launcher has started its processes anew."""
     if not worker.restarts():
         return []
     from dltrain.distributed.rendezvous import folder_before_restart
@@ -92,7 +92,7 @@ def _after_restart() -> list[str]:
 
 
 def _list_jobs(jobs: Sequence[Sequence[str]]) -> None:
-    """Print the jobs of a sweep, of which the configurations of the first are in order."""
+    """Print the jobs of a sweep, of which the first were checked."""
     if not on_terminal():
         listed = [{"job": number, "overrides": job} for number, job in enumerate(jobs)]
         print_json({"status": "ok", "count": len(jobs), "checked": min(sweeps.TRIED, len(jobs)), "jobs": listed})

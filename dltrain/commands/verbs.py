@@ -1,4 +1,4 @@
-"""The verbs: what the first argument may be instead of an override. A new one is one entry here."""
+"""The verbs: what the first argument may be instead of an override. A new verb is an entry here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Verb:
             return _call(self.run, arguments) or 0
 
     def follow(self, arguments: Sequence[str]) -> None:
-        """Do the part of a process other than rank 0."""
+        """Do the part of a process that is not rank 0."""
         with stdout_reserved():
             _call(self.shared, arguments)
 
@@ -57,7 +57,7 @@ def _call(name: str, arguments: Sequence[str]) -> int | None:
 
 
 def verb_of(arguments: Sequence[str]) -> tuple["Verb", list[str]]:
-    """The verb that comes first, or training, which has none; and the arguments after it."""
+    """Split ``arguments`` into the verb, which is training where none comes first, and the others."""
     if arguments and arguments[0] in VERBS:
         return VERBS[arguments[0]], list(arguments[1:])
     return TRAIN, list(arguments)

@@ -1,4 +1,4 @@
-"""A run's own ``config.yaml``, which can be run again: ``--config-dir RUN --config-name config``."""
+"""The ``config.yaml`` of a run, which can be run again: ``--config-dir RUN --config-name config``."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ COMPLETE = "dltrain_complete"  # the name under which Hydra is given a file that
 
 
 def config_name(flags: Flags) -> str:
-    """The primary file that ``flags`` name, dltrain's own by default, as Hydra is to be told.
+    """Return the primary file that ``flags`` name, dltrain's by default, by its name in Hydra.
 
     ``--config-dir RUN --config-name config`` names the file that a run left, resolved and complete, and without a list
-    of options to choose others from. Hydra is given it with one, in its store: see :func:`_with_options`.
+    of options to choose others from. Hydra is given it with such a list, in its store: see :func:`_with_options`.
 
     Raises:
-        UserError: a file of the user's own has the name of dltrain's.
+        UserError: a file of the user's has the name of dltrain's.
         ConfigError: the file that is named cannot be read.
     """
     name = flags.config_name or "config"
@@ -39,36 +39,38 @@ def config_name(flags: Flags) -> str:
         ConfigStore.instance().store(COMPLETE, _with_options(content, flags.overrides), provider=str(file))
         return COMPLETE
     if file.name == "config.yaml":
-        raise UserError(f"'{file}' has the name of dltrain's own file, which hides it: give it another name")
+        raise UserError(f"'{file}' has the name of dltrain's file, which hides it: give it another name")
     return name
 
 
 def complete_file() -> Path | None:
-    """The file that was stored as :data:`COMPLETE`, if any was."""
+    """Return the file that was stored as :data:`COMPLETE`, if any was."""
     stored = ConfigStore.instance().repo.get(f"{COMPLETE}.yaml")
     return Path(stored.provider) if stored else None
 
 
 def _with_options(content: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """``content``, the configuration of a run, with dltrain's own list of options, of which it needs none.
+    """Add dltrain's list of options to ``content``, the configuration of a run, which needs none of them.
 
     Options that ``overrides`` choose, and those that such an option picks in turn, take the place of the whole node.
-    What a run of an earlier version has not is as by default.
+    Keys that a run of an earlier version lacks have their defaults.
     """
-    own: Any = OmegaConf.create(files("dltrain.conf").joinpath("config.yaml").read_text(encoding="utf-8"))
-    listed: list[Any] = [dict(entry) if isinstance(entry, DictConfig) else entry for entry in own.defaults]
+    primary: Any = OmegaConf.create(files("dltrain.conf").joinpath("config.yaml").read_text(encoding="utf-8"))
+    listed: list[Any] = [dict(entry) if isinstance(entry, DictConfig) else entry for entry in primary.defaults]
     groups = {name for entry in listed if isinstance(entry, dict) for name in entry if "/" not in name}
     needless = groups - {"trainer", *({"pruner"} - content.keys())}
-    own.defaults = [dict.fromkeys(needless.intersection(entry)) or entry for entry in listed]
+    primary.defaults = [dict.fromkeys(needless.intersection(entry)) or entry for entry in listed]
     words = [text.partition("=") for text in overrides]
     chosen = {name for group, _, value in words if group in groups for name in _picked(group, value)}
-    merged = OmegaConf.merge(own, {name: node for name, node in content.items_ex(resolve=False) if name not in chosen})
+    merged = OmegaConf.merge(
+        primary, {name: node for name, node in content.items_ex(resolve=False) if name not in chosen}
+    )
     assert isinstance(merged, DictConfig)
     return merged
 
 
 def _picked(group: str, value: str) -> Iterator[str]:
-    """The groups of which ``group=value`` chooses an option, by way of others as well."""
+    """Yield the groups of which ``group=value`` chooses an option, directly or through other options."""
     if value.startswith("{"):  # keys, and no option
         return
     yield group

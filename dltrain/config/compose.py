@@ -1,4 +1,4 @@
-"""The configuration of a command: composed, checked, and told what is wrong with it. Nothing else composes one."""
+"""Compose and check the configuration of a command, and collect what is wrong with it. Nothing else composes."""
 
 import contextlib
 import copy
@@ -75,19 +75,19 @@ class Composer:
         return cfg
 
     def _whole_sweep(self, each_job: bool) -> DictConfig:
-        with contextlib.suppress(Exception):  # what is wrong is found again, and told, with the jobs
+        with contextlib.suppress(Exception):  # what is wrong comes up again with the jobs
             self._sweep = self._as_a_whole()
         whole, given = self._sweep, self.overrides
         if whole is not None:
-            given = [one for one in given if not one.is_hydra_override()]
+            given = [each for each in given if not each.is_hydra_override()]
             self.problems += sweeps.sharing_a_folder(whole, self.overrides)
         if whole is not None and sweeps.is_basic(whole):
             given = [*self._parsed(sweeps.params(whole)), *given]
-            self.problems += [sweeps.interval(one) for one in given if one.is_interval_sweep()]
+            self.problems += [sweeps.interval(override) for override in given if override.is_interval_sweep()]
             self._check_jobs(given, each_job or OmegaConf.select(whole, "sweep.on_failure") == "stop")
         else:
             self._check_jobs(given, each_job)
-            self.problems = [sweeps.for_interval(one, given) for one in self.problems]
+            self.problems = [sweeps.for_interval(problem, given) for problem in self.problems]
         self._raise_problems()
         if self._sweep is None:
             with _translated():
@@ -105,14 +105,14 @@ class Composer:
         problems: list[str] = []
         with _translated():
             cfg = self._with(given)
-        unknown = [one for one in given if not self._chooses(one) and not self._apply(one, cfg, problems)]
+        unknown = [each for each in given if not self._chooses(each) and not self._apply(each, cfg, problems)]
         if problems:
             raise ConfigError(problems)
         note_overrides(cfg, given)
         OmegaConf.copy_cache(from_config=self._sweep, to_config=cfg)
         config.check(cfg)
         if unknown:
-            raise ConfigError([translate.unadded(one) for one in unknown])
+            raise ConfigError(map(translate.unadded, unknown))
         return cfg
 
     def jobs(self) -> list[tuple[str, ...]]:
@@ -127,7 +127,7 @@ class Composer:
             raise UserError(
                 f"check -m lists the jobs that commas make; {whole.hydra.sweeper._target_} chooses them as it goes"
             )
-        typed = [one for one in self.overrides if not one.is_hydra_override()]
+        typed = [override for override in self.overrides if not override.is_hydra_override()]
         return list(product(*sweeps.choices([*self._parsed(sweeps.params(whole)), *typed])))
 
     def _raise_problems(self) -> None:
@@ -135,7 +135,7 @@ class Composer:
             raise ConfigError(dict.fromkeys(self.problems))
 
     def _as_a_whole(self) -> DictConfig:
-        texts = [str(one.input_line) for one in self.overrides]
+        texts = [str(override.input_line) for override in self.overrides]
         mode = [] if "hydra.mode=MULTIRUN" in texts else ["hydra.mode=MULTIRUN"]
         with _no_warnings():
             return self.loader.load_configuration(self.name, [*texts, *mode], RunMode.MULTIRUN)
@@ -149,7 +149,7 @@ class Composer:
         if spaced := translate.spaced(texts):
             self.problems.append(spaced)
             return []
-        found = []
+        parsed = []
         for text in texts:
             if deep := translate.too_deep(text):
                 self.problems.append(deep)
@@ -164,13 +164,13 @@ class Composer:
             elif override.is_sweep_override() and not self.flags.sweeps:
                 self.problems.append(translate.unswept(override))
             else:
-                found.append(override)
-        return found
+                parsed.append(override)
+        return parsed
 
     def _repository(self) -> Any:
         names = self.loader.repository.get_group_options("", ObjectType.CONFIG)
         if not self.loader.repository.config_exists(self.name):
-            hint = did_you_mean(self.name, names) or "; --config-dir names one more folder of them"
+            hint = did_you_mean(self.name, names) or "; --config-dir adds a folder to them"
             raise UserError(
                 f"--config-name={self.name}: there is no {self.name}.yaml in the configuration folders{hint}"
             )
@@ -185,7 +185,7 @@ class Composer:
 
     def _searched(self) -> list[str]:
         """The override that names further folders: every composition needs it."""
-        return [one.input_line or "" for one in self.overrides if one.key_or_group == "hydra.searchpath"]
+        return [each.input_line or "" for each in self.overrides if each.key_or_group == "hydra.searchpath"]
 
     def _chooses(self, override: Override) -> bool:
         return chooses(override, self.repository)
@@ -206,17 +206,18 @@ class Composer:
         Hydra stops at the first override that it cannot apply. Here they are applied one by one, unknown keys too, so
         that the check of the whole names all that is wrong.
         """
-        values = [one for one in given if not self._chooses(one)]
+        options = [override for override in given if self._chooses(override)]
+        values = [override for override in given if override not in options]
         try:
             cfg = self._with(given)
         except Exception:  # Hydra raises many kinds; what is nobody's mistake is raised again
-            if (base := self._with_options([one for one in given if self._chooses(one)])) is not None:
+            if (base := self._with_options(options)) is not None:
                 self._apply_all(values, base)
             if not self.problems:
                 raise
             return None
-        self._apply_all([one for one in values if not one.is_hydra_override()], cfg)
-        note_overrides(cfg, [one for one in given if not one.is_hydra_override()])
+        self._apply_all([value for value in values if not value.is_hydra_override()], cfg)
+        note_overrides(cfg, [override for override in given if not override.is_hydra_override()])
         return cfg
 
     def _with(self, given: Sequence[Override]) -> DictConfig:
@@ -224,7 +225,7 @@ class Composer:
 
         Composing takes ten times as long as giving keys their values, so a sweep does it once for the same options.
         """
-        chosen = tuple(sweeps.first(one) for one in given if self._chooses(one) or one.is_hydra_override())
+        chosen = tuple(sweeps.first(each) for each in given if self._chooses(each) or each.is_hydra_override())
         if chosen not in self._bases:
             if self._sweep is None:
                 self._bases[chosen] = self._load(chosen)
@@ -252,7 +253,7 @@ class Composer:
 
     def _with_options(self, groups: list[Override]) -> DictConfig | None:
         """The configuration with those options whose files can be composed; what is wrong with the others is noted."""
-        texts = [sweeps.first(one) for one in groups]
+        texts = [sweeps.first(group) for group in groups]
         with contextlib.suppress(Exception):
             return self._load([*texts, *self._searched()])
         kept: list[str] = []
@@ -318,12 +319,12 @@ class Composer:
 
         Every combination of values is tried, and where there are very many, each value in one of them.
         """
-        swept = [one for one in given if one.is_sweep_override()]
-        empty = [one for one in swept if not any(sweeps.values(one))]
-        for one in empty:
-            why = wrong(one, self.repository) or "this names no value"
-            self.problems.append(f"{one.input_line} (command line): {why}")
-        choices = sweeps.choices([one for one in given if one not in empty], sweeps.TRIED)
+        swept = [override for override in given if override.is_sweep_override()]
+        empty = [override for override in swept if not any(sweeps.values(override))]
+        for override in empty:
+            why = wrong(override, self.repository) or "this names no value"
+            self.problems.append(f"{override.input_line} (command line): {why}")
+        choices = sweeps.choices([override for override in given if override not in empty], sweeps.TRIED)
         first = [texts[0] for texts in choices]
         problems = self._problems_of(first)
         if not problems and not each:  # the sweep can begin, and the launcher looks at each of its jobs
@@ -334,29 +335,28 @@ class Composer:
             return
         singly = [(*first[:n], text, *first[n + 1 :]) for n, texts in enumerate(choices) for text in texts[1:]]
         jobs = dict.fromkeys([*islice(product(*choices), sweeps.TRIED), *singly])
-        found: dict[str, list[int]] = {}
+        jobs_of: dict[str, list[int]] = {}
         for number, job in enumerate(jobs):
             problems = self._problems_of(job)
             if not problems and not each:
                 return
             for text in problems:
-                found.setdefault(text, []).append(number)
-        told = list(jobs)
-        self.problems += [sweeps.of_jobs(text, numbers, told) for text, numbers in found.items()]
+                jobs_of.setdefault(text, []).append(number)
+        self.problems += [sweeps.of_jobs(text, numbers, list(jobs)) for text, numbers in jobs_of.items()]
 
     def _problems_of(self, texts: Sequence[str]) -> list[str]:
-        """What is wrong with the job of these overrides."""
+        """Return what is wrong with the job of these overrides."""
         before, self.problems = self.problems, []
         self._composed(self._right([self._override(text) for text in texts]))
-        found, self.problems = self.problems, before
-        return list(dict.fromkeys(found))
+        problems, self.problems = self.problems, before
+        return list(dict.fromkeys(problems))
 
 
 def show(flags: Flags) -> None:
-    """Print what flags of Hydra's ask to see.
+    """Print what flags of Hydra's ask for.
 
     Raises:
-        ConfigError: every problem of the configuration, where Hydra tells the first.
+        ConfigError: every problem of the configuration, where Hydra names the first.
     """
     try:
         session.show(flags, config_name(flags), Loader.of(flags.config_dir))
@@ -369,13 +369,13 @@ def show(flags: Flags) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Within, what Hydra cannot make a configuration of is told in dltrain's words."""
+    """Within, Hydra's errors of a configuration are raised in dltrain's words."""
     try:
         yield
     except Exception as error:
-        if not translate.is_composition_error(error):
+        if (explanation := translate.explained(error)) is error:
             raise
-        raise ConfigError(translate.translated(error)) from error
+        raise explanation from error
 
 
 def _no_warnings() -> AbstractContextManager[object]:

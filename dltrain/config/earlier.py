@@ -1,4 +1,4 @@
-"""The configuration of an earlier run: taken up with overrides, and trusted no further than it has to be."""
+"""The configuration of an earlier run: used again with overrides, and trusted no further than it has to be."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,19 +22,19 @@ _TABLES = ("dltrain.data.table.table", "dltrain.data.series.series")
 
 
 def as_text(cfg: DictConfig) -> str:
-    """A composed configuration as YAML, for another process of the same run."""
+    """Return a composed configuration as YAML, for another process of the same run."""
     return OmegaConf.to_yaml({"foreign": bool(cfg._get_flag("foreign")), "config": OmegaConf.to_container(cfg)})
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain types, with its references as they are written."""
+    """Return the configuration in plain types, with its references as they are written."""
     content = OmegaConf.to_container(cfg)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
 
 def of_text(text: str) -> DictConfig:
-    """What :func:`as_text` was made of; checked and trusted as it was there."""
+    """Return the configuration that :func:`as_text` was given, trusted as it was there."""
     read = OmegaConf.to_container(OmegaConf.create(text))
     assert isinstance(read, dict)
     cfg = OmegaConf.create(read["config"])
@@ -44,7 +44,7 @@ def of_text(text: str) -> DictConfig:
 
 
 def of_checkpoint(path: Path, resolved: str, composed: str | None = None) -> DictConfig:
-    """The configuration in the checkpoint ``path``, its texts being data; of a run that is to go on, as ``composed``.
+    """Read the configuration in the checkpoint ``path``, its texts being data; of a run that goes on, as ``composed``.
 
     Raises:
         CheckpointError: it is none.
@@ -60,7 +60,7 @@ def of_checkpoint(path: Path, resolved: str, composed: str | None = None) -> Dic
 
 
 def of_run(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of an earlier run with values of existing keys replaced by ``overrides``.
+    """Return the configuration of an earlier run with values of existing keys replaced by ``overrides``.
 
     Raises:
         ConfigError: an override that is none, or a key that the configuration does not have.
@@ -85,7 +85,7 @@ def _add_new_keys(cfg: DictConfig) -> None:
 
 
 def _override(cfg: DictConfig, text: str) -> str:
-    """Replace the value of a key of ``cfg`` by the override ``text``; returns why it cannot be, or nothing."""
+    """Replace the value of a key of ``cfg`` by the override ``text``; returns why that fails, or an empty string."""
     if deep := too_deep(text):
         return deep
     try:
@@ -114,9 +114,9 @@ _SQLITE = "sqlite:///"  # and the path of a file, which may be relative
 
 
 def locate_files(cfg: DictConfig, folder: str) -> None:
-    """Let the relative paths of a configuration, where they lead to something in ``folder``, lead there.
+    """Make relative paths of a configuration absolute where they exist in ``folder``.
 
-    They were typed in that directory, and the run can be taken up from any other one.
+    They were typed in that directory, and the run may be resumed in a different directory.
     """
     loggers = cfg.get("logger")
     stores = list(loggers.values()) if isinstance(loggers, DictConfig) else []
@@ -137,7 +137,7 @@ def _yaml(file: str) -> Any:
 
 
 def _loggers(chosen: Any) -> DictConfig:
-    """The options of the group ``logger`` that are ``chosen``, one or a list."""
+    """Return the options of the group ``logger`` that are ``chosen``, by a name or a list."""
     names = [str(name) for name in (chosen if isinstance(chosen, list) else [chosen])]
     there = {path.name.removesuffix(".yaml"): path for path in (files("dltrain.conf") / "logger").iterdir()}
     if unknown := [name for name in names if name not in there]:
@@ -151,7 +151,7 @@ def require_trusted(cfg: DictConfig) -> None:
     """Refuse a configuration that came with a checkpoint and names classes of packages that nobody has vouched for.
 
     Raises:
-        ConfigError: each ``_target_`` that is neither one of the common classes and functions of torch, torchvision,
+        ConfigError: each ``_target_`` that is neither a common class or function of torch, torchvision,
             optuna and dltrain nor of the packages of ``trust``.
     """
     cfg._set_flag("foreign", True)  # for whoever makes what it names
@@ -167,14 +167,14 @@ def require_trusted(cfg: DictConfig) -> None:
 
 
 def packages_of(cfg: DictConfig) -> list[str]:
-    """The packages that have to be vouched for where this configuration comes back with a checkpoint."""
+    """Return the packages that the user has to trust to load a checkpoint with this configuration."""
     content = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-    found = [needs_trust(target, Trust((), True)) for _, target in _targets(content, "")]
-    return [package for package in dict.fromkeys(found) if package]
+    packages = (needs_trust(target, Trust((), True)) for _, target in _targets(content, ""))
+    return list(filter(None, dict.fromkeys(packages)))
 
 
 def _targets(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Key and value of every ``_target_`` at any depth."""
+    """Yield key and value of every ``_target_`` at any depth."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         if key == "_target_" and value is not None:

@@ -1,4 +1,4 @@
-"""The command line of a training, a sweep or a check, taken apart once: Hydra's flags, and overrides."""
+"""The command line of a run, a sweep or a check, split into Hydra's flags and overrides."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ _SWEEP = ("-m", "--multirun")
 
 
 class Flags(argparse.Namespace):
-    """What :func:`parse_flags` has found.
+    """What :func:`parse_flags` returns.
 
     ``words`` are the flags of one run with their values, as they were typed; ``overrides`` are all other words.
     """
@@ -35,7 +35,7 @@ class Flags(argparse.Namespace):
 
     @property
     def shows(self) -> bool:
-        """Whether Hydra is to show something, and nothing is to run."""
+        """Whether Hydra is to print something, and nothing is to run."""
         return bool(self.help or self.hydra_help or self.cfg or self.info or self.shell_completion)
 
     @property
@@ -49,23 +49,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Hydra's own, with errors that are raised instead of printed below a screen of flags."""
-    found = get_args_parser()
-    found.__class__ = _Parser
-    return found
+    """Return Hydra's parser, whose errors are raised instead of printed below a screen of flags."""
+    flags = get_args_parser()
+    flags.__class__ = _Parser
+    return flags
 
 
 def parser_for_help() -> argparse.ArgumentParser:
-    """:func:`parser`, with ``dltrain`` as the command whatever the file is called that has started this process."""
-    found = parser()
-    for action in found._actions:
+    """Return :func:`parser` with ``dltrain`` as the command, whatever file has started this process."""
+    flags = parser()
+    for action in flags._actions:
         if action.dest == "shell_completion":
             action.help = re.sub(r"[^\s(][^(\n]* -sc ", "dltrain -sc ", str(action.help))
-    return found
+    return flags
 
 
 def parse_flags(arguments: Sequence[str]) -> Flags:
-    """Flags and overrides, in the order given, wherever they stand.
+    """Split ``arguments`` into flags and overrides, in any order.
 
     Raises:
         UserError: a flag that there is not, or flags that exclude each other.
@@ -77,7 +77,7 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
         if word.startswith("-"):
             name = word.lstrip("-").partition("=")[0].replace("-", "_")
             raise UserError(f"there is no flag {word}; a key is written without dashes, {name}=... (dltrain --help)")
-        raise UserError(f"'{word}' stands behind a flag: write flags such as -m first, then all keys")
+        raise UserError(f"'{word}' comes after a flag: write flags such as -m first, then all keys")
     _require_one_mode(flags)
     flags.words = [word for word in arguments if word not in _SWEEP]
     for override in flags.overrides:
@@ -87,7 +87,7 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
 
 def _require_one_mode(flags: Flags) -> None:
     if flags.config_path is not None:
-        raise UserError("--config-path would hide dltrain's own files: --config-dir adds a folder of yours to them")
+        raise UserError("--config-path would hide dltrain's files: --config-dir adds a folder of yours to them")
     if flags.resolve and not flags.cfg and not flags.help:
         raise UserError("--resolve goes with --cfg: dltrain --cfg job --resolve")
     if flags.experimental_rerun:

@@ -1,11 +1,11 @@
-"""What Hydra itself would make for its launcher, sweeper, callbacks and logging: a few classes known by their names."""
+"""What Hydra would make for its launcher, sweeper, callbacks and logging: only a few classes, known by their names."""
 
 import codecs
 import importlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,7 @@ _HANDLERS = (
 _LOGS = (".log", ".txt", ".jsonl")
 _RUN_FOLDER = re.compile(r"\$\{hydra[.:]runtime\.output_dir\}/(?:[^/${}]|\$\{hydra[.:]job\.name\})+")
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-_TEXTS = (
-    "hydra.",
-    "hydra:",
-    "oc.env:",
-    "now:",
-    "dltrain_unique:",
-)  # what Hydra and the environment have is no such text
+_TEXTS = ("hydra.", "hydra:", "oc.env:", "now:", "dltrain_unique:")  # whose values do not begin with ext://
 _KEY = r"[\w.\[\]]+"
 # Interpolations that give text, or the node of another key; any other resolver could make a class of what it is given.
 _PLAIN = re.compile(
@@ -49,7 +43,7 @@ _REFERENCE = re.compile(rf"\$\{{(?:(hydra):)?({_KEY})\}}")
 
 
 def check_hydra(cfg: Any) -> Iterator[Problem]:
-    """Problems of the key ``hydra`` of a composed configuration in plain types, in which nothing is resolved."""
+    """Yield the problems of the key ``hydra`` of a configuration in plain types, in which nothing is resolved."""
     hydra = cfg["hydra"]
     yield from _check_job(hydra)
     for name, check in (
@@ -66,7 +60,7 @@ def check_hydra(cfg: Any) -> Iterator[Problem]:
 
 
 def check_names(cfg: Any) -> Iterator[Problem]:
-    """Names of what Hydra writes into the run folder, resolved: with a slash or dots they would lead out of it."""
+    """Check the resolved names of what Hydra writes into the run folder: a slash or dots would lead out of it."""
     for key, example in _NAMES.items():
         name = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)  # Hydra itself ends where it cannot
         if name is not None and (name in ("", ".", "..") or "/" in name):
@@ -75,7 +69,8 @@ def check_names(cfg: Any) -> Iterator[Problem]:
 
 def _check_job(hydra: Mapping[str, Any]) -> Iterator[Problem]:
     verbose = hydra.get("verbose", False)
-    if not _names_loggers(verbose):
+    is_list = isinstance(verbose, list) and all(isinstance(name, str) for name in verbose)
+    if not (is_list or isinstance(verbose, bool | str)):
         text = "must be true or false, or the name of a logger, or a list of such names"
         yield Problem("hydra.verbose", text, verbose)
     for key, example in _FOLDERS.items():
@@ -95,21 +90,17 @@ def _check_job(hydra: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("hydra.job.env_copy", text, names)
 
 
-def _names_loggers(value: Any) -> bool:
-    return isinstance(value, bool | str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
-
-
 def _followed(value: Any, cfg: Mapping[str, Any], seen: Sequence[str]) -> Any:
-    """``value`` with what is written at the keys that it refers to in the place of the references, at any depth."""
+    """Replace references to other keys by what is written there, at any depth."""
     if isinstance(value, dict):
         return {key: _followed(item, cfg, seen) for key, item in value.items()}
     if isinstance(value, list):
         return [_followed(item, cfg, seen) for item in value]
-    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-    if found is None or value in seen:
+    reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if reference is None or value in seen:
         return value
     node: Any = cfg
-    for part in re.split(r"[.\[\]]+", f"{'hydra.' if found[1] else ''}{found[2]}".rstrip("]")):
+    for part in re.split(r"[.\[\]]+", f"{'hydra.' if reference[1] else ''}{reference[2]}".rstrip("]")):
         node = _followed(node, cfg, (*seen, value)) if isinstance(node, str) else node
         index = int(part) if isinstance(node, list) and part.isdecimal() else part
         try:
@@ -119,10 +110,14 @@ def _followed(value: Any, cfg: Mapping[str, Any], seen: Sequence[str]) -> Any:
     return _followed(node, cfg, (*seen, value))
 
 
+def _items(node: Any) -> Iterable[tuple[Any, Any]]:
+    """Return what a node holds, with its key or index."""
+    return node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+
+
 def _check_texts(key: str, value: Any) -> Iterator[Problem]:
-    """Values that are worked out, at any depth."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
+    """Refuse values that a resolver would compute, at any depth."""
+    for name, item in _items(value):
         yield from _check_texts(f"{key}.{name}", item)
     if isinstance(value, str) and "${" in _PLAIN.sub("", value):
         yield Problem(key, "is worked out by a resolver, which could make a class of it: write the value", value)
@@ -154,9 +149,8 @@ def _check_plugin(key: str, node: Any) -> Iterator[Problem]:
 
 
 def _inner_targets(key: str, node: Any) -> Iterator[Problem]:
-    """Targets within a node, which Hydra would make too."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, value in items:
+    """Refuse targets within a node, which Hydra would make too."""
+    for name, value in _items(node):
         if isinstance(value, dict) and "_target_" in value:
             yield Problem(f"{key}.{name}._target_", "is refused: nothing is made within this node", value["_target_"])
         yield from _inner_targets(f"{key}.{name}", value)
@@ -168,7 +162,7 @@ def _refused(key: str, value: Any, allowed: Sequence[str]) -> Problem:
 
 
 def _check_logging(key: str, node: Any) -> Iterator[Problem]:
-    """What :func:`logging.config.dictConfig` would make, and whether it could."""
+    """Check what :func:`logging.config.dictConfig` would make, and whether it could."""
     if not isinstance(node, dict):
         name = key.rpartition(".")[2]
         yield Problem(key, f"must hold keys: choose an option, hydra/{name}=dltrain", node)
@@ -203,13 +197,12 @@ def _check_parts(key: str, root: Mapping[str, Any], groups: Mapping[str, Any]) -
     users += [("root", root), *((f"loggers.{name}", each) for name, each in groups["loggers"].items())]
     for name, each in users:
         yield from _check_level(f"{key}.{name}", each)
-        yield from _check_names(f"{key}.{name}", each, groups)
+        yield from _check_references(f"{key}.{name}", each, groups)
 
 
 def _check_external(key: str, value: Any) -> Iterator[Problem]:
-    """``ext://`` imports what it names, ``cfg://`` takes it from elsewhere, and ``.`` sets attributes."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
+    """Refuse ``ext://``, which imports, ``cfg://``, which copies values, and ``.``, which sets attributes."""
+    for name, item in _items(value):
         if name == ".":
             yield Problem(f"{key}.{name}", "is refused: give the class its arguments", item)
         yield from _check_external(f"{key}.{name}", item)
@@ -218,7 +211,7 @@ def _check_external(key: str, value: Any) -> Iterator[Problem]:
 
 
 def _may_import(text: str) -> bool:
-    """Whether a text is, or could be once it is resolved, one with ``ext://`` in front."""
+    """Whether a text is, or could be once it is resolved, a text with ``ext://`` in front."""
     start, opening, rest = text.partition("${")
     begins = opening and re.fullmatch(r"\w*:?/?/?", start) and not rest.startswith(_TEXTS)
     return bool(begins or re.match(r"\w+://", text))
@@ -231,8 +224,8 @@ def _check_level(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(f"{key}.level", f"must be one of {', '.join(names)}{did_you_mean(str(level), names)}", level)
 
 
-def _check_names(key: str, node: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[Problem]:
-    """Handlers, filters and formatters that are named must be there."""
+def _check_references(key: str, node: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check that the handlers, filters and formatters that are named exist."""
     formatter = node.get("formatter")
     if formatter and formatter not in groups["formatters"]:
         near = did_you_mean(str(formatter), groups["formatters"])
@@ -268,12 +261,11 @@ def _check_handler(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
     if "filename" in node and (problem := _unfit(node["filename"])):
         yield Problem(f"{key}.filename", problem, node["filename"])
         return
-    module, _, name = node[kind].rpartition(".")
-    made = getattr(importlib.import_module(module), name)
-    given = {
-        each: value for each, value in node.items() if each not in ("()", "class", "level", "formatter", "filters", ".")
-    }
-    if "${" in str({each: value for each, value in given.items() if each != "filename"}):  # not known yet
+    module, _, class_name = node[kind].rpartition(".")
+    made = getattr(importlib.import_module(module), class_name)
+    settings = ("()", "class", "level", "formatter", "filters", ".")
+    given = {name: value for name, value in node.items() if name not in settings}
+    if any("${" in str(value) for name, value in given.items() if name != "filename"):  # not known yet
         return
     given |= {"delay": True} if issubclass(made, logging.FileHandler) else {}  # so that no file is opened
     given |= {"stream": None} if isinstance(given.get("stream"), str) else {}
@@ -285,7 +277,7 @@ def _check_handler(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _unfit(filename: Any) -> str:
-    """Why a log may not be written to a file, if it may not: it must be in the run folder, or be a log by its name."""
+    """Return why a log may not be written to a file, if so: it must be in the run folder, or have the name of a log."""
     if isinstance(filename, str) and _RUN_FOLDER.fullmatch(filename):
         return ""
     if not isinstance(filename, str) or not filename.endswith(_LOGS):

@@ -1,6 +1,6 @@
-"""Text that is data: class names and names of files stand in a configuration, but what they hold is never resolved.
+"""Text that is data: class names and file names stand in a configuration, but are never resolved.
 
-Neither is a run's own configuration once it is taken up again, but for references to its other keys: whoever wrote a
+Nor is the configuration of a run once it is taken up again, but for references to its other keys: whoever wrote a
 checkpoint would look into the environment of whoever reads it.
 """
 
@@ -14,12 +14,12 @@ from dltrain.system import yaml_text
 
 _OPENING = re.compile(r"(\\*)\$\{")
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
-_REFERENCE = re.compile(r"\$\{[^${}:]+\}")  # to another key: the name of a resolver has a colon behind it
+_REFERENCE = re.compile(r"\$\{[^${}:]+\}")  # to another key: the name of a resolver ends with a colon
 _NOTHING = object()
 
 
 def escaped(value: Any) -> Any:
-    """``value``, of plain types, so that OmegaConf resolves each text in it to what the text is now."""
+    """Escape ``value``, of plain types, so that OmegaConf resolves each text in it to itself."""
     if isinstance(value, str):
         return _OPENING.sub(r"\1\1\\${", value)
     if isinstance(value, dict):
@@ -28,7 +28,7 @@ def escaped(value: Any) -> Any:
 
 
 def of_resolved(text: str) -> DictConfig:
-    """The configuration in a run's config.yaml or checkpoint: it was resolved, so its texts are no more than texts.
+    """Read the configuration in a run's config.yaml or checkpoint: it was resolved, so its texts are data.
 
     Raises:
         ValueError: it is none.
@@ -37,12 +37,12 @@ def of_resolved(text: str) -> DictConfig:
 
 
 def of_composed(composed: str, resolved: str) -> DictConfig:
-    """The configuration of a run as it was ``composed``, where nothing but references to other keys is worked out anew.
+    """Return the configuration of a run as it was ``composed``, where only references to other keys are resolved anew.
 
-    What any other interpolation came to is taken from the same configuration as it was ``resolved``.
+    Values of all other interpolations are those of the same configuration as it was ``resolved``.
 
     Raises:
-        ValueError: that has no such key, or one of them is none.
+        ValueError: that has no such key, or a text is no configuration.
     """
     return DictConfig(_settled(_read(composed), _read(resolved), ""))
 
@@ -55,7 +55,7 @@ def _read(text: str) -> dict[Any, Any]:
 
 
 def _settled(node: Any, known: Any, key: str) -> Any:
-    """``node`` with what ``known`` has at the same place for each text that a resolver would work out."""
+    """Replace each text that a resolver would compute by what ``known`` has at the same place."""
     if isinstance(node, dict | list):
         there = dict(enumerate(known)) if isinstance(known, list) else known if isinstance(known, dict) else {}
         items = node.items() if isinstance(node, dict) else enumerate(node)

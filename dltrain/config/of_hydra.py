@@ -1,4 +1,4 @@
-"""What a configuration takes from Hydra's own, as ``${hydra:runtime.cwd}``: in the check, and for whoever goes on."""
+"""What a configuration takes from Hydra's, as ``${hydra:runtime.cwd}``: in the check, and in a run that goes on."""
 
 import re
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ _TAKEN = re.compile(r"\$\{hydra:[^${}]*\}")
 
 @contextmanager
 def answered_by(hydra: DictConfig | None) -> Iterator[None]:
-    """Within, ``${hydra:...}`` is answered of this configuration, by ``LATER`` where the run alone will know.
+    """Within, ``${hydra:...}`` resolves to values of this configuration, to ``LATER`` where only the run will know.
 
-    Without one it stays as it is: within a job Hydra answers itself.
+    Without a configuration it stays as it is: within a job Hydra answers itself.
     """
     if hydra is None:
         yield
@@ -44,7 +44,7 @@ def answered_by(hydra: DictConfig | None) -> Iterator[None]:
 
 
 def write_out(node: DictConfig | ListConfig) -> None:
-    """Put in the place of each ``${hydra:...}`` what it stands for now: whoever takes the run up has no Hydra."""
+    """Replace each ``${hydra:...}`` by its value: when the run is resumed there is no Hydra."""
     keys: Any = range(len(node)) if isinstance(node, ListConfig) else list(node.keys())
     for key in keys:
         inner: Any = node._get_node(key)

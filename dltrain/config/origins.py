@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 
 from dltrain.config.complete import COMPLETE, complete_file
 from dltrain.config.hydra_internals import CachingConfigRepository
+from dltrain.config.overrides import chooses
 from dltrain.config.targets import near_path
 from dltrain.config.yaml_lines import hidden_header, key_lines
 
@@ -18,17 +19,16 @@ _SHIPPED = ("hydra", "main", "schema")  # with Hydra and dltrain, by their provi
 
 
 class Origins:
-    """Called with a key, says where its value comes from. The files are read only if somebody asks.
+    """Called with a key, returns where its value comes from. The files are read at the first call.
 
-    ``composed_from`` takes what returns Hydra's list of the files that were composed, in their order.
+    ``composed_from`` takes a function that returns Hydra's list of the composed files, in their order.
     """
 
     def __init__(self, repository: CachingConfigRepository, overrides: Sequence[Override]):
         self.repository = repository
         self._defaults: Callable[[], Sequence[Any]] = tuple
-        chosen = [one for one in overrides if not isinstance(one.value(), dict)]
-        self._options = {one.key_or_group for one in chosen if repository.group_exists(one.key_or_group)}
-        self._typed = {one.key_or_group for one in overrides} - self._options
+        self._options = {override.key_or_group for override in overrides if chooses(override, repository)}
+        self._typed = {override.key_or_group for override in overrides} - self._options
         self._lines: dict[str, str] | None = None
 
     def composed_from(self, defaults: Callable[[], Sequence[Any]]) -> None:
@@ -42,15 +42,15 @@ class Origins:
             return COMMAND_LINE
         lines = self._read()
         outer = key.partition("[")[0]
-        while outer and outer not in lines:  # items of a list have no line of their own, what is missing has none
+        while outer and outer not in lines:  # items of a list have no line, nor has what is missing
             outer = outer.rpartition(".")[0]
         return lines.get(outer, "") or (COMMAND_LINE if key in self._options else "")
 
     def hidden_headers(self) -> list[str]:
-        """What is wrong with those of the files of which Hydra does not see in which place they belong."""
+        """Return the problems of files whose ``# @package`` Hydra does not see."""
         if all(source.provider in _SHIPPED for source in self.repository.get_sources()):
             return []
-        paths = [file_of(self.repository, one.config_path) for one in self._defaults() if one.config_path]
+        paths = [file_of(self.repository, default.config_path) for default in self._defaults() if default.config_path]
         return [f"{path_shown(path)}, {text}" for path in paths if path and (text := hidden_header(path))]
 
     def _read(self) -> dict[str, str]:
@@ -68,7 +68,7 @@ class Origins:
 
 
 def file_of(repository: CachingConfigRepository, config_path: str) -> Path | None:
-    """The file that Hydra takes for ``optim/sgd``; ``None`` where it is none of the disk."""
+    """Return the file that Hydra takes for ``optim/sgd``; ``None`` where it is not on disk."""
     if config_path == COMPLETE:
         return complete_file()
     source = repository.delegate._find_object_source(config_path, ObjectType.CONFIG)  # type: ignore[attr-defined]
@@ -79,8 +79,8 @@ def file_of(repository: CachingConfigRepository, config_path: str) -> Path | Non
 
 
 def path_shown(path: Path | None) -> str:
-    """The path from the working directory, and for a file of dltrain's own from its ``conf`` folder."""
-    own = Path(str(files("dltrain.conf")))
+    """Return the path from the working directory, or for a file of dltrain's from its ``conf`` folder."""
+    shipped = Path(str(files("dltrain.conf")))
     if path is None:
         return ""
-    return f"dltrain's conf/{path.relative_to(own)}" if path.is_relative_to(own) else near_path(path)
+    return f"dltrain's conf/{path.relative_to(shipped)}" if path.is_relative_to(shipped) else near_path(path)

@@ -1,4 +1,4 @@
-"""What is wrong with an override by itself: a group or option that there is not, a key of Hydra's that there is not."""
+"""What is wrong with an override by itself: an unknown group, option, or key of Hydra's."""
 
 from typing import Any
 
@@ -21,16 +21,15 @@ def chooses(override: Override, repository: CachingConfigRepository) -> bool:
 
 
 def wrong(override: Override, repository: CachingConfigRepository) -> str:
-    """What is wrong with the override, or an empty string."""
-    found = _wrong_choice if chooses(override, repository) else _wrong_key
-    return found(override, repository)
+    """Return what is wrong with the override, or an empty string."""
+    return (_wrong_choice if chooses(override, repository) else _wrong_key)(override, repository)
 
 
 def _wrong_key(override: Override, repository: CachingConfigRepository) -> str:
     name = override.key_or_group
     if "/" in name or override.package is not None:
         known = repository.get_group_options("", ObjectType.GROUP)
-        known += [f"hydra/{one}" for one in repository.get_group_options("hydra", ObjectType.GROUP)]
+        known += [f"hydra/{group}" for group in repository.get_group_options("hydra", ObjectType.GROUP)]
         return f"there is no group {name}{did_you_mean(name, known) or '; the groups are ' + ', '.join(GROUPS)}"
     if name == "data" or name.startswith("data."):
         return "the data set fills this in: leave it out"
@@ -53,18 +52,20 @@ def _wrong_choice(override: Override, repository: CachingConfigRepository) -> st
         chosen = value
     if not chosen:
         return f"this names none of the options {', '.join(options)}"
-    for one in chosen:
-        if not isinstance(one, str) or not repository.config_exists(f"{name}/{one}"):
-            hint = did_you_mean(str(one), options)
+    for option in chosen:
+        if not isinstance(option, str) or not repository.config_exists(f"{name}/{option}"):
+            hint = did_you_mean(str(option), options)
             listed = f"{' The' if hint else '; the'} options are {', '.join(options)}"
-            return f"{name} has no option {one if isinstance(one, str) and one else shown(one)}{hint}{listed}"
+            return (
+                f"{name} has no option {option if isinstance(option, str) and option else shown(option)}{hint}{listed}"
+            )
     if (override.is_add() and (name in GROUPS or "/" in name)) or override.is_force_add():
         return f"a group is chosen without the plus sign: {name}={value}"
     return ""
 
 
 def unknown_of_hydra(override: Override, cfg: DictConfig) -> str:
-    """The key of Hydra's own configuration that there is not."""
+    """Return the problem of a key that Hydra's configuration does not have, or an empty string."""
     node: Any = cfg
     parts = override.key_or_group.split(".")
     for number, part in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Hydra around a command: what it keeps for the whole process, what it shows, and how it runs a job."""
+"""Hydra around a command: its state in the process, what it prints, and how it runs a job."""
 
 import contextlib
 import logging
@@ -24,40 +24,37 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config.flags import Flags, parser_for_help
 from dltrain.config.hydra_internals import Callbacks, ConfigLoaderImpl, Hydra, SourcesRegistry
 from dltrain.config.hydra_section import NAMELESS
-from dltrain.config.reader import FileConfigSource, ImportlibResourcesConfigSource
+from dltrain.config.loader import FileConfigSource, ImportlibResourcesConfigSource
 from dltrain.errors import UserError
 from dltrain.system.answer import stdout
 
-_RESOLVERS = ("dltrain_unique", "hydra", "now", "python_version")  # ours, and those that Hydra itself adds
+_RESOLVERS = ("dltrain_unique", "hydra", "now", "python_version")  # ours, and those that Hydra adds
 
 
 @contextmanager
 def hydra_session() -> Iterator[None]:
-    """Within, Hydra is as dltrain needs it, whatever the process has used it for; behind it is as it was.
+    """Within, Hydra is as dltrain needs it, whatever the process has used it for; after it Hydra is as it was.
 
     Classes of the working directory can be named as a ``_target_`` without installing them.
     """
     sys.path.insert(0, os.getcwd())
     Plugins.instance()  # imports them, once for the process, which puts their files into the store
-    hydra, base, cfg = GlobalHydra.instance().hydra, VersionBase.instance().version_base, HydraConfig.instance().cfg
-    stored, sources = ConfigStore.instance().repo, SourcesRegistry.instance().types
-    job = JobRuntime.instance().conf.name
+    kept = [
+        (GlobalHydra.instance(), "hydra"),
+        (VersionBase.instance(), "version_base"),
+        (HydraConfig.instance(), "cfg"),
+        (ConfigStore.instance(), "repo"),
+        (SourcesRegistry.instance(), "types"),
+        (JobRuntime.instance(), "conf"),
+    ]
+    before = [getattr(singleton, name) for singleton, name in kept]
     absent = [name for name in _RESOLVERS if not OmegaConf.has_resolver(name)]
-    GlobalHydra.instance().clear()
-    JobRuntime.instance().conf.name = NAMELESS  # its own method would log it
-    ConfigStore.instance().repo = _copied(stored)
-    readers = {reader.scheme(): reader for reader in (FileConfigSource, ImportlibResourcesConfigSource)}
-    SourcesRegistry.instance().types = {**sources, **readers}
     try:
         _set_up()
         yield
     finally:
-        GlobalHydra.instance().hydra = hydra
-        JobRuntime.instance().conf.name = job
-        VersionBase.instance().version_base = base
-        HydraConfig.instance().cfg = cfg
-        ConfigStore.instance().repo = stored
-        SourcesRegistry.instance().types = sources
+        for (singleton, name), value in zip(kept, before, strict=True):
+            setattr(singleton, name, value)
         for name in absent:
             OmegaConf.clear_resolver(name)
 
@@ -67,18 +64,22 @@ def _copied(groups: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set_up() -> None:
+    GlobalHydra.instance().clear()
+    JobRuntime.instance().conf = OmegaConf.create({"name": NAMELESS})
+    readers = {reader.scheme(): reader for reader in (FileConfigSource, ImportlibResourcesConfigSource)}
+    SourcesRegistry.instance().types = {**SourcesRegistry.instance().types, **readers}
     version.setbase(None)
     setup_globals()
-    # Two runs never share a folder, however close they start. Cached: one value for a whole sweep.
+    # Two runs never share a folder, however close they start. Cached: a sweep has the same value throughout.
     OmegaConf.register_new_resolver("dltrain_unique", lambda: token_hex(4), use_cache=True, replace=True)
     # Hydra would check the keys of a launcher that dltrain has a file for against the plugin's of the same name.
-    stored = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    ConfigStore.instance().repo = repo = _copied(ConfigStore.instance().repo)
     for file in files("dltrain.conf").joinpath("hydra/launcher").iterdir():
-        stored.pop(file.name, None)
+        repo.get("hydra", {}).get("launcher", {}).pop(file.name, None)
 
 
 def show(flags: Flags, name: str, loader: ConfigLoaderImpl) -> None:
-    """Print what Hydra itself answers to ``--cfg``, ``--info``, ``--hydra-help``, or to a shell that completes.
+    """Print Hydra's answer to ``--cfg``, ``--info``, ``--hydra-help``, or to a shell that completes.
 
     ``name`` is that of the primary file.
     """
@@ -99,7 +100,7 @@ def show(flags: Flags, name: str, loader: ConfigLoaderImpl) -> None:
 
 
 def context_of(cfg: DictConfig, loader: ConfigLoaderImpl) -> HydraContext:
-    """What Hydra's launchers and :func:`run_as_job` need beside the configuration; from here on Hydra logs."""
+    """Set up Hydra's log; returns what its launchers and :func:`run_as_job` need beside the configuration."""
     hydra = Hydra("dltrain", loader)
     GlobalHydra.instance().initialize(hydra)
     configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
@@ -111,7 +112,7 @@ def context_of(cfg: DictConfig, loader: ConfigLoaderImpl) -> HydraContext:
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """The configuration of a run alone, in which ``${hydra:...}`` is answered as it would be in the run."""
+    """Return the configuration without Hydra's, in which ``${hydra:...}`` resolves as it would in the run."""
     HydraConfig.instance().set_config(cfg)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
@@ -122,10 +123,10 @@ def is_of_sweep(cfg: DictConfig) -> bool:
 
 @contextmanager
 def _answered_by(cfg: DictConfig) -> Iterator[None]:
-    """Within, ``${hydra:...}`` is answered of ``cfg``."""
+    """Within, ``${hydra:...}`` resolves to values of ``cfg``."""
     hydra: Any = HydraConfig.instance()
     before = hydra.cfg
-    hydra.cfg = cfg  # its own method would copy it
+    hydra.cfg = cfg  # HydraConfig.set_config() would copy it
     try:
         yield
     finally:
@@ -133,20 +134,20 @@ def _answered_by(cfg: DictConfig) -> Iterator[None]:
 
 
 def output_folder(cfg: DictConfig) -> Path:
-    """Where a run, or a job of a sweep, will write, as Hydra itself will find it."""
+    """Return the folder that Hydra will choose for a run or a job of a sweep."""
     with _answered_by(cfg):
         places = (cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir) if is_of_sweep(cfg) else (cfg.hydra.run.dir,)
         return Path(*map(str, places)).absolute()
 
 
 def overrides_of(cfg: DictConfig) -> list[str]:
-    """The overrides of a job, as it would be typed alone."""
+    """Return the overrides of a job, as they would be typed for a run of its own."""
     with _answered_by(cfg):
         return list(cfg.hydra.overrides.task)
 
 
 def run_as_job(context: HydraContext, cfg: DictConfig, task: Callable[[Any], float]) -> float:
-    """Have Hydra write ``.hydra/``, set up the log and the environment, and call ``task``; what it returns or raises.
+    """Have Hydra write ``.hydra/`` and set up log and environment, and call ``task``; returns or raises what it does.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -154,7 +155,7 @@ def run_as_job(context: HydraContext, cfg: DictConfig, task: Callable[[Any], flo
     place, part = ("hydra.sweep.dir", "hydra.sweep.subdir") if is_of_sweep(cfg) else ("hydra.run.dir", None)
     try:
         done = run_job(task, cfg, place, part, context)
-    except OSError as error:  # the task's own errors are held by what run_job returns
+    except OSError as error:  # run_job returns errors of the task
         raise UserError(f"the run folder cannot be made: {error}; name another with hydra.run.dir=...") from error
     if not is_of_sweep(cfg):
         context.callbacks.on_run_end(config=cfg, config_name=cfg.hydra.job.config_name, job_return=done)
@@ -165,10 +166,10 @@ def run_as_job(context: HydraContext, cfg: DictConfig, task: Callable[[Any], flo
 
 
 def current_job(says: bool = True) -> Any:
-    """Hydra's own configuration of the job that runs, in the directory where the command was typed.
+    """Return Hydra's configuration of the job that runs, and go to the directory where the command was typed.
 
     With ``hydra.job.chdir`` Hydra has gone to the run folder, where no relative path of the user's leads anywhere.
-    ``says``: that this has no effect.
+    With ``says`` a warning is logged that ``hydra.job.chdir`` has no effect.
     """
     job = HydraConfig.get()
     if job.job.chdir:

@@ -1,6 +1,6 @@
 """Reads classes and functions of torch, torchvision and dltrain from their files, without importing them.
 
-Importing torch takes seconds, parsing the few files that a class lies in takes milliseconds.
+To import torch takes seconds, to parse the few files of a class takes milliseconds.
 """
 
 import ast
@@ -15,32 +15,21 @@ from typing import Any, Literal, Optional, Union
 
 READ = ("torch", "torchvision", "dltrain", "optuna")
 _TYPES: dict[str, Any] = {
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "str": str,
-    "list": list,
+    **{kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict, Sequence, Iterable, Mapping)},
     "List": list,
-    "tuple": tuple,
     "Tuple": tuple,
-    "dict": dict,
     "Dict": dict,
-    "Sequence": Sequence,
-    "Iterable": Iterable,
-    "Mapping": Mapping,
     "Optional": Optional,
     "Union": Union,
     "Literal": Literal,
 }
-
-
 # Every network inherits from this class, which takes any arguments. Its file takes longer to parse than all others.
 _MODULE = ("torch.nn.modules.module", "Module")
 _EMPTY_CLASS = ast.ClassDef(name="Module", bases=[], keywords=[], body=[], decorator_list=[])
 
 
 class Tensor:
-    """Stands for torch's, for which a list of numbers is written."""
+    """Stands for torch's tensor, for which a list of numbers is written."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,7 @@ class Definition:
 
 
 class Module:
-    """The names that a module's file defines or imports; it is parsed once somebody asks for them."""
+    """The names that a module's file defines or imports; the file is parsed when they are first used."""
 
     def __init__(self, name: str, path: Path):
         self.name = name
@@ -72,7 +61,7 @@ class Module:
 
     @cached_property
     def stars(self) -> list[str]:
-        """The modules of which all names are imported."""
+        """The modules from which all names are imported."""
         imports = [statement for statement in self._statements if isinstance(statement, ast.ImportFrom)]
         return [self._source(statement) for statement in imports if statement.names[0].name == "*"]
 
@@ -99,7 +88,7 @@ class Module:
                 yield from ((alias.asname or alias.name.partition(".")[0], (alias.name, "")) for alias in aliases)
 
     def _source(self, statement: ast.ImportFrom) -> str:
-        """The full name of the module that a statement imports from."""
+        """Return the full name of the module that a statement imports from."""
         if not statement.level:
             return statement.module or ""
         parts = self.name.split(".")
@@ -108,7 +97,7 @@ class Module:
 
 
 def _unfolded(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements, with those within ``if`` and ``try`` in the place of these."""
+    """Yield the statements, and in the place of ``if`` and ``try`` the statements within."""
     for statement in statements:
         if isinstance(statement, ast.If | ast.Try):
             yield from _unfolded((*statement.body, *statement.orelse))
@@ -118,7 +107,7 @@ def _unfolded(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 @cache
 def module(name: str) -> Module | None:
-    """The module ``name`` of one of the packages that are read, or ``None`` where it has no Python file."""
+    """Return the module ``name`` of a package that is read, or ``None`` where it has no Python file."""
     path = _path(name)
     return Module(name, path) if path else None
 
@@ -135,7 +124,7 @@ def _path(name: str) -> Path | None:
 
 
 def find(name: str) -> Definition | Module | None:
-    """What the dotted ``name`` stands for; ``None`` when the files do not say."""
+    """Return what the dotted ``name`` stands for; ``None`` when the files do not say."""
     parts = name.split(".")
     return _within(parts[0], parts[1:]) if _path(parts[0]) else None
 
@@ -175,23 +164,23 @@ def _definition(place: str, name: str, seen: frozenset[tuple[str, str]]) -> Defi
         return _definition(place, entry.id, seen) or Definition(home, entry)
     if isinstance(entry, ast.ClassDef | ast.FunctionDef | ast.expr):
         return Definition(home, entry)
-    found = (_definition(star, name, seen) for star in home.stars)
-    return next((one for one in found if one), None)
+    imported = (_definition(star, name, seen) for star in home.stars)
+    return next((definition for definition in imported if definition), None)
 
 
 def names_of(place: Module) -> set[str]:
-    """Classes and functions that can be reached as ``place.name``, and its submodules."""
-    found = {name for name, entry in place.names.items() if isinstance(entry, ast.ClassDef | ast.FunctionDef | tuple)}
+    """Return the classes and functions that can be reached as ``place.name``, and its submodules."""
+    names = {name for name, entry in place.names.items() if isinstance(entry, ast.ClassDef | ast.FunctionDef | tuple)}
     for star in place.stars:
         if (source := module(star)) is not None and source is not place:
-            found |= names_of(source)
+            names |= names_of(source)
     if place.path.name == "__init__.py":
-        found |= {path.stem for path in place.path.parent.iterdir() if path.suffix == ".py" or path.is_dir()}
-    return {name for name in found if not name.startswith("_")}
+        names |= {path.stem for path in place.path.parent.iterdir() if path.suffix == ".py" or path.is_dir()}
+    return {name for name in names if not name.startswith("_")}
 
 
 def _expression(node: ast.expr, home: Module) -> Definition | Module | None:
-    """What a name or a chain of attributes stands for in the module ``home``."""
+    """Return what a name or a chain of attributes stands for in the module ``home``."""
     match node:
         case ast.Name(id=name):
             return _definition(home.name, name, frozenset())
@@ -203,46 +192,47 @@ def _expression(node: ast.expr, home: Module) -> Definition | Module | None:
     return None
 
 
-def bases(found: Definition) -> Iterator[Definition]:
-    """The class itself and what it inherits from, as far as the files tell, in the order of its bases."""
-    yield found
-    if isinstance(found.node, ast.ClassDef):
-        for base in found.node.bases:
-            inherited = _expression(base, found.module)
+def bases(definition: Definition) -> Iterator[Definition]:
+    """Yield the class itself and what it inherits from, as far as the files say, in the order of its bases."""
+    yield definition
+    if isinstance(definition.node, ast.ClassDef):
+        for base in definition.node.bases:
+            inherited = _expression(base, definition.module)
             if isinstance(inherited, Definition):
                 yield from bases(inherited)
 
 
-def method(found: Definition, name: str) -> Definition | None:
-    """The method ``name`` of a class or of one that it inherits from."""
-    for base in bases(found):
+def method(definition: Definition, name: str) -> Definition | None:
+    """Return the method ``name`` of a class or of a class that it inherits from."""
+    for base in bases(definition):
         for statement in reversed(getattr(base.node, "body", ())):  # the last one: those before may be overloads
             if isinstance(statement, ast.FunctionDef) and statement.name == name:
                 return Definition(base.module, statement)
     return None
 
 
-def registers_model(found: Definition) -> bool:
-    """Whether this is one of torchvision's functions that it lists as those which make a network."""
-    return found.module.name.startswith("torchvision.models.") and _decorator(found, "register_model") is not None
+def registers_model(definition: Definition) -> bool:
+    """Whether torchvision registers this function as one that makes a network."""
+    is_of_models = definition.module.name.startswith("torchvision.models.")
+    return is_of_models and _decorator(definition, "register_model") is not None
 
 
-def decoration(found: Definition, name: str) -> dict[str, Any]:
-    """The arguments, which are constants, of the decorator ``name`` of a class or function; none without it."""
-    call = _decorator(found, name)
+def decoration(definition: Definition, name: str) -> dict[str, Any]:
+    """Return the arguments, which are constants, of the decorator ``name`` of a class or function; none without it."""
+    call = _decorator(definition, name)
     return {str(each.arg): ast.literal_eval(each.value) for each in call.keywords} if call else {}
 
 
-def _decorator(found: Definition, name: str) -> ast.Call | None:
-    calls = [each for each in getattr(found.node, "decorator_list", ()) if isinstance(each, ast.Call)]
+def _decorator(definition: Definition, name: str) -> ast.Call | None:
+    calls = [each for each in getattr(definition.node, "decorator_list", ()) if isinstance(each, ast.Call)]
     return next((call for call in calls if isinstance(call.func, ast.Name) and call.func.id == name), None)
 
 
-def signature(found: Definition) -> inspect.Signature | None:
-    """Parameters of a function, or of a class's ``__init__`` without ``self``; ``None`` when the files do not say."""
-    if isinstance(found.node, ast.FunctionDef):
-        return inspect.Signature(_parameters(found.node, found.module))
-    init = method(found, "__init__")
+def signature(definition: Definition) -> inspect.Signature | None:
+    """Return the signature of a function, or of ``__init__`` without ``self``; ``None`` when the files do not say."""
+    if isinstance(definition.node, ast.FunctionDef):
+        return inspect.Signature(_parameters(definition.node, definition.module))
+    init = method(definition, "__init__")
     if init is None or not isinstance(init.node, ast.FunctionDef):
         return None
     return inspect.Signature(_parameters(init.node, init.module)[1:])
@@ -253,12 +243,14 @@ def _parameters(function: ast.FunctionDef, home: Module) -> list[inspect.Paramet
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
     kinds = inspect.Parameter
-    found = [_parameter(a, kinds.POSITIONAL_OR_KEYWORD, d, home) for a, d in zip(positional, defaults, strict=True)]
+    parameters = [
+        _parameter(a, kinds.POSITIONAL_OR_KEYWORD, d, home) for a, d in zip(positional, defaults, strict=True)
+    ]
     if arguments.vararg:
-        found.append(_parameter(arguments.vararg, kinds.VAR_POSITIONAL, None, home))
+        parameters.append(_parameter(arguments.vararg, kinds.VAR_POSITIONAL, None, home))
     keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    found += [_parameter(argument, kinds.KEYWORD_ONLY, default, home) for argument, default in keywords]
-    return found + (_keywords(arguments.kwarg, home) if arguments.kwarg else [])
+    parameters += [_parameter(argument, kinds.KEYWORD_ONLY, default, home) for argument, default in keywords]
+    return parameters + (_keywords(arguments.kwarg, home) if arguments.kwarg else [])
 
 
 def _parameter(argument: ast.arg, kind: Any, default: ast.expr | None, home: Module) -> inspect.Parameter:
@@ -270,7 +262,7 @@ def _parameter(argument: ast.arg, kind: Any, default: ast.expr | None, home: Mod
 
 
 def _keywords(argument: ast.arg, home: Module) -> list[inspect.Parameter]:
-    """``**options``: the fields of its TypedDict where it is annotated with ``Unpack``."""
+    """Return ``**options``, or the fields of its TypedDict where it is annotated with ``Unpack``."""
     annotation = argument.annotation
     if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name):
         fields = _expression(annotation.slice, home) if annotation.value.id == "Unpack" else None
@@ -286,7 +278,7 @@ def _keywords(argument: ast.arg, home: Module) -> list[inspect.Parameter]:
 
 
 def _type(node: ast.expr, home: Module) -> Any:
-    """The annotation as Python's typing has it; ``Any`` for what is not known here."""
+    """Return the annotation as a type; ``Any`` for what is not known here."""
     match node:
         case ast.Constant(value=None):
             return None

@@ -1,4 +1,4 @@
-"""The jobs that Hydra's own sweeper makes of values with commas."""
+"""The jobs that Hydra's sweeper makes of values with commas."""
 
 import itertools
 import math
@@ -10,8 +10,8 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Rang
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-TRIED = 200  # at most so many values of one key, and so many jobs, are checked before the first job runs
-_MOST = 1_000_000  # values of one range: each is a job, and all of them are listed before the first one runs
+TRIED = 200  # at most so many values of a key, and so many jobs, are checked before the first job runs
+_MOST = 1_000_000  # values of a range: each is a job, and all of them are listed before the first one runs
 
 
 def is_basic(cfg: DictConfig) -> bool:
@@ -20,13 +20,13 @@ def is_basic(cfg: DictConfig) -> bool:
 
 
 def params(cfg: DictConfig) -> list[str]:
-    """The overrides that ``hydra.sweeper.params`` adds in front of those that are typed."""
-    found: Any = OmegaConf.select(cfg, "hydra.sweeper.params")
-    return [f"{key}={value}" for key, value in (found or {}).items()]
+    """Return the overrides that ``hydra.sweeper.params`` adds before those that are typed."""
+    node: Any = OmegaConf.select(cfg, "hydra.sweeper.params")
+    return [f"{key}={value}" for key, value in (node or {}).items()]
 
 
 def values(override: Override) -> Iterator[str]:
-    """The override once for each of its values; of an interval, which has no end of them, for the first."""
+    """Yield the override with each of its values; of an interval, which has no end, with the first."""
     key = override.get_key_element()
     if override.is_delete():
         yield str(override.input_line)
@@ -40,7 +40,7 @@ def values(override: Override) -> Iterator[str]:
 
 
 def written(value: Any) -> str:
-    """A value as it is typed, with quotes where text would be read as something else."""
+    """Return a value as it is typed, with quotes where text would be read as something else."""
     text = Override._get_value_element_as_str(value)
     if isinstance(value, str) and not _reads(f"key={text}", value):
         return QuotedString(text=value, quote=Quote.single).with_quotes()
@@ -57,22 +57,22 @@ def _reads(text: str, value: Any) -> bool:
 
 
 def first(override: Override) -> str:
-    """The override with the first of its values, or as it was typed."""
+    """Return the override with the first of its values, or as it was typed."""
     return next(values(override)) if override.is_sweep_override() else str(override.input_line)
 
 
 def choices(overrides: Sequence[Override], limit: int | None = None) -> list[list[str]]:
-    """Of what is typed for a key the overrides to choose from, at most ``limit``, in the order of the command line."""
-    found = [list(itertools.islice(values(one), limit)) for one in overrides]
-    return [found[number] for number in in_force(found)]
+    """Return for each key the overrides to choose from, at most ``limit``, in the order of the command line."""
+    texts = [list(itertools.islice(values(override), limit)) for override in overrides]
+    return [texts[number] for number in in_force(texts)]
 
 
 def impossible(override: Override) -> str:
-    """What is wrong with a range that has no end or no way to it; an empty string where nothing is."""
-    found = override.value()
-    if not isinstance(found, RangeSweep):
+    """Return the problem of a range without an end, or an empty string."""
+    value = override.value()
+    if not isinstance(value, RangeSweep):
         return ""
-    start, stop, step = (float(number or 0) for number in (found.start, found.stop, found.step))
+    start, stop, step = (float(number or 0) for number in (value.start, value.stop, value.step))
     if not all(map(math.isfinite, (start, stop, step))) or step == 0:
         why = "a range takes numbers, and a step other than 0: range(1,10) or range(1,10,2)"
     elif (stop - start) / step > _MOST:
@@ -83,20 +83,20 @@ def impossible(override: Override) -> str:
 
 
 def sharing_a_folder(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
-    """What is wrong with a sweep that names one folder for several jobs, if it does."""
+    """Return the problem of a sweep that names the same folder for several jobs, if it does."""
     name = cfg.hydra.sweep._get_node("subdir")._value()
-    several = any(one.is_interval_sweep() or len(set(itertools.islice(values(one), TRIED))) > 1 for one in overrides)
+    several = any(each.is_interval_sweep() or len(set(itertools.islice(values(each), TRIED))) > 1 for each in overrides)
     if not several or not isinstance(name, str) or "${" in name or name in ("", "???"):
         return []
-    told = "would be the folder of every job: let it tell them apart, hydra.sweep.subdir='${hydra.job.num}'"
-    return [f"hydra.sweep.subdir={name}: {told}"]
+    hint = "let it tell them apart, hydra.sweep.subdir='${hydra.job.num}'"
+    return [f"hydra.sweep.subdir={name}: would be the folder of every job: {hint}"]
 
 
 def in_force(choices: Sequence[Sequence[str]]) -> list[int]:
-    """Which of the ``choices``, overrides of one key each, are not replaced by a later one of the same key.
+    """Return which of the ``choices``, overrides of a key each, are not replaced by a later choice for the same key.
 
     A dictionary replaces nothing and is not replaced: as in a single run, it adds to what is there, also to an option
-    of its group that is chosen behind it.
+    of its group that is chosen after it.
     """
     kept = []
     replaced: set[str] = set()
@@ -112,24 +112,24 @@ def in_force(choices: Sequence[Sequence[str]]) -> list[int]:
 
 
 def interval(override: Override) -> str:
-    """What to type in the place of an interval, for Hydra's own sweeper."""
+    """Return the problem of an interval, which Hydra's sweeper does not take."""
     return f"{override.input_line} (command line): a sweep takes values with commas, or range(...), not an interval"
 
 
 def of_jobs(problem: str, numbers: Sequence[int], jobs: Sequence[Sequence[str]]) -> str:
-    """The ``problem`` of those of the ``jobs`` that have these ``numbers``, with the job in which it can be seen."""
+    """Return the ``problem`` of the jobs with these ``numbers``, with the first job that shows it."""
     number, others = numbers[0], len(numbers) - 1
     job = jobs[number]
     if others + 1 == len(jobs) or any(problem.startswith(f"{text} ") for text in job):
         return problem
-    name = f"job {number}" if number < TRIED else "a job"  # those behind are out of order
+    name = f"job {number}" if number < TRIED else "a job"  # those after it are out of order
     return f"{name} ({' '.join(job)}): {problem}{f' (and {others} more jobs)' if others else ''}"
 
 
 def for_interval(problem: str, overrides: Sequence[Override]) -> str:
-    """The ``problem`` of an interval's first value, for a key that takes whole numbers, with what to type instead."""
-    for one in overrides:
-        if one.is_interval_sweep() and problem.startswith(f"{one.get_key_element()}=") and "whole number" in problem:
-            told = problem.rpartition(": write ")[0] or problem
-            return f"{told}: write {one.get_key_element()}=int({one.get_value_string()})"
+    """Return the ``problem`` of an interval's first value, with what to type for a key that takes whole numbers."""
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_interval_sweep() and problem.startswith(f"{key}=") and "whole number" in problem:
+            return f"{problem.rpartition(': write ')[0] or problem}: write {key}=int({override.get_value_string()})"
     return problem

@@ -1,4 +1,4 @@
-"""Hydra's, OmegaConf's and YAML's errors in dltrain's words: what to type, and never ``+key=`` for a typo."""
+"""Errors of Hydra, OmegaConf and YAML in dltrain's words: what to type, and never ``+key=`` for a typo."""
 
 import re
 import sys
@@ -25,10 +25,10 @@ _NOISE = re.compile(
     r"^(To append|See http|\s*(full_key|object_type|reference_type)|Config search path|\tprovider)", re.M
 )
 
-# What OmegaConf and Hydra say in terms of their own classes, and what it means.
-_SAID = tuple(
-    (re.compile(said), ours)
-    for said, ours in (
+# What OmegaConf and Hydra say in terms of their classes, and what it means.
+_MEANINGS = tuple(
+    (re.compile(pattern), meaning)
+    for pattern, meaning in (
         (r"In '[^']+': \w+ raised while composing config: ", ""),
         (r"field '([\w.]+)' is not Optional", r"\1 cannot be null: give it a value, or leave it out"),
         (r"Invalid type assigned: \w+ is not a subclass of \w+\. value: .*", "it holds further keys: give one a value"),
@@ -71,17 +71,17 @@ def is_composition_error(error: BaseException) -> bool:
 
 
 def explained(error: BaseException) -> BaseException:
-    """``error``, or what one of Hydra's says of the configuration in dltrain's words."""
+    """Return ``error``, or in the place of Hydra's error of a configuration one in dltrain's words."""
     return ConfigError(translated(error)) if is_composition_error(error) else error
 
 
 def translated(error: BaseException) -> list[str]:
-    """One or more sentences for an error of :func:`is_composition_error`, or of a file that cannot be read."""
+    """Return sentences for an error of :func:`is_composition_error`, or of a file that cannot be read."""
     marked = _chain(error, MarkedYAMLError)
     if isinstance(marked, MarkedYAMLError) and marked.problem_mark:
         path = Path(marked.problem_mark.name)
-        if path.is_file() and (found := file_problems(path)):
-            return [text.replace(str(path), near_path(path), 1) for text in found]
+        if path.is_file() and (texts := file_problems(path)):
+            return [text.replace(str(path), near_path(path), 1) for text in texts]
     if isinstance(error, MissingConfigException):
         return [_missing_file(error)]
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
@@ -98,12 +98,11 @@ def _chain(error: BaseException, kind: type[BaseException]) -> BaseException | N
 def _plain(text: str) -> str:
     if "integer string conversion" in text:
         return f"a number has more than {sys.get_int_max_str_digits():,} digits"
-    text = text.replace(f"In '{COMPLETE}': ", "")  # no name of the user's
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
-    found = " ".join(lines)
-    for said, ours in _SAID:
-        found = said.sub(ours, found)
-    return found
+    text = text.replace(f"In '{COMPLETE}': ", "")  # which the user never named
+    text = " ".join(line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line))
+    for pattern, meaning in _MEANINGS:
+        text = pattern.sub(meaning, text)
+    return text
 
 
 def _missing_file(error: MissingConfigException) -> str:
@@ -114,30 +113,36 @@ def _missing_file(error: MissingConfigException) -> str:
 
 
 def in_file(path: Path, error: BaseException, groups: Collection[str]) -> list[str]:
-    """What is wrong with the file of an option that cannot be composed."""
-    if isinstance(error, MissingConfigException):
-        option = str(error.missing_cfg_file).rpartition("/")[2]
-        return [f"{near_path(path)}{_line_of(option, path)}: {_missing_file(error)}"]
-    if found := re.search(r"Multiple values for ([\w/]+)\. To override", str(error)):
-        written = f"the primary file has an option of {found[1]} already: write - override /{found[1]}: OPTION"
-        return [f"{near_path(path)}{_line_of(found[1], path)}: {written}"]
-    if found := re.search(r"Key '(\w+)' not in '(\w+)'", str(error)):
-        known = getattr(getattr(hydra.conf, found[2], None), "__dataclass_fields__", {})
-        near = did_you_mean(found[1], known) or f"; there are {', '.join(known)}"
-        return [f"{near_path(path)}{_line_of(found[1], path)}: there is no key {found[1]} here{near}"]
-    if (found := re.search(r"Could not override '\w+/(\w+)[^']*'\. No match", str(error))) and found[1] in groups:
-        return [f"{near_path(path)}{_line_of(found[1], path)}: write it with a slash, - override /{found[1]}: OPTION"]
-    if re.search(r"Could not override '[^'@]+@experiment\.", str(error)):
+    """Return what is wrong with the file of an option that cannot be composed."""
+    name, text = near_path(path), str(error)
+    word, problem = _wrong_entry(error, text, groups)
+    if problem:
+        return [f"{name}{_line_of(word, path)}: {problem}"]
+    if re.search(r"Could not override '[^'@]+@experiment\.", text):
         header = "line 1: begin the file with the line # @package _global_"
-        return [f"{near_path(path)}, {hidden_header(path) or header}"]
-    if found := re.search(r"Could not override '([^'@]+)[^']*'\. No match", str(error)):
-        near = did_you_mean(found[1], groups)
-        return [f"{near_path(path)}{_line_of(found[1], path)}: there is no group {found[1]} to override{near}"]
+        return [f"{name}, {hidden_header(path) or header}"]
     if isinstance(error, KeyError):  # from the only variables that Hydra takes while it composes
-        return [f"{near_path(path)}: hydra.job.env_copy: there is no environment variable {error.args[0]}"]
+        return [f"{name}: hydra.job.env_copy: there is no environment variable {error.args[0]}"]
     if texts := file_problems(path):
-        return [text.replace(str(path), near_path(path), 1) for text in texts]
-    return translated(error) if _chain(error, MarkedYAMLError) else [f"{near_path(path)}: {translated(error)[0]}"]
+        return [text.replace(str(path), name, 1) for text in texts]
+    return translated(error) if _chain(error, MarkedYAMLError) else [f"{name}: {translated(error)[0]}"]
+
+
+def _wrong_entry(error: BaseException, text: str, groups: Collection[str]) -> tuple[str, str]:
+    """Return the word of a file that Hydra refuses, and what is wrong with it; empty strings for other errors."""
+    if isinstance(error, MissingConfigException):
+        return str(error.missing_cfg_file).rpartition("/")[2], _missing_file(error)
+    if match := re.search(r"Multiple values for ([\w/]+)\. To override", text):
+        return match[1], f"the primary file has an option of {match[1]} already: write - override /{match[1]}: OPTION"
+    if match := re.search(r"Key '(\w+)' not in '(\w+)'", text):
+        known = getattr(getattr(hydra.conf, match[2], None), "__dataclass_fields__", {})
+        near = did_you_mean(match[1], known) or f"; there are {', '.join(known)}"
+        return match[1], f"there is no key {match[1]} here{near}"
+    if (match := re.search(r"Could not override '\w+/(\w+)[^']*'\. No match", text)) and match[1] in groups:
+        return match[1], f"write it with a slash, - override /{match[1]}: OPTION"
+    if match := re.search(r"Could not override '([^'@]++)(?!@experiment\.)[^']*'\. No match", text):
+        return match[1], f"there is no group {match[1]} to override{did_you_mean(match[1], groups)}"
+    return "", ""
 
 
 def _line_of(word: str, path: Path) -> str:
@@ -147,7 +152,7 @@ def _line_of(word: str, path: Path) -> str:
 
 
 def spaced(texts: Sequence[str]) -> str:
-    """``trainer.epochs = 3``, which the shell takes apart."""
+    """Return the problem of ``trainer.epochs = 3``, which the shell splits into three words."""
     for number, text in enumerate(texts):
         if text == "=" and 0 < number < len(texts) - 1:
             key, value = texts[number - 1], texts[number + 1]
@@ -156,13 +161,13 @@ def spaced(texts: Sequence[str]) -> str:
 
 
 def too_deep(text: str) -> str:
-    """An override with more brackets within each other than the parsers of it bear; empty where it is none."""
+    """Return the problem of an override with too many nested brackets, or an empty string."""
     deepest = max(accumulate((mark in "[{(") - (mark in ")}]") for mark in text), default=0)
     return f"'{text[:40]}...' (command line): {TOO_DEEP}" if deepest > DEEPEST else ""
 
 
 def grammar(text: str) -> str:
-    """An override that is none."""
+    """Return the problem of a word that is no override."""
     key, equals, value = text.partition("=")
     if not equals:
         return f"'{text}' (command line): a key takes a value: {text}=..."
@@ -181,7 +186,7 @@ def grammar(text: str) -> str:
 
 
 def unswept(override: Override) -> str:
-    """Several values of a key without ``-m``."""
+    """Return the problem of several values without ``-m``."""
     line = override.input_line or ""
     name, _, value = line.partition("=")
     takes_list = "," in value and name.rpartition(".")[2] in _LISTS
@@ -190,7 +195,7 @@ def unswept(override: Override) -> str:
 
 
 def unadded(override: Override) -> str:
-    """An override of a key that the target takes, but that its file does not have."""
+    """Return the problem of a key that the target takes, but that its file does not have."""
     outer, _, inner = override.key_or_group.rpartition(".")
     line = (override.input_line or "").lstrip("+")
     why = f"{outer} takes the key {inner}, but its file has none"
@@ -198,21 +203,21 @@ def unadded(override: Override) -> str:
 
 
 def unapplied(override: Override, error: BaseException, cfg: DictConfig) -> str:
-    """An override that the configuration does not take."""
+    """Return the problem of an override that the configuration does not take."""
     line = f"{override.input_line} (command line)"
     name = override.key_or_group
     if override.is_delete():
         return f"{line}: {_not_deleted(override, cfg)}"
     if override.is_add() and "An item is already at" in str(error):
         return f"{line}: {name} is there already: write it without the plus sign"
-    told = translated(error)[0]
-    if override.is_hydra_override() and re.search(r"to Dict\[|with ListConfig|is not Optional", told):
+    text = translated(error)[0]
+    if override.is_hydra_override() and re.search(r"to Dict\[|with ListConfig|is not Optional", text):
         return f"{line}: this holds keys: {name}.KEY=VALUE"
-    return f"{line}: {told}"
+    return f"{line}: {text}"
 
 
 def _not_deleted(override: Override, cfg: DictConfig) -> str:
-    """Why Hydra does not take out a key: it is not there, has no value, another one than is named, or must stay."""
+    """Return why Hydra does not delete a key: it is not there, has no value or a different value, or must stay."""
     name = override.key_or_group
     outer, _, inner = name.rpartition(".")
     node: Any = OmegaConf.select(cfg, outer, throw_on_resolution_failure=False) if outer else cfg
@@ -224,7 +229,7 @@ def _not_deleted(override: Override, cfg: DictConfig) -> str:
         return f"{name} is null, which is as good as taken out: leave this out"
     if isinstance(value, str) and ("${" in value or value == "???"):
         when = "" if value == "???" else " before the data are loaded"
-        return f"{name} has no value{when}: give it one instead, {name}=..."
+        return f"{name} has no value{when}: give it a value instead, {name}=..."
     if "=" in str(override.input_line):
         return f"{name} has another value: write ~{name} to take it out whatever it is"
     return f"{name} is always there: give it another value instead, {name}=..."

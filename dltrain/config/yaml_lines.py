@@ -1,4 +1,4 @@
-"""On which line of a YAML file a key stands, and what is wrong with a file that cannot be read."""
+"""The line of each key of a YAML file, and what is wrong with a file that cannot be read."""
 
 import re
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ _HIDDEN = re.compile(rb"\xef\xbb\xbf\s*#\s*@")
 
 
 def key_lines(path: Path) -> dict[Key, int]:
-    """The line, from 1, of every key of the file, nested keys as tuples; empty where the file cannot be read.
+    """Return the line, from 1, of every key of the file, nested keys as tuples; nothing where it cannot be read.
 
-    A file that holds no keys, but a list for example, has one entry, with an empty key.
+    A file that holds no keys, but a list for example, has a single entry, with an empty key.
     """
     try:
         root = _composed(path)
@@ -43,14 +43,14 @@ def _lines(node: yaml.Node, outer: Key) -> Iterator[tuple[Key, int]]:
 
 
 def hidden_header(path: Path) -> str:
-    """What keeps Hydra from seeing in which place the keys of the file belong; empty where nothing does."""
+    """Return what hides ``# @package`` from Hydra; an empty string where nothing does."""
     if not path.is_file() or not _HIDDEN.match(path.read_bytes()):
         return ""
     return "line 1: save it as UTF-8 without a byte order mark, which hides # @package from Hydra"
 
 
 def file_problems(path: Path) -> list[str]:
-    """What keeps the file from being read, each with its line: not YAML, a tab, a key that is none or there twice."""
+    """Return what is wrong with the file, each with its line: not YAML, a tab, a key that is no text or there twice."""
     try:
         root = _composed(path)
     except OSError as error:
@@ -79,7 +79,7 @@ def _syntax(path: Path, error: yaml.MarkedYAMLError) -> str:
         reason = "there is a second colon, or a line is indented below a value"
         return f"{path}{line}: {reason}: write key: value, and text with a colon in quotes"
     if "could not find expected ':'" in str(error.problem) and error.context_mark:
-        return f"{path}, line {error.context_mark.line + 1}: a colon takes a space behind it: write key: value"
+        return f"{path}, line {error.context_mark.line + 1}: a colon takes a space after it: write key: value"
     if error.context_mark and ("flow" in str(error.context) or "quoted" in str(error.context)):
         what = "bracket" if "flow" in str(error.context) else "quote"
         return f"{path}, line {error.context_mark.line + 1}: this is no YAML: a {what} is opened and not closed"
@@ -110,8 +110,8 @@ def _wrong_defaults(root: yaml.MappingNode) -> Iterator[str]:
         entries = value.value if isinstance(value, yaml.SequenceNode) else [value]
         for entry in entries:
             if value is entry or not _is_entry(entry):
-                told = "defaults is a list, each entry behind a dash: - GROUP: OPTION, or - _self_"
-                yield f"line {entry.start_mark.line + 1}: {told}"
+                form = "defaults is a list, each entry after a dash: - GROUP: OPTION, or - _self_"
+                yield f"line {entry.start_mark.line + 1}: {form}"
 
 
 def _is_entry(node: yaml.Node) -> bool:
@@ -122,4 +122,4 @@ def _is_entry(node: yaml.Node) -> bool:
         return False
     ((group, option),) = node.value
     options = option.value if isinstance(option, yaml.SequenceNode) else [option]
-    return _is_entry(group) and all(isinstance(one, yaml.ScalarNode) for one in options)
+    return _is_entry(group) and all(isinstance(each, yaml.ScalarNode) for each in options)
