@@ -1,8 +1,6 @@
 """``python -m dltrain`` is ``dltrain``."""
 
-import sys
-
-from dltrain.cli import main
+from dltrain.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dltrain import __version__
 from dltrain.commands.completion import asks_for_completion, complete
@@ -19,15 +20,19 @@ from dltrain.system.streams import on_any_streams
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``dltrain`` with ``argv`` (default: the process's own arguments); returns the exit code.
+    """Run ``dltrain`` with ``argv`` (default: the arguments of the process); returns the exit code.
 
-    The process is left as it was: its arguments, import path, environment, log and signal handlers, and Hydra. One of
-    several that share a run ends here if the arguments are its own.
+    The process is left as it was: its arguments, import path, environment, log and signal handlers, and Hydra.
     """
-    code = _on_streams(argv)
-    if argv is None and worker.is_worker():
+    return _on_streams(argv)
+
+
+def command() -> NoReturn:
+    """Run ``dltrain`` as a process of its own, which ends with the exit code."""
+    code = main()
+    if worker.is_worker() or "torch" not in sys.modules:  # to take the interpreter apart takes long
         leave(code)
-    return code
+    sys.exit(code)
 
 
 @on_any_streams
@@ -57,7 +62,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
-    """The exit code, and what has ended the command with it, which is said on stderr."""
+    """Run the command; returns the exit code and the error behind it, which is reported on stderr."""
     try:
         with signals.handled():
             code = _dispatch(arguments)
@@ -72,7 +77,7 @@ def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
 
 
 def _explained(error: BaseException) -> BaseException:
-    """``error`` in dltrain's words; without Hydra there is none of its own to explain."""
+    """Put an error of Hydra's in dltrain's words; returns others as they are."""
     if "hydra" not in sys.modules:
         return error
     from dltrain.config.translate import explained
@@ -81,7 +86,7 @@ def _explained(error: BaseException) -> BaseException:
 
 
 def _release_others(arguments: Sequence[str]) -> None:
-    """Let the other processes go where they wait for a run that has not come about."""
+    """Let the other processes end where they wait for a run that did not begin."""
     if worker.size() > 1 and verb_of(arguments)[0].shared:
         from dltrain.distributed.rendezvous import rendezvous
 
@@ -91,7 +96,7 @@ def _release_others(arguments: Sequence[str]) -> None:
 def follow(arguments: Sequence[str]) -> int:
     """Do what rank 0 of the same run does with ``arguments``, silently; returns the exit code.
 
-    What goes wrong is told to rank 0, and stands in this process's log.
+    What goes wrong is reported to rank 0, and is in this process's log.
     """
     verb, words = verb_of(arguments)
     if not verb.shared:
@@ -111,7 +116,7 @@ def follow(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    """Do what ``arguments`` ask for; returns 1 where jobs of a sweep are not done, each of which has been told."""
+    """Do what ``arguments`` ask for; returns 1 where jobs of a sweep failed, which has been reported, else 0."""
     if arguments[:1] == ["--version"]:
         print(f"dltrain {__version__}")
     elif asks_for_help(arguments):
@@ -126,15 +131,15 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _require_working_directory() -> None:
-    """Without one relative paths mean nothing, and torch cannot be loaded."""
+    """Refuse to run in a folder that was deleted: relative paths mean nothing there, and torch cannot be imported."""
     try:
         os.getcwd()
     except OSError as error:
-        raise UserError("the working directory was deleted; go to one that is there: cd FOLDER") from error
+        raise UserError("the working directory was deleted; go to another: cd FOLDER") from error
 
 
 def _execute(arguments: list[str]) -> int:
-    """Run the verb that comes first, or train; as :func:`_dispatch`."""
+    """Run the verb that comes first, or train; returns as :func:`_dispatch`."""
     verb, words = verb_of(arguments)
     if verb is TRAIN and words and re.fullmatch(r"[a-z]\w*", words[0]):
         hint = did_you_mean(words[0], VERBS) or "."
