@@ -51,8 +51,7 @@ class RowGroups:
             yield places, numbers[places] - index.group_starts[group], self._get(index, group, prepare)
 
     def _get(self, index: Index, group: int, prepare: Prepare | None) -> Any:
-        first = int(index.group_starts[group])
-        file = int(index.file_of(np.array(first)))
+        file = int(np.searchsorted(index.first_groups, group, side="right")) - 1
         key = index.files[file], group - int(index.first_groups[file])
         if key not in self._kept:
             with opened(key[0]) as parquet:
@@ -60,7 +59,7 @@ class RowGroups:
             room = self.window + 2 * int(np.diff(index.group_starts).max()) - len(table)
             while self._kept and sum(rows for rows, _ in self._kept.values()) > room:
                 self._kept.popitem(last=False)
-            self._kept[key] = len(table), prepare(table, first) if prepare else table
+            self._kept[key] = len(table), prepare(table, int(index.group_starts[group])) if prepare else table
         self._kept.move_to_end(key)
         return self._kept[key][1]
 
