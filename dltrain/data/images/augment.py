@@ -13,15 +13,15 @@ from dltrain.errors import ConfigError
 
 @dataclass(frozen=True)
 class Augment:
-    """Changes each image of a batch by draws of its own.
+    """Changes each image of a batch at random.
 
     Args:
-        fill: mean of each channel (channels,), in raw units, which covers what ``cutout`` cuts out.
-        crop: pixels of black around the image, from which it is cut again at a random place.
-        flip: mirror left and right, every other time.
+        fill: mean of each channel (channels,), in raw units, with which ``cutout`` covers its square.
+        crop: pixels of black that are added around the image, which is then cut out at a random place.
+        flip: mirror left and right with a probability of 1/2.
         cutout: side in pixels of a square that is covered, its centre anywhere (DeVries and Taylor, 2017).
-        brightness, contrast, saturation: the image, its distance from its mean grey, or from its own grey is
-            multiplied by a factor in ``[1 - x, 1 + x]``; saturation is for three channels.
+        brightness, contrast, saturation: multiply the image, its distance from its mean grey, or from the grey of each
+            pixel by a factor in ``[1 - x, 1 + x]``; saturation needs three channels.
     """
 
     fill: Tensor
@@ -32,11 +32,11 @@ class Augment:
     contrast: float = 0.0
     saturation: float = 0.0
 
-    draws = 8  # random numbers that an image takes
+    draws = 8  # random numbers for an image
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """``images`` (batch, channels, height, width) uint8, ``draws`` (batch, 8) in [0, 1), both on one device;
-        returns raw values of the same shape, uint8 or, behind a change of colour, float32."""
+        """Change ``images`` (batch, channels, height, width) uint8 by ``draws`` (batch, 8) in [0, 1) on their device;
+        returns raw values of the same shape, uint8 or, after a change of colour, float32."""
         if self.crop:
             images = self._cropped(images, draws[:, 0], draws[:, 1])
         if self.flip:
@@ -50,7 +50,7 @@ class Augment:
     def _cropped(self, images: Tensor, down: Tensor, right: Tensor) -> Tensor:
         height, width = images.shape[2:]
         padded = F.pad(images, [self.crop] * 4)
-        # Views of every place it can be cut from; picking one an image copies those pixels alone.
+        # Views of all places to cut out; to pick a place for each image copies only its pixels.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         places = 2 * self.crop + 1
         rows = torch.arange(len(images), device=images.device)
