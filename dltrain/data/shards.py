@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
-_MEASURED = 512  # images, which give the mean of a channel to about one per cent without reading the whole data set
+_MEASURED = 512  # images, which give the mean of a channel to about 1 % without reading the whole data set
 
 
 @Stated(folders={"root": "shards, *.tar or *.parquet"})

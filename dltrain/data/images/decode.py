@@ -31,13 +31,13 @@ _SECONDS_BETWEEN_REPORTS = 10
 
 
 class UnreadableError(Exception):
-    """A file, or the content of one, that cannot be decoded; the message says why."""
+    """A file, or the content of a file, that cannot be decoded; the message says why."""
 
 
 class Decoding(NamedTuple):
     """How a file becomes pixels: ``height`` and ``width`` after resizing, ``channels`` 1 (grey) or 3 (RGB).
 
-    ``background`` is the colour that shows where an image is transparent, ``#rrggbb``; ``None``: whatever lies beneath.
+    ``background`` is the colour that shows where an image is transparent, ``#rrggbb``; ``None``: the file's.
     ``white`` is the value that becomes 255 in images of more than 8 bits a pixel.
     """
 
@@ -63,7 +63,7 @@ def decoding_of(
     """The decoding that the keys of a data set ask for: ``dataset.image_size``, one side of a square or ``[height,
     width]``, ``channels``, ``background``, a colour, and ``white``, which is :data:`WHITE` until ``auto`` is measured.
 
-    With ``stored``, the preprocessing of an earlier run, images are decoded as that run decoded its own.
+    With ``stored``, the preprocessing of an earlier run, images are decoded as that run decoded them.
 
     Raises:
         ConfigError: the background is no colour, or the earlier run had others.
@@ -99,7 +99,7 @@ def colour_of(background: str | int | None) -> str | None:
 
 
 def decode(file: Path | BinaryIO, to: Decoding) -> np.ndarray:
-    """One image as (channels, height, width) uint8, upright as its EXIF data say.
+    """Decode an image to (channels, height, width) uint8, upright as its EXIF data say.
 
     Raises:
         UnreadableError: the file cannot be read, or holds no whole image of a known format.

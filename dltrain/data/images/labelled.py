@@ -14,7 +14,7 @@ from dltrain.data.images.transforms import Normalize, channel_statistics
 from dltrain.data.splits import Shuffled, Split
 from dltrain.errors import DataError
 
-# images, which give the mean of a channel to one per cent, also where decoding all of them would take long
+# images, which give the mean of a channel to about 1 % even where decoding all of them would take long
 _MEASURED = 5000
 
 

@@ -68,7 +68,7 @@ def classes_of(
     an earlier run, and the labels of the training shards in the order of their names or numbers.
 
     Raises:
-        DataError: these are less than two, or one comes twice.
+        DataError: there are fewer than two, or a name comes twice.
     """
     file = top / "classes.txt"
     if named is not None:
