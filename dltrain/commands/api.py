@@ -17,10 +17,12 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from dltrain.commands.evaluate import evaluated, require_split
+from dltrain.commands.predict import Broken
 from dltrain.commands.train import Request
 from dltrain.config.earlier import packages_of
 from dltrain.config.flags import parse_flags
 from dltrain.config.session import hydra_session, without_hydra
+from dltrain.config.translate import explained
 from dltrain.config.values import overrides_of
 from dltrain.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
 from dltrain.runs.find import find_run
@@ -36,8 +38,7 @@ if TYPE_CHECKING:
     from dltrain.config import Config
     from dltrain.trained.loaded import Loaded, Split
 
-_ONE_AT_A_TIME = RLock()  # random states, signals and Hydra's own are there once for the process
-_LISTED = 10  # broken inputs, in a message
+_ONE_AT_A_TIME = RLock()  # random states, signals and Hydra's state exist once in the process
 
 
 class Run:
@@ -95,7 +96,7 @@ class Run:
             inputs: a path or a list of paths (files, folders, globs). Of a run on tables or series also a polars or
                 pandas frame with the columns of its file. Of a run on images also an array (images, height, width,
                 channels) or (images, height, width) uint8, a tensor (images, channels, height, width) uint8, or a list
-                of such images of any sizes, which are brought to the size and the channels of the run's own.
+                of such images of any sizes, which are brought to the size and the channels of the run's images.
 
         Raises:
             DataError: inputs that cannot be used, all of them: there is an answer for each input, or none.
@@ -155,9 +156,9 @@ def load(run: str | os.PathLike[str], overrides: Sequence[str] = (), *, trust: S
         ConfigError: it would run code of packages that are not in ``trust``.
     """
     vouched = overrides_of({"trust": [trust] if isinstance(trust, str) else list(trust)}) if trust else []
-    found = Run(find_run(os.fspath(run))[0].resolve(), os.fspath(run), [*overrides, *vouched])
-    with found._in_use():
-        return found
+    loaded = Run(find_run(os.fspath(run))[0].resolve(), os.fspath(run), [*overrides, *vouched])
+    with loaded._in_use():
+        return loaded
 
 
 def compose(overrides: Sequence[str] | str = (), /, **values: Any) -> "Config":
@@ -185,7 +186,7 @@ def check(overrides: Sequence[str] | str = (), /, **values: Any) -> list[str]:
 
 @contextmanager
 def _requested(overrides: Sequence[str] | str, values: dict[str, Any]) -> Iterator[Request]:
-    """The one run that is asked for; within, Hydra is as it needs it."""
+    """The run that is asked for; within, Hydra is as it needs it."""
     arguments = [*([overrides] if isinstance(overrides, str) else overrides), *overrides_of(values)]
     with hydra_session():
         flags = parse_flags(arguments)
@@ -198,10 +199,7 @@ def _requested(overrides: Sequence[str] | str, values: dict[str, Any]) -> Iterat
 
 @contextmanager
 def _called() -> Iterator[StringIO]:
-    """Within, dltrain works as for a command; behind it the process is as it was, and errors are the caller's.
-
-    Yields what the command would have answered on stdout.
-    """
+    """Within, dltrain works as for a command, whose answer on stdout is yielded; errors are the caller's."""
     if worker.is_worker():
         raise UserError("from Python dltrain is for one process: start several with the command, torchrun -m dltrain")
     try:
@@ -216,12 +214,10 @@ def _called() -> Iterator[StringIO]:
     except SystemExit as error:
         raise TrainingError(f"code that is not dltrain's has called sys.exit({error.code})") from error
     except Exception as error:
-        from dltrain.config.translate import explained
-
-        told = explained(error)
-        if told is error:
+        explanation = explained(error)
+        if explanation is error:
             raise
-        raise told from error
+        raise explanation from error
 
 
 def _predicted(loaded: "Loaded", inputs: Any) -> "pl.DataFrame":
@@ -230,20 +226,15 @@ def _predicted(loaded: "Loaded", inputs: Any) -> "pl.DataFrame":
     from dltrain.data.inputs import read_inputs, read_values
     from dltrain.trained.predictions import columns_of, predicted_rows
 
-    broken: list[str] = []
-
-    def report(name: str, cause: str) -> None:
-        broken.append(f"{name}: {cause}")
-
+    broken = Broken()
     words = _paths_in(inputs)
     if words is None:
-        pieces = read_values(inputs, loaded.fitted, loaded.batch_size, report)
+        pieces = read_values(inputs, loaded.fitted, loaded.batch_size, broken.report)
     else:
-        pieces, _ = read_inputs(words, loaded.fitted, loaded.batch_size, report)
+        pieces, _ = read_inputs(words, loaded.fitted, loaded.batch_size, broken.report)
     rows = [row for piece in pieces for row in predicted_rows(loaded, piece)]
-    if broken:
-        more = [f"and {len(broken) - _LISTED} more"] if len(broken) > _LISTED else []
-        raise DataError("\n".join([f"inputs that cannot be used: {len(broken):,}", *broken[:_LISTED], *more]))
+    if broken.inputs:
+        raise DataError("\n".join([f"inputs that cannot be used: {len(broken.inputs):,}", *broken.lines()]))
     columns = columns_of(loaded.facts)
     typed = [[kind(value) for value, kind in zip(row, columns.values(), strict=True)] for row in rows]
     frame = pl.DataFrame(typed, schema=columns, orient="row")
