@@ -420,8 +420,6 @@ REFUSED_TABLES = {
     "missing ignored column": (GOOD, {"ignore": ["q"]}, ["dataset.ignore", "t.csv", "no column 'q'"]),
     "missing categorical column": (GOOD, {"categorical": ["q"]}, ["dataset.categorical", "no column 'q'"]),
     "a word for a list": (GOOD, {"ignore": "a"}, ["dataset.ignore=[a]"]),
-    "an unknown task": (GOOD, {"task": "ranking"}, ["dataset.task", "ranking"]),
-    "no categories": (GOOD, {"max_categories": 0}, ["dataset.max_categories"]),
     "a text target for a regression": (
         "a,y\n1,x\n2,y\n3,x\n",
         {"task": "regression"},

@@ -212,6 +212,8 @@ TYPED = [
     ("dataset=image_folder dataset.root=. dataset.image_size=[4]", ["dataset.image_size=[4]", "a list of 2"]),
     ("dataset=image_folder dataset.root=. dataset.image_size=big", ["dataset.image_size='big'", "a whole number"]),
     ("dataset=image_folder dataset.root=. dataset.white=0", ["dataset.white=0", "above 0, or auto"]),
+    ("dataset=table dataset.path=x dataset.target=y dataset.task=ranking", ["dataset.task='ranking'", "or null"]),
+    ("dataset=table dataset.path=x dataset.target=y dataset.max_categories=0", ["max_categories=0", "at least 1"]),
     ("dataset=sunspots dataset.window=0", ["dataset.window=0", "at least 1"]),
     ("dataset=sunspots dataset.window=2.5", ["dataset.window=2.5", "a whole number"]),
     ("dataset=sunspots dataset.horizon=0", ["dataset.horizon=0", "at least 1"]),
