@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from dltrain.report import story as told
+from dltrain.report import content as told
 from dltrain.report.comparison import render_comparison
 from dltrain.report.page import render
 from dltrain.report.sweep import Ranked, Row, render_sweep
@@ -122,14 +122,14 @@ def history(target: str = "") -> list[dict[str, float]]:
     return [{"epoch": float(n), f"train/loss{target}": 1 / n, "val/mae": 16362.4 / n, "lr": 0.1} for n in (1, 2, 3)]
 
 
-def story(kind: str) -> told.Story:
+def content(kind: str) -> told.Content:
     image = np.zeros((1, 4, 4), np.uint8)
     values = [number / 7 for number in range(40)]
-    test = told.Test(4, 8, [told.Mistake(image, MARK, MARK, 0.5, f"test/{MARK}.png")], 1)
+    test = told.TestPart(4, 8, [told.Mistake(image, MARK, MARK, 0.5, f"test/{MARK}.png")], 1)
     if kind != "image":
-        test = told.Test(40, 40, truth=values, predicted=values[::-1], errors_by_step=[0.5, 0.7])
+        test = told.TestPart(40, 40, truth=values, predicted=values[::-1], errors_by_step=[0.5, 0.7])
     known = {"started": MARK, "device": MARK, "working_directory": MARK, "versions": {MARK: MARK}, "git_commit": MARK}
-    return told.Story(
+    return told.Content(
         name=MARK, model=MARK, kind=kind, target=MARK, environment=known, history=history(), config={MARK: MARK},
         result={
             "status": MARK, "run": MARK, "error": MARK, "command": MARK, "test": {MARK: MARK, "mae": 16362.4},
@@ -159,7 +159,7 @@ def comparison() -> str:
 
 
 PAGES = {
-    **{kind: (lambda kind=kind: render(story(kind))) for kind in ("image", "table", "series")},
+    **{kind: (lambda kind=kind: render(content(kind))) for kind in ("image", "table", "series")},
     "sweep": sweep,
     "compare": comparison,
 }
