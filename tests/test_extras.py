@@ -81,7 +81,7 @@ def test_a_missing_library_gives_the_line_that_installs_it():
 def test_the_name_in_the_code_is_the_one_in_the_metadata():
     assert PROJECT["name"] == DISTRIBUTION == importlib.metadata.metadata(DISTRIBUTION)["Name"]
     assert importlib.metadata.version(DISTRIBUTION) == dltrain.__version__
-    assert dict(PROJECT["scripts"]) == {"dltrain": "dltrain.cli:main"}
+    assert dict(PROJECT["scripts"]) == {"dltrain": "dltrain.cli:command"}
 
 
 def test_all_is_every_extra_but_those_for_development():
