@@ -14,7 +14,7 @@ from torch import nn
 
 from dltrain.build import build
 from dltrain.commands.check import size
-from dltrain.report.terminal import plot
+from dltrain.report.figures import plot
 from dltrain.training.shapes import require_shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

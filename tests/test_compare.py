@@ -6,7 +6,7 @@ import shutil
 import pytest
 from made import on_terminal
 
-from dltrain.report.comparison import curves
+from dltrain.report.page import charts_of_runs
 
 SHORT = ("trainer.epochs=2", "dataset.limit=60")
 
@@ -68,7 +68,7 @@ def test_the_page_has_both_tables_and_a_curve_a_run(verb, pair, tmp_path):
 
 def test_curves_of_different_lengths_share_their_epochs():
     long = [{"epoch": 1.0, "train/loss": 3.0}, {"epoch": 2.0, "train/loss": 2.0}]
-    (chart,) = curves(["a", "b"], [long, long[:1]])
+    (chart,) = charts_of_runs(["a", "b"], [long, long[:1]])
     assert chart["x"] == [1, 2]
     assert [series["values"] for series in chart["series"]] == [[3.0, 2.0], [3.0, None]]
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from dltrain.report import content as told
-from dltrain.report.comparison import render_comparison
-from dltrain.report.page import render
+from dltrain.report.page import render, render_comparison
 from dltrain.report.sweep import Ranked, Row, render_sweep
 from tests.browser import CHROMIUM, Browser
 

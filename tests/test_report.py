@@ -15,8 +15,7 @@ from dltrain.data.adapted import ToFloat
 from dltrain.data.base import Arrays, Facts
 from dltrain.data.loader import Loader
 from dltrain.errors import Interrupted
-from dltrain.report.charts import curves, thinned
-from dltrain.report.content import Content
+from dltrain.report.content import Content, charts_of_training, thinned
 from dltrain.report.page import render
 from dltrain.runs.record import changed_from_defaults
 from dltrain.system.device import pick_precision
@@ -253,7 +252,7 @@ def test_a_long_history_is_thinned_and_keeps_its_ends_and_its_best():
 
 
 def test_what_is_not_finite_is_a_gap_in_a_curve():
-    (chart,) = curves([{"epoch": 1.0, "train/loss": 2.0}, {"epoch": 2.0, "train/loss": float("nan")}], None)
+    (chart,) = charts_of_training([{"epoch": 1.0, "train/loss": 2.0}, {"epoch": 2.0, "train/loss": float("nan")}], None)
     assert chart["series"] == [{"name": "train/loss", "values": [2.0, None]}]
 
 

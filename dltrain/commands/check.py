@@ -10,8 +10,7 @@ from rich.table import Table
 
 from dltrain.build import Parts, build
 from dltrain.errors import UserError
-from dltrain.report.figures import duration
-from dltrain.report.terminal import plot
+from dltrain.report.figures import duration, plot
 from dltrain.system.answer import on_terminal, print_json, stdout
 from dltrain.system.console import Console, in_one_line
 from dltrain.system.device import process_state

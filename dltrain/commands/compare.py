@@ -79,7 +79,7 @@ def _answer(runs: Comparison) -> dict[str, Any]:
 
 
 def _write_page(runs: Comparison, out: Path) -> None:
-    from dltrain.report.comparison import render_comparison
+    from dltrain.report.page import render_comparison
 
     histories = [history_of(folder) for folder in runs.folders]
     try:

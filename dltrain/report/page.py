@@ -1,13 +1,12 @@
-"""``report.html``: one run on one page, the outcome first."""
+"""``report.html``, one run on one page, the outcome first; and ``compare.html``, several with their curves together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dltrain.report import charts as charting
-from dltrain.report.content import Content, Mistake
+from dltrain.report.content import Chart, Content, Mistake, Rows, charts_of_test, charts_of_training, overlaid
 from dltrain.report.figures import confusions, duration
 from dltrain.report.html import escaped, facts, figure, page, picture, places, section, table
-from dltrain.report.metrics import summary
+from dltrain.report.metrics import leading, summary
 
 _WIDEST_MATRIX = 25  # classes; of more, the most frequent confusions are listed
 _CONFUSIONS = 20
@@ -17,8 +16,8 @@ _TILES = 4
 def render(content: Content) -> str:
     """The page as HTML."""
     best = content.result.get("best", {}).get("epoch")
-    curves = charting.curves(content.history, best, content.target)
-    tested = charting.of_test(content, content.test) if content.test else []
+    curves = charts_of_training(content.history, best, content.target)
+    tested = charts_of_test(content, content.test) if content.test else []
     body = "\n".join(
         (
             _header(content),
@@ -190,3 +189,47 @@ def _timings(content: Content) -> list[tuple[str, Any]]:
     if len(content.history) and timings.get("train") is not None:
         timings["an epoch"] = timings["train"] / len(content.history)
     return [(f"time: {name}", duration(seconds)) for name, seconds in timings.items() if seconds is not None]
+
+
+def render_comparison(
+    names: Sequence[str],
+    config: Mapping[str, Sequence[Any]],
+    metrics: Mapping[str, Sequence[float | None]],
+    best: Mapping[str, Sequence[int]],
+    histories: Sequence[Rows],
+) -> str:
+    """The page as HTML; each sequence has a value for each of the ``names``."""
+    heads = [escaped(name) for name in names]
+    figures = [
+        [escaped(name), *(_marked(figure(value), index in best[name]) for index, value in enumerate(values))]
+        for name, values in metrics.items()
+    ]
+    keys = [[escaped(key), *(escaped(_text(value)) for value in values)] for key, values in config.items()]
+    charts = charts_of_runs(names, histories)
+    body = "\n".join(
+        (
+            f"<header><h1>{len(names)} runs compared</h1></header>",
+            section("Metrics", table(["metric", *heads], figures, "figures") if figures else ""),
+            section("Configuration: what differs", table(["key", *heads], keys) if keys else _SAME),
+            section("Curves", places(charts)),
+        )
+    )
+    return page(f"{len(names)} runs compared", body, charts)
+
+
+_SAME = '<p class="soft">The configurations are the same.</p>'
+
+
+def charts_of_runs(names: Sequence[str], histories: Sequence[Rows]) -> list[Chart]:
+    """A chart for the first metric of each kind and for the learning rate, with a curve for each run."""
+    columns = list(dict.fromkeys(name for rows in histories if rows for name in rows[0]))
+    charts = [overlaid(names, histories, metric, metric) for metric in leading(columns)]
+    return charts + ([overlaid(names, histories, "lr", "learning rate")] if "lr" in columns else [])
+
+
+def _marked(text: str, best: bool) -> str:
+    return f'<span class="best">{text}</span>' if best else text
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else str(value)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from dltrain.report.charts import Chart, overlaid
-from dltrain.report.content import Rows
+from dltrain.report.content import Chart, Rows, overlaid
 from dltrain.report.html import escaped, figure, link, page, places, section, table
 
 _BINS = 5  # of a key with more different numbers than that, for its importance
