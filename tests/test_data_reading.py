@@ -185,6 +185,13 @@ DAMAGE = {
     "a quote that does not end": (b'"1,2', "a quoted value does not end as it should", 0, 0),
     "a quote that ends within a value": (b'"1"5,2', "a quoted value does not end as it should", 0, 0),
     "a quote that ends in another row": (b'"1,2\n3,4\n5",6,7', "a quoted value does not end as it should", 1, 1),
+    "a quote that ends far below": (
+        b'"1,2\n' + b"3,4\n" * 20 + b'5",6',
+        "a quoted value does not end as it should: it takes in 21 rows",
+        20,
+        1,
+    ),
+    "a value without end": (b"1" * 140_000 + b",2", "or is longer than 131,072 characters", 0, 0),
     "a byte that is no text": (b"\xe9,2", "this is not UTF-8 text; save the file as UTF-8", 0, 0),
     "a field too many": (b"1,2,3", "3 fields, where the header has 2", 0, 0),
 }
@@ -195,12 +202,19 @@ def test_a_damaged_row_is_named_and_costs_no_other(read, predicted, row, cause, 
     lines = [f"{number / 2},{number % 2}".encode() for number in range(1500)]
     data = read("a,y\n" + rows(COUNTS, [row % 2 for row in range(60)]))
     damaged = b"a,y\n" + b"\n".join([*lines[:1199], row, *lines[1199:]]) + b"\n"
-    with pytest.raises(DataError, match=rf"row 1200 \(line 1201\): {cause}"):
+    with pytest.raises(DataError, match=rf"row 1200 \(line 1201\): .*{cause}"):
         read(damaged)
     inputs, bad = predicted(data, damaged)
     assert bad[0][0] == "t.csv, row 1200" and cause in bad[0][1]
     assert len(inputs) == 1500 + others
     assert len(bad) == 1 + faults
+
+
+def test_a_text_of_many_lines_is_a_value(read, predicted):
+    texts = ['"' + "a, b, and c\nno more\n\n" * 10 + '"', '"d\n\n"', "e"] * 20
+    data = read("a,z,y\n" + rows(texts, SIZES, SIZES))
+    assert data.facts.feature_names[:2] == ("z", "a=" + texts[0].strip('"').strip())
+    assert predicted(data)[1] == []
 
 
 # Numbers

@@ -13,6 +13,9 @@ from dltrain.data.tables.dialect import Dialect, without_missing
 from dltrain.errors import DataError
 
 _CELLS = 2_000_000  # of a frame
+_NO_END = "a quoted value does not end as it should"
+_TOO_LONG = f"{_NO_END}, or is longer than {csv.field_size_limit():,} characters"
+_SWALLOWED = 12  # separators in whole rows within a value that tell that it was not meant to hold them
 
 Refuse = Callable[[int, int, str], None]  # takes a row from 1, its line, and what is wrong with it
 Frames = Iterator[tuple[list[int], pl.DataFrame]]  # with the number of each row, from 1
@@ -107,6 +110,11 @@ class _Lines:
         self._waiting.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
 
+    def hold_rows(self, separator: str, width: int) -> bool:
+        """Whether the lines within the current row are rows of ``width`` themselves, so that a quote is missing."""
+        inner = self.taken[1:-1]
+        return len(inner) * (width - 1) >= _SWALLOWED and all(line.count(separator) == width - 1 for line in inner)
+
     @property
     def are_text(self) -> bool:
         try:
@@ -136,7 +144,7 @@ def _records(path: Path, dialect: Dialect) -> Iterator[Record]:
             except StopIteration:
                 return
             except csv.Error as error:
-                fault = f"a quoted value does not end as it should ({error})"
+                fault = _TOO_LONG if "field limit" in str(error) else f"{_NO_END} ({error})"
                 lines.put_back()
             if not lines.are_text:
                 fault = "this is not UTF-8 text; save the file as UTF-8"
@@ -145,9 +153,12 @@ def _records(path: Path, dialect: Dialect) -> Iterator[Record]:
                     continue
                 fields = [""] * width
             width = width or len(fields)
+            if not fault and lines.hold_rows(dialect.separator, width):
+                fault = f"{_NO_END}: it takes in {len(lines.taken) - 1:,} rows"
+                lines.put_back()
             if not fault and len(fields) != width:
                 fault = f"{len(fields)} fields, where the {first} has {width}"
                 if len(lines.taken) > 1:
-                    fault = "a quoted value does not end as it should"
+                    fault = _NO_END
                     lines.put_back()
             yield Record(lines.before + 1, fields, fault)
