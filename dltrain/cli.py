@@ -13,10 +13,10 @@ from dltrain.commands.completion import asks_for_completion, complete
 from dltrain.commands.help import asks_for_help, help_text
 from dltrain.commands.verbs import TRAIN, VERBS, verb_of
 from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of
-from dltrain.system import answer, signals, worker
+from dltrain.system import answer, process
+from dltrain.system.log import on_any_streams
 from dltrain.system.machine import die_with_parent, shorten_spin
 from dltrain.system.process import leave, process_restored
-from dltrain.system.streams import on_any_streams
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def command() -> NoReturn:
     """Run ``dltrain`` as a process of its own, which ends with the exit code."""
     code = main()
-    if worker.is_worker() or "torch" not in sys.modules:  # to take the interpreter apart takes long
+    if process.is_worker() or "torch" not in sys.modules:  # to take the interpreter apart takes long
         leave(code)
     sys.exit(code)
 
@@ -43,9 +43,9 @@ def _on_streams(argv: list[str] | None) -> int:
 
 def _main(arguments: list[str]) -> int:
     shorten_spin()
-    if worker.is_launched_by_dltrain():
-        die_with_parent(signal.SIGTERM, int(os.environ[worker.LAUNCHER]))
-    if worker.rank() > 0:
+    if process.is_launched_by_dltrain():
+        die_with_parent(signal.SIGTERM, int(os.environ[process.LAUNCHER]))
+    if process.rank() > 0:
         return follow(arguments)
     code = _run(arguments)
     if code <= SIGNALLED:  # else the launcher tells the others, and torch may be half imported
@@ -64,7 +64,7 @@ def _run(arguments: list[str]) -> int:
 def _tried(arguments: list[str]) -> tuple[int, BaseException | None]:
     """Run the command; returns the exit code and the error behind it, which is reported on stderr."""
     try:
-        with signals.handled():
+        with process.signals_handled():
             code = _dispatch(arguments)
             sys.stdout.flush()
     except BrokenPipeError as error:  # `dltrain list | head`: nobody reads on, and the flush at exit must not complain
@@ -87,7 +87,7 @@ def _explained(error: BaseException) -> BaseException:
 
 def _release_others(arguments: Sequence[str]) -> None:
     """Let the other processes end where they wait for a run that did not begin."""
-    if worker.size() > 1 and verb_of(arguments)[0].shared:
+    if process.size() > 1 and verb_of(arguments)[0].shared:
         from dltrain.distributed.rendezvous import rendezvous
 
         rendezvous().publish_no_plan()
@@ -103,7 +103,7 @@ def follow(arguments: Sequence[str]) -> int:
         return 0
     logging.getLogger().addHandler(logging.NullHandler())
     try:
-        with signals.handled():
+        with process.signals_handled():
             from dltrain.distributed.rendezvous import rendezvous, reporting
 
             with reporting(rendezvous()):

@@ -14,7 +14,7 @@ from dltrain.data.base import Facts
 from dltrain.data.stored import require_consistent
 from dltrain.runs import checkpoint
 from dltrain.runs.record import command_of, history_of, read_config, read_environment, read_result
-from dltrain.system.structure import mismatch
+from dltrain.system.files import mismatch
 from dltrain.trained.result import show
 
 

@@ -38,7 +38,7 @@ def test_leaves_do_not_import_each_other_nor_what_is_above_them(path):
     if leaf not in LEAVES:
         pytest.skip("not a leaf")
     allowed = {f"dltrain.{leaf}", "dltrain.errors", "dltrain.system.expression", "dltrain.system.extras"}
-    allowed |= {"dltrain.system.files", "dltrain.system.machine", "dltrain.system.structure"}
+    allowed |= {"dltrain.system.files", "dltrain.system.machine"}
     ours = {name for name in imports_of(path) if name.split(".")[0] == "dltrain"}
     assert {name for name in ours if not any(name == good or name.startswith(f"{good}.") for good in allowed)} == set()
 
@@ -133,7 +133,7 @@ def test_several_processes_start_without_the_compiler(tmp_path):
 
 
 def test_looking_through_all_modules_does_not_bring_the_compiler(tmp_path):
-    code = "import inspect\nfrom dltrain.system.startup import defer_compiler\ndefer_compiler()\n"
+    code = "import inspect\nfrom dltrain.system.device import defer_compiler\ndefer_compiler()\n"
     look = "inspect.getmodule(inspect.currentframe(), 'nowhere.py')"
     assert "sympy" not in loaded_after(code + look, tmp_path)
 
@@ -142,5 +142,5 @@ def test_looking_through_all_modules_does_not_bring_the_compiler(tmp_path):
     "use", ["import torch._dynamo.config", "torch.compile(torch.nn.Identity())", "torch._dynamo.reset()"]
 )
 def test_the_compiler_comes_as_soon_as_it_is_used(use, tmp_path):
-    code = f"import torch\nfrom dltrain.system.startup import defer_compiler\ndefer_compiler()\n{use}"
+    code = f"import torch\nfrom dltrain.system.device import defer_compiler\ndefer_compiler()\n{use}"
     assert "sympy" in loaded_after(code, tmp_path)

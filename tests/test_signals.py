@@ -17,7 +17,7 @@ from PIL import Image
 from dltrain.data import bundled
 from dltrain.errors import Interrupted
 from dltrain.runs import checkpoint
-from dltrain.system import signals
+from dltrain.system.process import signals_handled
 from dltrain.training.progress import View
 
 SHORT = ("trainer.epochs=4", "dataset.limit=100", "hydra.run.dir=run")  # 4 steps an epoch
@@ -138,7 +138,7 @@ def test_a_signal_while_data_load_leaves_no_folder(dltrain, monkeypatch, tmp_pat
 
 def test_handlers_come_back():
     before = [signal.getsignal(number) for number, _ in CODES]
-    with signals.handled():
+    with signals_handled():
         assert [signal.getsignal(number) for number, _ in CODES] != before
     assert [signal.getsignal(number) for number, _ in CODES] == before
 
@@ -173,9 +173,9 @@ def test_a_run_whose_terminal_is_closed_saves_its_state(tmp_path):
 
 
 def test_outside_of_a_step_a_signal_raises_at_once_and_within_it_does_not():
-    with pytest.raises(Interrupted, match="signal 15"), signals.handled():
+    with pytest.raises(Interrupted, match="signal 15"), signals_handled():
         os.kill(os.getpid(), signal.SIGTERM)
-    with signals.handled() as request:
+    with signals_handled() as request:
         with request.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             assert request.requested
@@ -211,9 +211,9 @@ def long_run(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         return process
 
     yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    for child in started:
+        child.kill()
+        child.communicate()
 
 
 @pytest.mark.parametrize(("number", "code"), CODES[:2], ids=NAMES[:2])

@@ -12,9 +12,8 @@ from made import on_terminal, write_table
 from rich.table import Table
 
 from dltrain.system.console import Console, in_one_line
-from dltrain.system.log import log_to
+from dltrain.system.log import log_to, printable
 from dltrain.system.process import process_restored
-from dltrain.system.streams import printable
 from tests.test_cli import SHORT
 
 

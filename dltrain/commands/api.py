@@ -27,7 +27,7 @@ from dltrain.config.values import overrides_of
 from dltrain.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
 from dltrain.runs.find import find_run
 from dltrain.runs.record import history_of, read_result
-from dltrain.system import answer, worker
+from dltrain.system import answer, process
 from dltrain.system.machine import shorten_spin
 from dltrain.system.process import process_restored
 
@@ -200,7 +200,7 @@ def _requested(overrides: Sequence[str] | str, values: dict[str, Any]) -> Iterat
 @contextmanager
 def _called() -> Iterator[StringIO]:
     """Within, dltrain works as for a command, whose answer on stdout is yielded; errors are the caller's."""
-    if worker.is_worker():
+    if process.is_worker():
         raise UserError("from Python dltrain is for one process: start several with the command, torchrun -m dltrain")
     try:
         with _ONE_AT_A_TIME, process_restored(), answer.captured() as answered:

@@ -13,9 +13,8 @@ from dltrain.errors import UserError
 from dltrain.report.figures import duration, plot
 from dltrain.system.answer import on_terminal, print_json, stdout
 from dltrain.system.console import Console, in_one_line
-from dltrain.system.device import process_state
+from dltrain.system.device import defer_compiler, process_state
 from dltrain.system.extras import DISTRIBUTION, overwritten_files
-from dltrain.system.startup import defer_compiler
 from dltrain.training.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 
 

@@ -12,8 +12,7 @@ from dltrain.report.metrics import lower_is_better
 from dltrain.runs.find import find_run, path_of
 from dltrain.runs.record import choices_of, history_of, metrics_of, read_config, read_result
 from dltrain.system.answer import on_terminal, print_json, say
-from dltrain.system.files import write_text
-from dltrain.system.structure import flat
+from dltrain.system.files import flat, write_text
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from dltrain.commands.arguments import run_of, take_keys
 from dltrain.errors import UserError
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.answer import on_terminal, print_json
 from dltrain.system.log import log_to
 from dltrain.trained.launch.start import launched
@@ -27,9 +27,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         return
     from dltrain.trained.loaded import load_run
 
-    log_to(None, speaks=worker.rank() == 0)
+    log_to(None, speaks=process.rank() == 0)
     answer = evaluated(load_run(run, overrides, measures=True), split)
-    if worker.rank() > 0:
+    if process.rank() > 0:
         return
     if on_terminal():
         from dltrain.commands.tables import show_evaluation

@@ -11,7 +11,7 @@ from dltrain.commands.arguments import inputs_of, run_of, take_keys
 from dltrain.commands.writers import Write, csv_writer, require_writable, writing
 from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.runs.find import path_of
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.answer import give, on_terminal, print_json, stdout
 from dltrain.system.log import can_redraw, log_to
 from dltrain.trained.launch.start import launched
@@ -49,8 +49,8 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     from dltrain.system.device import computing_threads, threads_of_run
     from dltrain.trained.loaded import load_run
 
-    log_to(None, speaks=worker.rank() == 0)
-    if worker.size() > 1 and any(map(is_stream, inputs)):
+    log_to(None, speaks=process.rank() == 0)
+    if process.size() > 1 and any(map(is_stream, inputs)):
         raise UserError("several processes cannot read from one pipe: write it to a file, or trainer.devices=1")
     loaded = load_run(run, overrides)
     broken = Broken()

@@ -12,7 +12,7 @@ from dltrain.config.earlier import locate_files, of_run, require_trusted
 from dltrain.runs.find import find_run, started_elsewhere
 from dltrain.runs.folder import locked_run_folder
 from dltrain.runs.record import read_config, read_environment, read_result
-from dltrain.system import signals
+from dltrain.system import process
 from dltrain.system.log import log_to
 from dltrain.trained.launch.start import command_of, launched
 
@@ -37,7 +37,7 @@ def resume(arguments: Sequence[str]) -> None:
     from dltrain.trained.train import train
 
     command = command_of(["resume", *arguments])
-    with signals.handled() as stop, locked_run_folder(path.resolve(), command) as folder:
+    with process.signals_handled() as stop, locked_run_folder(path.resolve(), command) as folder:
         log_to(folder.path / "train.log")
         resumable = find_resumable(str(checkpoint or path), path)
         assert resumable is not None  # it raises where a run that is named has no checkpoint

@@ -11,7 +11,7 @@ from dltrain.config.compose import Composer, show
 from dltrain.config.flags import Flags, parse_flags
 from dltrain.config.session import context_of, hydra_session, output_folder, without_hydra
 from dltrain.errors import UserError, quoted
-from dltrain.system import signals, worker
+from dltrain.system import process
 from dltrain.system.answer import on_terminal, print_json, say
 
 
@@ -36,7 +36,7 @@ class Request:
 
             run_alone(context_of(self.cfg, self.composer.loader), self.cfg, self.arguments)
             return 0
-        if worker.is_worker():
+        if process.is_worker():
             raise UserError("a sweep starts its own processes: dltrain -m trainer.devices=N, without torchrun")
         from dltrain.sweep.start import run_sweep
 
@@ -77,13 +77,13 @@ def follow(arguments: Sequence[str]) -> None:
     """Take part in a run that rank 0 trains or resumes; rank 0 sends the configuration."""
     from dltrain.trained.train import follow as follow_training
 
-    with signals.handled() as stop:
+    with process.signals_handled() as stop:
         follow_training(stop)
 
 
 def _after_restart() -> list[str]:
     """Return the overrides that resume the run where the launcher has started its processes anew."""
-    if not worker.restarts():
+    if not process.restarts():
         return []
     from dltrain.distributed.rendezvous import folder_before_restart
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from dltrain.config.rules import Problem
 from dltrain.errors import did_you_mean
-from dltrain.system.structure import flat
+from dltrain.system.files import flat
 
 _FOLDERS = {  # of Hydra's, with an example each
     "hydra.run.dir": "my_run",

@@ -9,7 +9,7 @@ from dltrain.config.source import READ
 from dltrain.data.stated import Stated
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.report.metrics import NAMES, about_test, lower_is_better
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.expression import Expression
 from dltrain.system.files import kind_of
 
@@ -52,12 +52,12 @@ def _mapping(node: Any) -> Mapping[str, Any]:
 def _check_processes(trainer: Mapping[str, Any], batch_size: Any) -> Iterator[Problem]:
     """What several processes that share a run need."""
     devices = trainer.get("devices")
-    count = worker.size() if worker.is_worker() else devices
+    count = process.size() if process.is_worker() else devices
     if isinstance(count, int) and isinstance(batch_size, int) and count > batch_size > 0:
         yield Problem("dataset.batch_size", f"is the batch of all {count} processes, and must have a sample for each")
     if trainer.get("strategy") != "fsdp":
         return
-    if count == 1 and not worker.is_worker():
+    if count == 1 and not process.is_worker():
         yield Problem("trainer.strategy", "is for several processes: add trainer.devices=N, or take ddp", "fsdp")
     if trainer.get("on_nonfinite") == "rollback":
         yield Problem("trainer.on_nonfinite", "excludes trainer.strategy=fsdp: use stop or skip", "rollback")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from dltrain.data.base import Facts, Kind, Task
 from dltrain.errors import ConfigError
-from dltrain.system.structure import Structure, mismatch
+from dltrain.system.files import Structure, mismatch
 
 _NUMBER = int | float
 _DIALECT = {

@@ -6,5 +6,5 @@
 - ``strategy``: copies of the network that average their gradients (DDP), or shards of it (FSDP2).
 
 They are started on this machine by :mod:`dltrain.trained.launch`. What a launcher says in the environment is read by
-:mod:`dltrain.system.worker`; checkpoints of sharded networks are written by :mod:`dltrain.runs.writer`.
+:mod:`dltrain.system.process`; checkpoints of sharded networks are written by :mod:`dltrain.runs.writer`.
 """

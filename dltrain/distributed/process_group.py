@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dltrain.errors import DltrainError
-from dltrain.system import worker
+from dltrain.system import process
 
 Value = TypeVar("Value")
 Agreed = tuple[int, ...]
@@ -113,7 +113,7 @@ class DistributedGroup(ProcessGroup):
 
     def __init__(self, device: torch.device, cause_of: Callable[[BaseException], BaseException]):
         self.device, self.rank, self.size = device, dist.get_rank(), dist.get_world_size()
-        self.local_size = worker.local_size()
+        self.local_size = process.local_size()
         self._cause_of = cause_of
         # Flags and small objects travel between CPUs, so that no GPU is waited for.
         self._cpu: Any = dist.new_group(backend="gloo") if device.type == "cuda" else None

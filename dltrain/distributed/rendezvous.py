@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 
 from dltrain.distributed.process_group import DistributedGroup, ProcessGroup
 from dltrain.errors import SIGNALLED, DltrainError, Interrupted, LostPeerError, TrainingError, exit_code_of
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.answer import answer_ending, is_left_to_launcher, report
 
 _PLAN, _ERROR, _FOLDER = "plan", "error", "dltrain run folder"  # keys of the stores
@@ -47,7 +47,7 @@ class Rendezvous:
 
     def __init__(self) -> None:
         store, self.rank, self.size = _connect()
-        self.store = PrefixStore(f"dltrain/{worker.restarts()}", store)
+        self.store = PrefixStore(f"dltrain/{process.restarts()}", store)
         self.store.set(f"process {self.rank}", f"{os.uname().nodename} {os.getpid()}")
         # A connection for the watcher alone: another is busy for as long as what it waits for.
         self._watched = self.store.clone()
@@ -95,7 +95,7 @@ class Rendezvous:
             failure = self.rank, exit_code_of(error), message, isinstance(error, LostPeerError)
             self.store.compare_set(_ERROR, "", json.dumps(failure))
         if self.rank > 0 and not is_left_to_launcher(error):  # rank 0 says it itself
-            worker.leave_error(message)
+            process.leave_error(message)
 
     def cause_of(self, error: BaseException) -> BaseException:
         """``error``, or what happened in another process and has led to it."""
@@ -185,7 +185,7 @@ def join_group(device: torch.device, plan: Plan | None = None) -> Iterator[Proce
 
     Rank 0 publishes its ``plan``. An exception that leaves the block is reported to the other processes.
     """
-    if not worker.is_worker():
+    if not process.is_worker():
         yield ProcessGroup()
         return
     others = rendezvous()
@@ -223,7 +223,7 @@ def reporting(others: Rendezvous) -> Iterator[None]:
 
 def folder_before_restart() -> Path | None:
     """The run folder, where the launcher has restarted all processes."""
-    if not worker.restarts():
+    if not process.restarts():
         return None
     store = _launchers_store()
     return Path(store.get(_FOLDER).decode()) if store.check([_FOLDER]) else None

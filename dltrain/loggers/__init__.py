@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dltrain.errors import UserError, cause_of
-from dltrain.system.structure import flat
+from dltrain.system.files import flat
 
 if TYPE_CHECKING:  # loggers are checked, and many work, without torch
     from torch import Tensor, nn

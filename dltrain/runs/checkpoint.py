@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 import torch
 
 from dltrain.errors import CheckpointError, cause_of
-from dltrain.system.files import digest, flush, kind_of, written_whole
-from dltrain.system.structure import Structure, mismatch
+from dltrain.system.files import Structure, digest, flush, kind_of, mismatch, written_whole
 
 FORMAT = 2
 _COMMENT = b"sha256:"

@@ -18,8 +18,7 @@ import yaml
 from dltrain.errors import DltrainError, RecordError
 from dltrain.report.metrics import declare
 from dltrain.system import yaml_text
-from dltrain.system.files import kind_of
-from dltrain.system.structure import Structure, flat, mismatch
+from dltrain.system.files import Structure, flat, kind_of, mismatch
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from dltrain.config.session import output_folder
 from dltrain.errors import ConfigError
 from dltrain.sweep.ledger import STEERING, Job, Key, Ledger, key_of, naming
 from dltrain.sweep.pool import Planned
-from dltrain.system.files import finite
-from dltrain.system.structure import flat
+from dltrain.system.files import finite, flat
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from dltrain.sweep.board import Board
 from dltrain.sweep.ledger import Job, Ledger
 from dltrain.sweep.study import Study
-from dltrain.system import signals
+from dltrain.system import process
 from dltrain.system.answer import is_reported, report
 from dltrain.system.machine import shorten_spin
 from dltrain.trained.launch.job import SweepTask
@@ -122,7 +122,7 @@ class Pool:
 
     def _run_all(self) -> None:
         self.board = Board(len(self.waiting), live=not self.engine.shows)
-        with signals.handled() as stop, stop.deferred(), self.board:
+        with process.signals_handled() as stop, stop.deferred(), self.board:
             try:
                 while (self.waiting and not stop.requested) or self.running:
                     while self.waiting and self.slots and not stop.requested:

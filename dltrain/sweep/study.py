@@ -19,7 +19,7 @@ from dltrain.errors import ConfigError, DltrainError, UserError
 from dltrain.report.metrics import lower_is_better
 from dltrain.sweep.ledger import Job, Key, Ledger, key_of, setting
 from dltrain.system.extras import install_line
-from dltrain.system.structure import flat
+from dltrain.system.files import flat
 
 FILE = "pruning.log"  # the study of a grid
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from dltrain.errors import SIGNALLED, ConfigError, DltrainError, Interrupted, LostPeerError, exit_code_of
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.files import finite
-from dltrain.system.streams import printable
+from dltrain.system.log import printable
 
 _targets: list[TextIO] = []  # where an answer goes, the innermost last
 _given = threading.Event()
@@ -32,7 +32,7 @@ def begin() -> None:
 def give() -> None:
     """Note that the answer, or its beginning, is on stdout: no line may follow."""
     _given.set()
-    worker.leave_answered()
+    process.leave_answered()
 
 
 @contextmanager
@@ -113,11 +113,11 @@ def report(error: BaseException) -> int:
         return exit_code_of(error)
     else:
         traceback.print_exception(error)
-        worker.leave_error(f"a bug: {_text_of(error)}")
+        process.leave_error(f"a bug: {_text_of(error)}")
         return 1
     if not is_reported(error) and not is_left_to_launcher(error):
         print(f"dltrain: {printable(text)}", file=sys.stderr, flush=True)
-        worker.leave_error(text)  # the launcher says what has not been said
+        process.leave_error(text)  # the launcher says what has not been said
     return exit_code_of(error)
 
 
@@ -131,7 +131,7 @@ def is_left_to_launcher(error: BaseException | None) -> bool:
 
     The launcher stops the others once a process has ended, and they may receive its signal before they notice why.
     """
-    return isinstance(error, LostPeerError | Interrupted | KeyboardInterrupt) and worker.has_launcher()
+    return isinstance(error, LostPeerError | Interrupted | KeyboardInterrupt) and process.has_launcher()
 
 
 def answer_ending(code: int, error: BaseException | None) -> None:
@@ -139,7 +139,7 @@ def answer_ending(code: int, error: BaseException | None) -> None:
 
     Where a launcher restarts the processes of a run, the run has not ended.
     """
-    is_last_word = code > SIGNALLED or not worker.may_start_again()
+    is_last_word = code > SIGNALLED or not process.may_start_again()
     if is_last_word and not is_left_to_launcher(error) and stdout() and not (_given.is_set() or on_terminal()):
         print_json(ending(code, error))
 

@@ -5,7 +5,7 @@ from typing import Any
 from rich import console
 from rich.text import Text
 
-from dltrain.system.streams import printable
+from dltrain.system.log import printable
 
 
 class Console(console.Console):

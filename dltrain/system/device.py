@@ -1,18 +1,24 @@
-"""Device, precision, seeds and threads: what is global to the process is set here, and restored."""
+"""Device, precision, seeds and threads: what is global to the process is set here, and restored.
+
+torch runs without its compiler until something is compiled.
+"""
 
 import contextlib
+import importlib
 import os
 import random
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
 from dltrain.errors import ConfigError
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.machine import core_count
 
 # Multiply-adds of a forward pass that are worth one more thread. Measured on two cores: an LSTM with 26 million a step,
@@ -29,14 +35,14 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such device on this machine.
     """
-    together = worker.is_worker()
+    together = process.is_worker()
     if name == "auto":
         has_mps = torch.backends.mps.is_available() and not together
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if together and name not in ("cuda", "cpu"):
         raise ConfigError([f"device='{name}': processes that share a run take device=cuda, each its own, or cpu"])
     if together and name == "cuda":
-        name = f"cuda:{worker.local_rank()}"
+        name = f"cuda:{process.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -74,7 +80,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 def available_threads() -> int:
     """Threads that this process may use on the CPU: its share of the cores, at most ``OMP_NUM_THREADS``."""
     most = os.environ.get("OMP_NUM_THREADS", "")
-    cores = core_count() // worker.local_size()
+    cores = core_count() // process.local_size()
     return max(1, min(cores, int(most)) if most.isdecimal() and int(most) else cores)
 
 
@@ -208,3 +214,55 @@ def fits(nbytes: int, device: torch.device, share: float = 0.5) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return nbytes <= share * free
+
+
+_COMPILER = "torch._dynamo"
+
+
+class _PartOfCompiler:
+    """Stands for a submodule of ``torch._dynamo`` with the ``functions`` that are called outside of a compilation."""
+
+    def __init__(self, name: str, **functions: Callable[[], Any]):
+        self.__name__ = name
+        vars(self).update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(_imported_compiler(), self.__name__), name)
+
+
+class _DeferredCompiler(ModuleType):
+    """Stands for ``torch._dynamo`` until more of it is used than optimizers and process groups do.
+
+    torch imports its compiler, which takes longer than torch itself, when the first optimizer is made, only to call
+    functions that do nothing outside of a compilation. Any other attribute, a submodule included, imports the real
+    module and replaces this one.
+    """
+
+    utils = _PartOfCompiler("utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")  # torch's default
+    trace_rules = _PartOfCompiler("trace_rules", clear_lru_cache=lambda: None)  # there is nothing in it yet
+
+    def graph_break(self, msg: str = "") -> None:
+        """Nothing is being compiled, so there is no graph to break."""
+
+    def disable(self, fn: Callable[..., Any], recursive: bool = True, *, wrapping: bool = True) -> Callable[..., Any]:
+        """Nothing is being compiled, so there is nothing to keep ``fn`` out of."""
+        return fn
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # `inspect` looks at every module's __file__, at any moment
+            raise AttributeError(name)
+        return getattr(_imported_compiler(), name)
+
+
+def _imported_compiler() -> Any:
+    """The real module, which replaces the one that stands for it."""
+    if isinstance(sys.modules.get(_COMPILER), _DeferredCompiler):
+        del sys.modules[_COMPILER]
+        torch._dynamo = importlib.import_module(_COMPILER)
+    return sys.modules[_COMPILER]
+
+
+def defer_compiler() -> None:
+    """Keep torch from importing its compiler before it is used; a no-op where that has happened."""
+    if _COMPILER not in sys.modules:
+        sys.modules[_COMPILER] = torch._dynamo = _DeferredCompiler(_COMPILER)

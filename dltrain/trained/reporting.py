@@ -27,8 +27,7 @@ from dltrain.runs.record import (
     read_result,
 )
 from dltrain.system.device import Precision
-from dltrain.system.files import write_text
-from dltrain.system.structure import flat
+from dltrain.system.files import flat, write_text
 from dltrain.trained.predictions import original, predictions
 from dltrain.training.inference import Loss, predict
 from dltrain.training.metrics import by_class

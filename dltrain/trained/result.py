@@ -8,7 +8,7 @@ from typing import Any
 from dltrain.build import Parts
 from dltrain.errors import DltrainError, Interrupted, exit_code_of
 from dltrain.runs.folder import RunFolder
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.answer import ending, give, is_left_to_launcher, on_terminal, print_json, stdout
 from dltrain.trained.resume import how_to_go_on
 from dltrain.training.trainer import Trainer
@@ -35,7 +35,7 @@ def leave_result(trainer: Trainer, folder: RunFolder, error: BaseException) -> N
         return
     trainer.checkpoints.settle()  # so that a checkpoint that is being written counts
     log.warning("%s after %d epochs%s", result["status"], trainer.epoch, how_to_go_on(folder.path))
-    if is_left_to_launcher(error) or (worker.may_start_again() and not interrupted):
+    if is_left_to_launcher(error) or (process.may_start_again() and not interrupted):
         return
     if not on_terminal() or isinstance(error, KeyboardInterrupt | Interrupted | DltrainError):
         show(result, error)

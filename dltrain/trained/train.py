@@ -18,10 +18,9 @@ from dltrain.distributed.rendezvous import Plan, join_group, rendezvous
 from dltrain.errors import TrainingError
 from dltrain.runs import checkpoint
 from dltrain.runs.folder import RunFolder
-from dltrain.system import signals, worker
-from dltrain.system.device import pick_device, process_state, seed_apart
+from dltrain.system import process
+from dltrain.system.device import defer_compiler, pick_device, process_state, seed_apart
 from dltrain.system.log import log_to, write_to
-from dltrain.system.startup import defer_compiler
 from dltrain.trained.result import best_of, draw, leave_result, show, write_report
 from dltrain.trained.resume import Resumable, restore
 from dltrain.training.metrics import ClassificationMetrics
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 def train(
     cfg: Any,
     folder: RunFolder,
-    stop: signals.StopRequest,
+    stop: process.StopRequest,
     resumable: Resumable | None,
     force: bool = False,
     pruning: Pruning | None = None,
@@ -50,7 +49,7 @@ def train(
         return TrainingRun(cfg, folder, stop, process_group, resumable, force, pruning).complete()
 
 
-def follow(stop: signals.StopRequest) -> None:
+def follow(stop: process.StopRequest) -> None:
     """Take part in a run that rank 0 has planned, for which it alone writes and prints."""
     plan = rendezvous().plan()
     if plan is None:
@@ -58,7 +57,7 @@ def follow(stop: signals.StopRequest) -> None:
     cfg, path = of_text(plan.config), Path(plan.path)
     if plan.imports_from_here:
         sys.path.insert(0, os.getcwd())
-    file = path / "logs" / f"rank-{worker.rank()}.log"
+    file = path / "logs" / f"rank-{process.rank()}.log"
     log_to(file, speaks=False)
     write_to(file)
     with _joined(cfg) as process_group:
@@ -82,7 +81,7 @@ class TrainingRun:
 
     cfg: Any
     folder: RunFolder
-    stop: signals.StopRequest
+    stop: process.StopRequest
     process_group: ProcessGroup
     resumable: Resumable | None = None  # rank 0 alone has it before :meth:`prepare`
     force: bool = False

@@ -19,7 +19,7 @@ from dltrain.runs.writer import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, random_state, set_random_state
 from dltrain.system.machine import CoreWatch
-from dltrain.system.signals import StopRequest
+from dltrain.system.process import StopRequest
 from dltrain.training.averaging import ExponentialMovingAverage
 from dltrain.training.inference import Loss
 from dltrain.training.metrics import MeanLoss, MetricsFactory

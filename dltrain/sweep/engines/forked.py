@@ -21,7 +21,7 @@ from dltrain.errors import UserError
 from dltrain.sweep.pool import Answer, Planned, perform
 from dltrain.sweep.study import Study
 from dltrain.system.machine import available_memory, core_count, die_with_parent
-from dltrain.system.signals import HANDLED
+from dltrain.system.process import HANDLED_SIGNALS
 from dltrain.trained.launch.job import SweepTask
 from dltrain.training.monitor import Pruning
 
@@ -111,7 +111,7 @@ class Forked:
 
     def _child(self, planned: Planned, pipe: Connection, slot: int) -> None:
         """Run a job in its process."""
-        for number in HANDLED:
+        for number in HANDLED_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, signal.SIG_DFL)
         # A job must not go on alone: started again, the sweep would find its folder taken.
@@ -160,7 +160,7 @@ def take_share(slot: int, slots: int) -> None:
 
 def _import_once(draws: bool) -> None:
     """Import what every job needs, before the first of them is forked; nothing here starts a thread."""
-    from dltrain.system.startup import defer_compiler
+    from dltrain.system.device import defer_compiler
 
     defer_compiler()
     import dltrain.trained.train  # noqa: F401

@@ -10,10 +10,9 @@ from typing import Any, NoReturn
 from dltrain.errors import SIGNALLED, Interrupted, TrainingError
 from dltrain.runs.record import read_result
 from dltrain.system.files import write_json
-from dltrain.system.signals import HANDLED
-from dltrain.system.worker import ANSWERED_FILE, ERROR_FILE
+from dltrain.system.process import ANSWERED_FILE, ERROR_FILE, HANDLED_SIGNALS
 
-_EXIT_CODES = {1, 2, *(Interrupted(number).exit_code for number in HANDLED)}  # that dltrain ends with
+_EXIT_CODES = {1, 2, *(Interrupted(number).exit_code for number in HANDLED_SIGNALS)}  # that dltrain ends with
 _CLOSING = {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM)}  # how the launcher ends the others
 
 

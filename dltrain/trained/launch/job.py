@@ -11,7 +11,7 @@ from dltrain.config import session
 from dltrain.errors import quoted
 from dltrain.runs.folder import RunFolder, discarded_unless_begun, locked_run_folder
 from dltrain.runs.record import read_result
-from dltrain.system import signals, worker
+from dltrain.system import process
 from dltrain.system.answer import silenced, stdout_reserved
 from dltrain.trained.launch import start
 from dltrain.training.monitor import Pruning
@@ -22,7 +22,7 @@ def run_alone(context: Any, cfg: Any, arguments: Sequence[str]) -> float:
 
     ``context`` is Hydra's. Nothing is written before the folder is locked, and known to be free.
     """
-    with signals.handled() as stop, stdout_reserved():
+    with process.signals_handled() as stop, stdout_reserved():
         if _takes_several(cfg):  # Hydra's callbacks and files are those of rank 0
             return _run_together(cfg, arguments, session.output_folder(cfg))
         context.callbacks.on_run_start(config=cfg, config_name=cfg.hydra.job.config_name)
@@ -30,13 +30,13 @@ def run_alone(context: Any, cfg: Any, arguments: Sequence[str]) -> float:
 
 
 def _run(
-    context: Any, cfg: Any, arguments: Sequence[str], stop: signals.StopRequest, pruning: Pruning | None = None
+    context: Any, cfg: Any, arguments: Sequence[str], stop: process.StopRequest, pruning: Pruning | None = None
 ) -> float:
     with locked_run_folder(session.output_folder(cfg), start.command_of(arguments)) as folder:
         folder.require_free(cfg.resume)
 
         def task(job_cfg: Any) -> float:
-            session.current_job(says=not worker.is_worker())  # the launcher of this process has said so
+            session.current_job(says=not process.is_worker())  # the launcher of this process has said so
             return _train(job_cfg, folder, stop, pruning)
 
         return session.run_as_job(context, cfg, task)
@@ -51,7 +51,7 @@ class SweepTask:
     def run(self, context: Any, cfg: Any, pruning: Pruning | None = None) -> float:
         """Run a job of dltrain's launchers, which have checked ``cfg``; ``pruning`` may end it early."""
         arguments = [*self.words, *session.overrides_of(cfg)]
-        with signals.handled() as stop, silenced(), stdout_reserved():
+        with process.signals_handled() as stop, silenced(), stdout_reserved():
             if _takes_several(cfg):
                 resume = ["resume=auto"] if cfg.resume == "auto" else []  # set by the launcher
                 return _run_together(cfg, [*arguments, *resume], session.output_folder(cfg))
@@ -62,7 +62,7 @@ class SweepTask:
         job = session.current_job()
         path, arguments = Path(job.runtime.output_dir), [*self.words, *job.overrides.task]
         command = start.command_of(arguments)
-        with signals.handled() as stop, silenced(), stdout_reserved(), discarded_unless_begun(path, command):
+        with process.signals_handled() as stop, silenced(), stdout_reserved(), discarded_unless_begun(path, command):
             config.check(cfg)
             if _takes_several(cfg):
                 return _run_together(cfg, arguments, path)
@@ -71,7 +71,7 @@ class SweepTask:
                 return _train(cfg, folder, stop)
 
 
-def _train(cfg: Any, folder: RunFolder, stop: signals.StopRequest, pruning: Pruning | None = None) -> float:
+def _train(cfg: Any, folder: RunFolder, stop: process.StopRequest, pruning: Pruning | None = None) -> float:
     from dltrain.config.of_hydra import write_out
     from dltrain.trained.resume import find_resumable  # imports torch: time enough for a signal
     from dltrain.trained.train import train
@@ -82,7 +82,7 @@ def _train(cfg: Any, folder: RunFolder, stop: signals.StopRequest, pruning: Prun
 
 def _takes_several(cfg: Any) -> bool:
     """Whether this process only starts others, which run the job."""
-    return cfg.trainer.devices != 1 and not worker.is_worker()
+    return cfg.trainer.devices != 1 and not process.is_worker()
 
 
 def _run_together(cfg: Any, arguments: Sequence[str], path: Path) -> float:

@@ -14,10 +14,9 @@ from types import FrameType
 
 from dltrain.errors import ConfigError, Interrupted
 from dltrain.runs.record import read_result
-from dltrain.system import worker
+from dltrain.system import process
 from dltrain.system.answer import give
-from dltrain.system.signals import handled_by, leave_closed_terminal
-from dltrain.system.worker import COMMAND, LAUNCHER
+from dltrain.system.process import COMMAND, LAUNCHER, leave_closed_terminal, signals_handled_by
 from dltrain.trained.launch.ending import Leftovers, settle_failure, settle_signal
 
 _SECONDS_TO_SAVE = 60  # for a process that was asked to stop, before it is killed
@@ -25,7 +24,7 @@ _SECONDS_TO_SAVE = 60  # for a process that was asked to stop, before it is kill
 
 def command_of(arguments: Sequence[str]) -> str:
     """The command line that reproduces a run with ``arguments``."""
-    return os.environ[COMMAND] if worker.is_launched_by_dltrain() else shlex.join(["dltrain", *arguments])
+    return os.environ[COMMAND] if process.is_launched_by_dltrain() else shlex.join(["dltrain", *arguments])
 
 
 def launched(verb: str, arguments: Sequence[str], overrides: Sequence[str], path: Path | None = None) -> bool:
@@ -34,7 +33,7 @@ def launched(verb: str, arguments: Sequence[str], overrides: Sequence[str], path
     """
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
     devices = given.get("trainer.devices", "1")
-    if devices == "1" or worker.is_worker():
+    if devices == "1" or process.is_worker():
         return False
     if devices != "auto" and not (devices.isdecimal() and int(devices)):
         raise ConfigError([f"trainer.devices={devices}: it must be a whole number of at least 1, or auto"])
@@ -109,7 +108,7 @@ def _stopped_by_signals() -> Iterator[None]:
             has_come = True
             raise SignalException(f"signal {number}", sigval=signal.Signals(number))
 
-    with handled_by(end):
+    with signals_handled_by(end):
         yield
 
 
