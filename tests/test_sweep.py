@@ -242,6 +242,15 @@ def test_a_file_that_has_changed_since_the_sweep_began_is_noticed(dltrain, fragi
         assert (tmp_path / "sweep" / "sweep.csv").read_bytes() == before
 
 
+def test_a_sweep_of_a_version_without_a_group_goes_on(dltrain, copied):
+    book = json.loads((copied / "sweep.json").read_text())
+    assert book["config"].pop("metric") == {}
+    (copied / "sweep.json").write_text(json.dumps(book))
+    again = dltrain(*GRID, SWEEP)
+    assert again.code == 0, again.stderr
+    assert "6 of 6 jobs are done already" in again.stderr
+
+
 def test_a_job_that_was_killed_as_it_began_is_no_obstacle(dltrain, copied):
     """Hydra's file of its configuration is empty, or half written, at that moment."""
     book = json.loads((copied / "sweep.json").read_text())

@@ -127,5 +127,10 @@ def _changes(job: Job, now: Mapping[str, Any]) -> list[str]:
     return [
         f"job {job.number}: {key} was {shown(job.config.get(key))}, is {shown(now.get(key))}"
         for key in dict.fromkeys([*job.config, *now])
-        if job.config and job.config.get(key) != now.get(key)
+        if job.config and _none_if_empty(job.config.get(key)) != _none_if_empty(now.get(key))
     ]
+
+
+def _none_if_empty(value: Any) -> Any:
+    """A group without an option is as good as none, which is what the sweep of an earlier version has in its place."""
+    return None if value == {} else value
