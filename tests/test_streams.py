@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from made import on_terminal, write_table
+from made import on_terminal, write_images, write_table
 from rich.table import Table
 
-from dltrain.system.console import Console, in_one_line
-from dltrain.system.log import log_to, printable
+from dltrain.system.console import Console
+from dltrain.system.log import in_one_line, log_to, printable
 from dltrain.system.process import process_restored
 from tests.test_cli import SHORT
 
@@ -55,6 +55,14 @@ def test_a_name_does_not_drive_the_terminal(dltrain, verb, tmp_path, capsys):
     (tmp_path / "a\x1b[2Jb.png").write_bytes(b"no image")
     refused = verb("predict", run_folder, "a\x1b[2Jb.png")
     assert refused.code == 2 and "\x1b" not in refused.stderr
+    write_images(tmp_path / "photos")
+    (tmp_path / "photos" / "train" / "dark" / "a\ndltrain: b.png").write_bytes(b"no image")
+    for refused in (
+        verb("predict", run_folder, "photos"),
+        verb("predict", run_folder, "photos/train/dark/a\ndltrain: b.png"),
+        dltrain("dataset=image_folder", "dataset.root=photos"),
+    ):
+        assert refused.code != 0 and "/a\\ndltrain: b.png" in refused.stderr
     with process_restored():
         log_to(None)
         logging.getLogger("dltrain").warning("a\x1b[2Jb")

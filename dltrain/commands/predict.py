@@ -13,7 +13,7 @@ from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.runs.find import path_of
 from dltrain.system import process
 from dltrain.system.answer import give, on_terminal, print_json, stdout
-from dltrain.system.log import can_redraw, log_to
+from dltrain.system.log import can_redraw, in_one_line, log_to
 from dltrain.trained.launch.start import launched
 
 log = logging.getLogger(__name__)
@@ -109,12 +109,15 @@ class Broken:
     def report(self, name: str, cause: str) -> None:
         self.inputs.append((name, cause))
         if self._log:
-            log.warning("%s: %s", name, cause)
+            self._warn(name, cause)
 
     def log_from_now_on(self) -> None:
         self._log = True
         for name, cause in self.inputs:
-            log.warning("%s: %s", name, cause)
+            self._warn(name, cause)
+
+    def _warn(self, name: str, cause: str) -> None:
+        log.warning("%s", in_one_line(f"{name}: {cause}"))
 
     def summary(self, done: str) -> str:
         """Return the message for inputs of which none can be ``done``: predicted, for example."""
@@ -122,7 +125,7 @@ class Broken:
 
     def lines(self) -> list[str]:
         """Return a line for each of the first, with its cause, and how many more there are."""
-        lines = [f"{name}: {cause}" for name, cause in self.inputs[:_LISTED]]
+        lines = [in_one_line(f"{name}: {cause}") for name, cause in self.inputs[:_LISTED]]
         more = len(self.inputs) - len(lines)
         return [*lines, f"and {more} more"] if more else lines
 

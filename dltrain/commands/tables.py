@@ -11,7 +11,8 @@ from dltrain.errors import to_type
 from dltrain.report.figures import confusions, figure
 from dltrain.report.metrics import labelled
 from dltrain.system.answer import stdout
-from dltrain.system.console import Console, in_one_line, styled
+from dltrain.system.console import Console, styled
+from dltrain.system.log import in_one_line
 
 _WIDEST_MATRIX = 20  # classes; of more, the most frequent confusions are listed
 _CONFUSIONS = 15

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dltrain.errors import DataError, cause_of, did_you_mean, listed
 from dltrain.system.files import kind_of
+from dltrain.system.log import in_one_line
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ def warn_left_out(folder: Path, left_out: Counter[str], wanted: str = "images") 
     """Warn of the files of a folder that are not ``wanted``."""
     if left_out:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(5))
-        log.warning("%s: files that are no %s are left out: %s", folder, wanted, counts)
+        log.warning("%s: files that are no %s are left out: %s", in_one_line(str(folder)), wanted, counts)
 
 
 def text_of(path: Path | str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from rich import console
 from rich.text import Text
 
-from dltrain.system.log import printable
+from dltrain.system.log import in_one_line, printable
 
 
 class Console(console.Console):
@@ -16,11 +16,6 @@ class Console(console.Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
-
-
-def in_one_line(text: str) -> str:
-    """A name without line breaks."""
-    return text.replace("\n", "\\n")
 
 
 def styled(text: str, style: str) -> Text:

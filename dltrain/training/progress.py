@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dltrain.report.figures import figure, short
 from dltrain.report.metrics import labelled
-from dltrain.system.console import Console, in_one_line
-from dltrain.system.log import EPOCHS, can_redraw
+from dltrain.system.console import Console
+from dltrain.system.log import EPOCHS, can_redraw, in_one_line
 from dltrain.training.metrics import MeanLoss
 from dltrain.training.monitor import Best
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from dltrain.data.folders import IMAGE_FORMATS
 from dltrain.data.workers import forked
 from dltrain.errors import ConfigError, DataError, cause_of, did_you_mean
+from dltrain.system.log import in_one_line
 from dltrain.system.machine import core_count
 
 log = logging.getLogger(__name__)
@@ -232,5 +233,5 @@ def _decode_chunk(start: int) -> list[str]:
         try:
             pixels[row] = decode(path, to)
         except UnreadableError as error:
-            broken.append(f"'{path}': {error}")
+            broken.append(in_one_line(f"'{path}': {error}"))
     return broken
