@@ -128,7 +128,9 @@ def test_rows_are_predicted_as_by_the_command_from_files_and_frames(verb, of_pyt
     run, file = of_python[name], _FILES / f"{name}.csv"
     expected, frame = predicted_by(verb, run, file), pl.read_csv(file, infer_schema_length=None)
     assert run.predict(file).equals(expected) and run.predict([str(file)]).equals(expected)
-    assert run.predict(frame).equals(expected.drop("input"))
+    assert run.predict(frame).equals(expected.drop("input")) and run.predict(frame.lazy()).equals(
+        expected.drop("input")
+    )
     assert run.predict(pd.read_csv(file)).equals(expected.drop("input"))
     assert predicted_by(verb, run, file, file).equals(run.predict([file, file]))
 
@@ -285,6 +287,42 @@ def test_the_process_is_left_as_it_was(tmp_path, of_python):
         logging.root.removeHandler(log)
         log.close()
     assert (tmp_path / "mine.log").read_text() == "still here\n"
+
+
+def test_the_first_run_of_a_process_draws_no_number_of_its_callers(tmp_path):
+    script = (
+        "import random, dltrain\n"
+        "random.seed(3)\n"
+        f"dltrain.train({SHORT!r})\n"
+        "drawn = random.random()\n"
+        "random.seed(3)\n"
+        "assert drawn == random.random()"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+@pytest.fixture
+def other_torch():
+    """What notebooks set for themselves."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_the_caller_has_set_of_torch_neither_matters_nor_changes(other_torch, of_python, mode):
+    images = np.zeros((2, 8, 8), np.uint8)
+    with mode():
+        run = train(SHORT)
+        rows = run.predict(images)
+        assert not torch.is_grad_enabled() and torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    assert torch.empty(1).dtype == torch.float64 and torch.empty(1).device.type == "meta"
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    again = train(SHORT)
+    assert again.result["test"] == run.result["test"] and again.predict(images).equals(rows)
 
 
 def test_nothing_goes_to_stdout_and_what_own_code_prints_to_stderr(capfd, monkeypatch):

@@ -203,7 +203,7 @@ def _called() -> Iterator[StringIO]:
     if process.is_worker():
         raise UserError("from Python dltrain is for one process: start several with the command, torchrun -m dltrain")
     try:
-        with _ONE_AT_A_TIME, process_restored(), answer.captured() as answered:
+        with _ONE_AT_A_TIME, process_restored(), _torch_as_it_starts(), answer.captured() as answered:
             shorten_spin()
             yield answered
     except Interrupted as error:
@@ -218,6 +218,26 @@ def _called() -> Iterator[StringIO]:
         if explanation is error:
             raise
         raise explanation from error
+
+
+@contextmanager
+def _torch_as_it_starts() -> Iterator[None]:
+    """Within, gradients are computed, and new tensors are float32 on the CPU, whatever the caller has set."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # nobody can have set anything
+        yield
+        return
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            torch.set_default_dtype(torch.float32)
+            if device.type != "cpu":
+                torch.set_default_device(None)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if device.type != "cpu":
+                torch.set_default_device(device)
 
 
 def _predicted(loaded: "Loaded", inputs: Any) -> "pl.DataFrame":

@@ -61,7 +61,7 @@ def read_values(values: Any, fitted: Fitted, batch_size: int, report: Report) ->
         images = _as_images(values)
         starts = range(0, len(images), batch_size)
         return ([_images_of(images, slice(start, start + batch_size), fitted)] for start in starts)
-    if not hasattr(values, "columns"):
+    if not hasattr(type(values), "columns"):  # of a lazy frame itself it would take long
         raise DataError(f"a run on a {kind} predicts from a polars or pandas frame, or files, not {_type_of(values)}")
     return _from_tables([values], fitted, batch_size, report)
 

@@ -83,9 +83,11 @@ def read_last_windows(sources: Sequence[Source], fitted: Fitted, report: Report)
 
 
 def as_source(frame: Any) -> Source:
-    """A path or a frame of polars' as it is; one of pandas' with nulls for what counts there as missing."""
+    """A path or a frame of polars', collected if it is lazy; one of pandas' with nulls for what it takes as missing."""
     if isinstance(frame, Path | pl.DataFrame):
         return frame
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
     plain = frame.astype(object).where(frame.notna(), None)  # polars would need pyarrow for it
     return pl.DataFrame({str(name): plain.iloc[:, place].tolist() for place, name in enumerate(plain.columns)})
 

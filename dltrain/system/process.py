@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -27,8 +28,11 @@ from dltrain.errors import Interrupted
 
 @contextmanager
 def process_restored() -> Iterator[None]:
-    """Within, arguments, import path, environment, filters of warnings, log and signal handlers may change."""
-    argv, path, environment = sys.argv, list(sys.path), dict(os.environ)
+    """Within, arguments, import path, environment, filters of warnings, log and signal handlers may change.
+
+    So may the state of Python's random generator, from which packages draw while they are imported.
+    """
+    argv, path, environment, draws = sys.argv, list(sys.path), dict(os.environ), random.getstate()
     with ExitStack() as stack:
         stack.enter_context(_logging_kept())
         stack.enter_context(_signals_kept())
@@ -39,6 +43,7 @@ def process_restored() -> Iterator[None]:
         try:
             yield
         finally:
+            random.setstate(draws)
             sys.argv = argv
             sys.path[:] = path
             for name in os.environ.keys() - environment.keys():
