@@ -298,6 +298,8 @@ def test_a_data_set_of_ones_own_has_the_figures_of_the_run_in_another_process(dl
     result = dltrain("--config-dir", "my_conf", *options).result
     answer = json.loads(shell("evaluate", result["run"], "trust=[ours]").stdout)
     assert answer["metrics"] == result["test"]
+    answer = json.loads(shell("evaluate", result["run"], "trust=[ours]", "split=all").stdout)
+    assert answer["samples"] == 90  # its file has no key limit
     refused = shell("predict", result["run"], "ours.py", "trust=[ours]")
     assert refused.returncode == 2 and "has not stored its preprocessing" in refused.stderr
 

@@ -108,7 +108,8 @@ class Loaded:
         if not self._can_take_all:
             raise UserError(apart)
         self.cfg.dataset.val_fraction = self.cfg.dataset.test_fraction = 0
-        if self.cfg.dataset.limit == self.stored.dataset.limit:
+        limit = self.cfg.dataset.get("limit")  # which data sets of the user's may lack
+        if limit is not None and limit == self.stored.dataset.get("limit"):
             self.cfg.dataset.limit = None
         data = self.data()
         if data.val is not None or data.test is not None:  # of separate folders, which no fraction moves
