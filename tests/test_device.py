@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dltrain.errors import ConfigError
 from dltrain.system.device import Precision, fits, pick_device, pick_precision, process_state
-from dltrain.training.averaging import ExponentialMovingAverage
+from dltrain.training.state import ExponentialMovingAverage
 
 CPU = torch.device("cpu")
 

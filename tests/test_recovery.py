@@ -18,9 +18,8 @@ from dltrain.runs import checkpoint
 from dltrain.runs.writer import Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
-from dltrain.training.finite import FiniteWatch, diagnose
 from dltrain.training.monitor import Best
-from dltrain.training.recovery import Recovery
+from dltrain.training.recovery import FiniteWatch, Recovery, diagnose
 
 
 class Spoiled(torch.autograd.Function):

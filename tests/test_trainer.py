@@ -16,10 +16,10 @@ from dltrain.runs import checkpoint
 from dltrain.runs.writer import Checkpoints, Due
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision
-from dltrain.training.averaging import ExponentialMovingAverage
 from dltrain.training.metrics import metrics_for
 from dltrain.training.monitor import Best, EarlyStopping
 from dltrain.training.progress import View
+from dltrain.training.state import ExponentialMovingAverage
 from dltrain.training.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -38,11 +38,11 @@ from dltrain.runs.writer import Checkpoints, Due, ShardedCheckpoints
 from dltrain.schedulers import Schedule
 from dltrain.system.device import Precision, pick_device, pick_precision, pick_threads, threads_of_run
 from dltrain.system.machine import CoreWatch
-from dltrain.training.averaging import ExponentialMovingAverage
 from dltrain.training.metrics import Metric, metrics_for
 from dltrain.training.monitor import Best, EarlyStopping
 from dltrain.training.progress import View, make_view
 from dltrain.training.shapes import require_shapes
+from dltrain.training.state import ExponentialMovingAverage
 from dltrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

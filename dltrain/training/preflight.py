@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Loader
-from dltrain.training.finite import tensors_in
 from dltrain.training.inference import evaluate
+from dltrain.training.recovery import tensors_in
 from dltrain.training.trainer import Trainer
 
 _WARM_UP = 2  # steps, in which memory is laid out and kernels are chosen or compiled

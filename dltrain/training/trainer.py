@@ -14,10 +14,9 @@ from dltrain.data.loader import Loader
 from dltrain.distributed.process_group import ProcessGroup
 from dltrain.distributed.strategy import norm_of_shards, without_sum
 from dltrain.system.device import random_state, set_random_state
-from dltrain.training.finite import ALL_FINITE, diagnose
 from dltrain.training.inference import evaluate, stand_in
 from dltrain.training.metrics import MeanLoss, Metrics
-from dltrain.training.recovery import NotFinite, put_back
+from dltrain.training.recovery import ALL_FINITE, NotFinite, diagnose, put_back
 from dltrain.training.state import Row, State
 
 log = logging.getLogger(__name__)
