@@ -9,7 +9,7 @@ from conftest import CONF
 from torch import Tensor
 
 from dltrain.config.limits import AUGMENT
-from dltrain.data.images.augment import Augment, make_augment
+from dltrain.data.images.transforms import Augment, make_augment
 from dltrain.errors import ConfigError
 
 MEAN = torch.tensor([10.0, 20.0, 30.0])

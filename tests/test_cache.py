@@ -14,7 +14,7 @@ from PIL import Image
 from dltrain.data import cache
 from dltrain.data.image_folder import image_folder
 from dltrain.data.images import decode
-from dltrain.data.images.augment import Augment
+from dltrain.data.images.transforms import Augment
 from dltrain.data.loader import Loader
 from dltrain.errors import ConfigError, DataError
 

@@ -11,7 +11,7 @@ import torch
 from dltrain.data.base import Fitted, NamedBatch, Report
 from dltrain.data.folders import text_of
 from dltrain.data.tables.csv_file import open_csv
-from dltrain.data.tables.dialect import Dialect, as_numbers, selected
+from dltrain.data.tables.dialect import Dialect, as_numbers, selected, with_notation
 from dltrain.data.tables.encoder import TableEncoder
 from dltrain.data.tables.frames import (
     TOO_FAR,
@@ -24,7 +24,6 @@ from dltrain.data.tables.frames import (
     too_far,
     unreadable,
 )
-from dltrain.data.tables.notation import with_notation
 from dltrain.data.tables.steps import Step
 from dltrain.data.tables.times import next_times
 from dltrain.errors import DataError

@@ -17,7 +17,7 @@ from dltrain.data.source import describe_file
 from dltrain.data.splits import Split
 from dltrain.data.stated import Stated
 from dltrain.data.tables.dates import read_dates
-from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of
+from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of, with_notation
 from dltrain.data.tables.frames import (
     check_numbers,
     read_frame,
@@ -26,7 +26,6 @@ from dltrain.data.tables.frames import (
     require_near,
     row_name,
 )
-from dltrain.data.tables.notation import with_notation
 from dltrain.data.tables.steps import Step, find_step
 from dltrain.data.tables.times import first_gap, rising_times
 from dltrain.errors import DataError

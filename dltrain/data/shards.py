@@ -14,13 +14,20 @@ import torch
 from dltrain.data.adapted import ToFloat
 from dltrain.data.base import Data, Facts, Fitted, Task
 from dltrain.data.folders import part_folders, part_in, subfolders, text_of
-from dltrain.data.images.augment import make_augment, require_augment
 from dltrain.data.images.decode import WHITE, decoding_of
-from dltrain.data.images.transforms import Normalize, statistics_of, stored_statistics
+from dltrain.data.images.transforms import Normalize, make_augment, require_augment, statistics_of, stored_statistics
 from dltrain.data.shard_files.contents import Picture
-from dltrain.data.shard_files.formats import Layout, layout_of, measured, with_white_measured
 from dltrain.data.shard_files.index import Index, Runs, indexed
-from dltrain.data.shard_files.samples import ShardSamples, Targets, class_lookup, classes_of
+from dltrain.data.shard_files.samples import (
+    Layout,
+    ShardSamples,
+    Targets,
+    class_lookup,
+    classes_of,
+    layout_of,
+    measured,
+    with_white_measured,
+)
 from dltrain.data.source import describe_folder
 from dltrain.data.splits import Split
 from dltrain.data.stated import Stated

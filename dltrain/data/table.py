@@ -16,9 +16,8 @@ from dltrain.data.base import Arrays, Data, Facts, Fitted, Task
 from dltrain.data.source import describe_file
 from dltrain.data.splits import Shuffled, Split
 from dltrain.data.stated import Stated
-from dltrain.data.tables.categories import Categories, spellings
-from dltrain.data.tables.columns import nothing_to_read, sort_columns
-from dltrain.data.tables.dialect import Dialect, as_numbers, dialect_of, selected
+from dltrain.data.tables.columns import Categories, nothing_to_read, sort_columns, spellings
+from dltrain.data.tables.dialect import MOSTLY, Dialect, as_numbers, dialect_of, selected, with_notation
 from dltrain.data.tables.encoder import TableEncoder
 from dltrain.data.tables.frames import (
     check_numbers,
@@ -29,7 +28,6 @@ from dltrain.data.tables.frames import (
     require_near,
     require_plain,
 )
-from dltrain.data.tables.notation import MOSTLY, with_notation
 from dltrain.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Facts, Samples, Subset
-from dltrain.data.images.augment import make_augment, require_augment
 from dltrain.data.images.decode import WHITE
-from dltrain.data.images.transforms import Normalize, channel_statistics
+from dltrain.data.images.transforms import Normalize, channel_statistics, make_augment, require_augment
 from dltrain.data.splits import Shuffled, Split
 from dltrain.errors import DataError
 

@@ -11,10 +11,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from dltrain.data.tables.categories import Categories, spellings
-from dltrain.data.tables.dialect import PLAIN, Dialect, numbers_in, selected
+from dltrain.data.tables.columns import Categories, spellings
+from dltrain.data.tables.dialect import PLAIN, Dialect, numbers_in, selected, with_notation
 from dltrain.data.tables.frames import TOO_FAR, check_numbers, require_columns, require_plain, too_far
-from dltrain.data.tables.notation import with_notation
 
 _LISTED = 8  # categories, in a message
 

@@ -11,8 +11,7 @@ import polars as pl
 from polars import selectors
 
 from dltrain.data.tables.csv_file import column_names, line_of, open_csv
-from dltrain.data.tables.dialect import PLAIN, Dialect, without_missing
-from dltrain.data.tables.notation import looks_like_data
+from dltrain.data.tables.dialect import PLAIN, Dialect, looks_like_data, without_missing
 from dltrain.errors import ConfigError, DataError, did_you_mean, to_type
 from dltrain.system.files import kind_of
 
