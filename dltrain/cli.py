@@ -13,6 +13,7 @@ from dltrain.commands.completion import asks_for_completion, complete
 from dltrain.commands.help import asks_for_help, help_text
 from dltrain.commands.verbs import TRAIN, VERBS, verb_of
 from dltrain.errors import SIGNALLED, UserError, did_you_mean, exit_code_of
+from dltrain.report.metrics import declared_metrics_restored
 from dltrain.system import answer, process
 from dltrain.system.log import on_any_streams
 from dltrain.system.machine import die_with_parent, shorten_spin
@@ -37,7 +38,7 @@ def command() -> NoReturn:
 
 @on_any_streams
 def _on_streams(argv: list[str] | None) -> int:
-    with process_restored():
+    with process_restored(), declared_metrics_restored():
         return _main(list(sys.argv[1:] if argv is None else argv))
 
 

@@ -44,6 +44,17 @@ def test_equal_runs_differ_in_nothing_and_none_is_the_best(dltrain, verb):
     assert all(row["best"] == [] for row in answer["metrics"].values())
 
 
+def test_a_run_of_a_version_without_a_group_is_as_one_without_an_option(dltrain, verb, tmp_path):
+    for name in "ab":
+        dltrain(*SHORT, f"hydra.run.dir=runs/{name}")
+    for name, line in {"config.yaml": "metric: {}", ".hydra/hydra.yaml": "      metric: none"}.items():
+        path = tmp_path / "runs" / "a" / name
+        text = path.read_text()
+        assert f"\n{line}\n" in text
+        path.write_text(text.replace(f"\n{line}\n", "\n"))
+    assert verb("compare", "runs/a", "runs/b").result["config"] == {}
+
+
 def test_what_a_pattern_finds_beside_the_jobs_of_a_sweep_is_passed_over(dltrain, verb, tmp_path):
     dltrain("-m", *SHORT, "optim.lr=0.01,0.1", "hydra.sweep.dir=sweep")
     found = sorted(str(path) for path in (tmp_path / "sweep").iterdir())

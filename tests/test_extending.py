@@ -14,6 +14,7 @@ import torch
 
 from dltrain.commands import verbs
 from dltrain.losses import Description, describe, predictions
+from dltrain.report.metrics import all_names, declare, declared_metrics_restored, lower_is_better
 from dltrain.trained.loaded import load_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,6 +145,16 @@ def test_a_sweep_is_ranked_by_the_metric_in_the_direction_that_it_says(dltrain, 
     reported = verb("report", sweep.result["sweep"])
     values = [float(rows(folder)[0]["val/calibration"]) for folder in sorted(Path(sweep.result["sweep"]).glob("[0-9]"))]
     assert reported.result["best"]["mean"]["val/calibration"] == pytest.approx(min(values))
+
+
+def test_a_command_does_not_know_the_metrics_of_another(dltrain, outside):
+    assert dltrain(*COMMAND, "trainer.epochs=1").code == 0
+    assert "calibration" not in all_names()
+    with declared_metrics_restored():
+        declare({"calibration": {"better": "lower"}})
+        dltrain("list")
+        assert lower_is_better("val/calibration")
+    assert not lower_is_better("val/calibration")
 
 
 def test_a_verb_is_a_function_and_an_entry(verb, dltrain, monkeypatch):

@@ -25,6 +25,7 @@ from dltrain.config.session import hydra_session, without_hydra
 from dltrain.config.translate import explained
 from dltrain.config.values import overrides_of
 from dltrain.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
+from dltrain.report.metrics import declared_metrics_restored
 from dltrain.runs.find import find_run
 from dltrain.runs.record import history_of, read_result
 from dltrain.system import answer, process
@@ -203,7 +204,13 @@ def _called() -> Iterator[StringIO]:
     if process.is_worker():
         raise UserError("from Python dltrain is for one process: start several with the command, torchrun -m dltrain")
     try:
-        with _ONE_AT_A_TIME, process_restored(), _torch_as_it_starts(), answer.captured() as answered:
+        with (
+            _ONE_AT_A_TIME,
+            process_restored(),
+            declared_metrics_restored(),
+            _torch_as_it_starts(),
+            answer.captured() as answered,
+        ):
             shorten_spin()
             yield answered
     except Interrupted as error:

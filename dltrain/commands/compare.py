@@ -107,9 +107,12 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 def _configuration(folder: Path) -> dict[str, Any]:
     """Keys of a run, and the option of each group, without Hydra's."""
-    nodes = {name: node for name, node in read_config(folder).items() if name != "data"}
-    groups = {name: option for name, option in choices_of(folder).items() if not name.startswith("hydra/")}
-    return groups | flat(nodes)
+    config = read_config(folder)
+    # Without an option a group is as good as absent, which it is in runs of versions that did not have it.
+    keys = {name: value for name, value in flat(config).items() if value != {} and not name.startswith("data.")}
+    groups = choices_of(folder).items()
+    chosen = {name: option for name, option in groups if not name.startswith("hydra/") and config.get(name) != {}}
+    return chosen | keys
 
 
 def _side_by_side(tables: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

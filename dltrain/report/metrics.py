@@ -1,6 +1,7 @@
 """How each metric is read: which direction is better, its unit, and where it is shown. Imports no torch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,11 +48,22 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 }
 NAMES = {task: tuple(metric.name for metric in metrics) for task, metrics in METRICS.items()}
 _BY_NAME = {metric.name: metric for metrics in METRICS.values() for metric in metrics}
-_ADDED: dict[str, Metric] = {}  # by configurations that this process has read
+_ADDED: dict[str, Metric] = {}  # by the configurations that a command has read
+
+
+@contextmanager
+def declared_metrics_restored() -> Iterator[None]:
+    """Within, :func:`declare` adds to the known metrics; afterwards those are as before, so that commands are apart."""
+    before = dict(_ADDED)
+    try:
+        yield
+    finally:
+        _ADDED.clear()
+        _ADDED.update(before)
 
 
 def declare(nodes: Any) -> None:
-    """Make known, to this process, what the nodes of the group ``metric`` of a configuration say of themselves."""
+    """Make known, until the command ends, what the nodes of the group ``metric`` say of themselves."""
     for name, node in (nodes or {}).items() if isinstance(nodes, Mapping | None) else ():
         if isinstance(node, Mapping) and node.get("better") in ("lower", "higher"):
             chart, unit = node.get("chart") or str(name), node.get("unit")
@@ -59,7 +71,7 @@ def declare(nodes: Any) -> None:
 
 
 def all_names() -> list[str]:
-    """The names of the metrics of all tasks, and of those of configurations that this process has read."""
+    """The names of the metrics of all tasks, and of those of configurations that the command has read."""
     return [*_BY_NAME, *_ADDED]
 
 
