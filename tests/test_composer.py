@@ -13,8 +13,8 @@ from dltrain.config.flags import parse_flags
 from dltrain.config.hydra_internals import ConfigLoaderImpl
 from dltrain.config.session import hydra_session
 from dltrain.errors import ConfigError
-from dltrain.sweep.combinations import Combinations
 from dltrain.sweep.ledger import Job, key_of
+from dltrain.sweep.start import Combinations
 
 
 def _words(case):

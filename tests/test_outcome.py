@@ -5,8 +5,7 @@ from typing import Any
 
 from dltrain.report.sweep import Row, render_sweep
 from dltrain.sweep.ledger import Job, Ledger
-from dltrain.sweep.outcome import outcome
-from dltrain.sweep.result import finish_sweep, write_page
+from dltrain.sweep.result import finish_sweep, outcome, write_page
 from dltrain.system.files import write_json
 from tests.made import on_terminal
 from tests.test_search import LR, SEARCH, study

@@ -18,7 +18,7 @@ from conftest import fresh
 from dltrain.errors import UserError
 from dltrain.report.metrics import lower_is_better
 from dltrain.sweep.ledger import Ledger
-from dltrain.sweep.outcome import outcome
+from dltrain.sweep.result import outcome
 from dltrain.sweep.study import FILE, Study, open_grid
 from dltrain.system.extras import install_line
 from dltrain.training.monitor import Pruning

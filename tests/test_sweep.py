@@ -21,9 +21,9 @@ from omegaconf import OmegaConf
 from dltrain.errors import UserError
 from dltrain.report.sweep import importance
 from dltrain.runs import checkpoint
-from dltrain.sweep.board import _latest
 from dltrain.sweep.ledger import Ledger
-from dltrain.sweep.outcome import outcome
+from dltrain.sweep.pool import _latest
+from dltrain.sweep.result import outcome
 from tests.test_cli import SHORT
 
 SWEEP = "hydra.sweep.dir=sweep"

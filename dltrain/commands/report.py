@@ -54,8 +54,7 @@ def _declare_metrics(ledger: Ledger) -> None:
 
 
 def _report_sweep(folder: Path, out: str | None) -> None:
-    from dltrain.sweep.outcome import outcome
-    from dltrain.sweep.result import show, write_page
+    from dltrain.sweep.result import outcome, show, write_page
 
     ledger = settled(folder)
     _declare_metrics(ledger)
