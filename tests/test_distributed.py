@@ -24,7 +24,7 @@ from dltrain.errors import CheckpointError, ConfigError, Interrupted, TrainingEr
 from dltrain.runs import checkpoint
 from dltrain.runs.record import read_result
 from dltrain.runs.shards import load_shards
-from dltrain.trained.launch import ending, start
+from dltrain.trained.launch import start
 from dltrain.training.metrics import RegressionMetrics
 
 # 70 training samples: batches of 16, 16, 16, 16 and 6, which 2 and 3 processes divide unevenly.
@@ -516,10 +516,10 @@ def test_the_launcher_says_what_nobody_has_said(tmp_path, capsys, codes, errors,
             (folder / "answered").touch()
     if result:
         (tmp_path / "result.json").write_text(json.dumps(result))
-    leftovers = ending.Leftovers(tmp_path / "logs", tmp_path, before={})
+    leftovers = start.Leftovers(tmp_path / "logs", tmp_path, before={})
     ended, told = 0, ""
     try:
-        ending.settle_failure(codes, leftovers)
+        start.settle_failure(codes, leftovers)
     except (TrainingError, Interrupted) as error:
         ended, told = error.exit_code, "" if error.is_reported else str(error)
     out, err = capsys.readouterr()

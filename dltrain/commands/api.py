@@ -251,7 +251,7 @@ def _predicted(loaded: "Loaded", inputs: Any) -> "pl.DataFrame":
     import polars as pl
 
     from dltrain.data.inputs import read_inputs, read_values
-    from dltrain.trained.predictions import columns_of, predicted_rows
+    from dltrain.trained.loaded import columns_of, predicted_rows
 
     broken = Broken()
     words = _paths_in(inputs)

@@ -67,7 +67,7 @@ def _predict(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
 
 def _write(loaded: Any, rows: Iterator[list[Any]], broken: "Broken", total: int | None, out: Path | None) -> None:
     """Write the rows as they come, with a progress bar of ``total`` files where that is known."""
-    from dltrain.trained.predictions import columns_of
+    from dltrain.trained.loaded import columns_of
 
     columns = columns_of(loaded.facts)
     shown: list[list[Any]] = []
@@ -132,7 +132,7 @@ class Broken:
 
 def _rows(loaded: Any, pieces: Iterator[Any], broken: Broken, process_group: Any) -> Iterator[list[Any]]:
     """Yield the rows of all pieces in order, in rank 0; each of n processes computes every n-th piece."""
-    from dltrain.trained.predictions import predicted_rows
+    from dltrain.trained.loaded import predicted_rows
 
     rank, size = process_group.rank, process_group.size
     for together in iter(lambda: list(islice(pieces, size)), []):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from dltrain import __version__, losses
 from dltrain.data.base import Facts
-from dltrain.trained.loaded import Loaded
-from dltrain.trained.predictions import original
+from dltrain.trained.loaded import Loaded, original
 
 
 class Deployed(nn.Module):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dltrain.data.base import NamedBatch
 from dltrain.losses import scores
-from dltrain.trained.loaded import Loaded
-from dltrain.trained.predictions import predictions
+from dltrain.trained.loaded import Loaded, predictions
 
 Method = Literal["integrated_gradients", "input_x_gradient"]
 

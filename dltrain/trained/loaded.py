@@ -1,22 +1,22 @@
-"""A trained network, loaded from its run: where all that uses it begins."""
+"""A trained network, loaded from its run, and its outputs as rows: where all that uses it begins."""
 
 import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from dltrain import config
+from dltrain import config, losses
 from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
 from dltrain.build.make import make
 from dltrain.build.network import unfetched
 from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_trusted
 from dltrain.config.literal import escaped
-from dltrain.data.base import Data, Facts, Fitted
+from dltrain.data.base import Data, Facts, Fitted, NamedBatch
 from dltrain.data.folders import part_folders
 from dltrain.data.images.transforms import transform_of
 from dltrain.data.loader import Loader
@@ -26,9 +26,12 @@ from dltrain.errors import CheckpointError, DataError, MismatchError, UserError,
 from dltrain.runs import checkpoint
 from dltrain.runs.find import find_run, require_one_run, started_elsewhere
 from dltrain.system.device import Precision, pick_device, pick_precision, random_states_restored
+from dltrain.training.inference import Loss, predict
 from dltrain.training.shapes import require_fitting
 
 Split = Literal["train", "val", "test", "all"]
+Columns = dict[str, type]  # name -> str, int or float
+Row = list[Any]
 
 
 @dataclass
@@ -222,3 +225,48 @@ def _require_same(ours: Facts, theirs: Facts) -> None:
                 f"'{theirs.name}' does not fit the run: its {key.replace('_', ' ')} is {getattr(theirs, key)},"
                 f" where the run was trained with {getattr(ours, key)}"
             )
+
+
+def columns_of(facts: Facts) -> Columns:
+    """The columns of a run's predictions, with their types."""
+    named: Columns = {"input": str}
+    if facts.kind == "table":
+        named["row"] = int
+    if facts.task == "classification":
+        return named | {"class": str, "confidence": float} | {f"p_{name}": float for name in facts.class_names}
+    return named | ({"time": str} if facts.kind == "series" else {}) | {"value": float}
+
+
+def predicted_rows(loaded: Loaded, batches: Iterable[NamedBatch]) -> Iterator[Row]:
+    """The rows of ``batches`` of raw samples, one batch at a time."""
+    device = loaded.precision.device
+    ready = ((names, loaded.transform(raw.to(device))) for names, raw in batches)
+    for names, outputs in predict(loaded.model, ready, loaded.precision):
+        yield from rows_of(loaded.facts, loaded.loss, names, outputs)
+
+
+def rows_of(facts: Facts, loss: Loss, names: Sequence[tuple[Any, ...]], outputs: Tensor) -> Iterator[Row]:
+    """A row for each prediction, of a series for each step, from ``outputs`` (batch, num_outputs) float32."""
+    for name, row in zip(names, predictions(outputs, loss, facts).tolist(), strict=True):
+        if facts.task == "classification":
+            best = max(range(len(row)), key=row.__getitem__)
+            yield [*name, facts.class_names[best], row[best], *row]
+        elif facts.kind == "series":
+            path, times = name
+            yield from ([path, time, value] for time, value in zip(times, row, strict=True))
+        else:
+            yield [*name, *row]
+
+
+def predictions(outputs: Tensor, loss: Loss, facts: Facts) -> Tensor:
+    """Probabilities (batch, classes), or values (batch, num_outputs) in the units of the target, float64.
+
+    ``loss`` is that with which the network was trained.
+    """
+    predicted = losses.predictions(loss, outputs.double(), facts.task)
+    return predicted if facts.task == "classification" else original(predicted, facts)
+
+
+def original(values: Tensor, facts: Facts) -> Tensor:
+    """Standardised ``values`` in the units of the target, float64."""
+    return values.double() * facts.target_std + facts.target_mean

@@ -28,7 +28,7 @@ from dltrain.runs.record import (
 )
 from dltrain.system.device import Precision
 from dltrain.system.files import flat, write_text
-from dltrain.trained.predictions import original, predictions
+from dltrain.trained.loaded import original, predictions
 from dltrain.training.inference import Loss, predict
 from dltrain.training.metrics import by_class
 
