@@ -34,7 +34,7 @@ DATA = (
     ("data",),  # the options of the group, batches, inputs to predict from
     ("data.shard_files",),
     ("data.images", "data.tables"),
-    ("data.base", "data.cache", "data.folders", "data.source", "data.splits", "data.stated", "data.workers"),
+    ("data.base", "data.cache", "data.folders", "data.splits", "data.stated", "data.workers"),
 )
 
 

@@ -192,7 +192,7 @@ class Data:
     ``transform`` turns a raw batch into what the model reads, on the device; ``augment`` changes raw batches of the
     training part before it. ``preprocessing`` holds, in plain types, how raw files became samples (categories,
     means), so that new files can be read the same way later. ``files`` identifies the raw
-    files of the user, wherever they lie: see :mod:`dltrain.data.source`.
+    files of the user, wherever they lie: see :mod:`dltrain.data.folders`.
     """
 
     facts: Facts

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Fitted, Samples, Streamed
 from dltrain.data.cache import cache_limit, cached, key_of, read_ahead, shared_array
-from dltrain.data.folders import labelled_images, text_of
+from dltrain.data.folders import describe_folder, labelled_images, text_of
 from dltrain.data.images.decode import WHITE, Decoding, decode_all, decoding_of, white_of
 from dltrain.data.images.labelled import image_data
-from dltrain.data.source import describe_folder
 from dltrain.data.splits import Split
 from dltrain.data.stated import Stated
 from dltrain.errors import DataError

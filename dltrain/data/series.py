@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Data, Facts, Fitted, Windows
-from dltrain.data.source import describe_file
+from dltrain.data.folders import describe_file
 from dltrain.data.splits import Split
 from dltrain.data.stated import Stated
 from dltrain.data.tables.dates import read_dates

@@ -13,7 +13,7 @@ import torch
 
 from dltrain.data.adapted import ToFloat
 from dltrain.data.base import Data, Facts, Fitted, Task
-from dltrain.data.folders import part_folders, part_in, subfolders, text_of
+from dltrain.data.folders import describe_folder, part_folders, part_in, subfolders, text_of
 from dltrain.data.images.decode import WHITE, decoding_of
 from dltrain.data.images.transforms import Normalize, make_augment, require_augment, statistics_of, stored_statistics
 from dltrain.data.shard_files.contents import Picture
@@ -28,7 +28,6 @@ from dltrain.data.shard_files.samples import (
     measured,
     with_white_measured,
 )
-from dltrain.data.source import describe_folder
 from dltrain.data.splits import Split
 from dltrain.data.stated import Stated
 from dltrain.errors import ConfigError, DataError, listed

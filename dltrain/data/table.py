@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.base import Arrays, Data, Facts, Fitted, Task
-from dltrain.data.source import describe_file
+from dltrain.data.folders import describe_file
 from dltrain.data.splits import Shuffled, Split
 from dltrain.data.stated import Stated
 from dltrain.data.tables.columns import Categories, nothing_to_read, sort_columns, spellings

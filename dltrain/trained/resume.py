@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dltrain.config.earlier import of_checkpoint, plain
-from dltrain.data.source import same_files
+from dltrain.data.folders import same_files
 from dltrain.errors import CheckpointError, UserError
 from dltrain.runs import checkpoint
 from dltrain.runs.find import path_of, require_one_run
