@@ -1,5 +1,6 @@
 """A folder that is another's is as it was, to the byte: whatever refuses, refuses before anything is written."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -183,6 +184,29 @@ def test_a_link_that_leads_out_of_a_sweep_is_refused(dltrain, tmp_path, name, la
     refused = dltrain(*SWEEP[:1], *SHORT, *SWEEP[1:], *launcher)
     assert refused.code == 2 and f"{name}' is a link to '" in refused.stderr
     assert bytes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "train.log", "report.html", ".hydra/config.yaml"])
+def test_a_run_whose_files_cannot_be_written_does_not_go_on(dltrain, tmp_path, places, name, make):
+    run = tmp_path / "place"
+    shutil.copytree(places / "run", run)
+    (run / name).unlink(missing_ok=True)
+    make(run / name)
+    refused = dltrain(*RUN[:1], "resume=auto", *SHORT[1:], "trainer.epochs=2")
+    assert refused.code == 2 and refused.stderr.count("\n") == 1
+    assert f"{name}' must be a file" in refused.stderr or f"{name}' is a pipe" in refused.stderr
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("name", ["multirun.yaml", "sweep.json", "sweep.csv", "0/train.log"])
+def test_a_sweep_whose_files_cannot_be_written_does_not_begin(dltrain, tmp_path, name, make):
+    place = tmp_path / "place" / name
+    place.parent.mkdir(parents=True)
+    make(place)
+    refused = dltrain(*SWEEP[:1], *SHORT, *SWEEP[1:])
+    assert refused.code == 2 and refused.stderr.count("\n") == 1
+    assert f"{name}' must be a file" in refused.stderr or f"{name}' is a pipe" in refused.stderr
 
 
 def test_no_job_of_another_launcher_runs_where_a_link_leads(dltrain, tmp_path):

@@ -15,7 +15,7 @@ from dltrain.commands.predict import Broken
 from dltrain.errors import DataError, DltrainError, UserError
 from dltrain.report.figures import short
 from dltrain.runs.find import path_of
-from dltrain.runs.folder import require_no_link_out
+from dltrain.runs.folder import require_writable
 from dltrain.system.answer import on_terminal, print_json, say
 from dltrain.system.extras import require_extras
 from dltrain.system.files import written_whole
@@ -54,7 +54,7 @@ def _explain(run: str, inputs: Sequence[str], overrides: Sequence[str], out: Pat
     log_to(None)
     loaded = load_run(run, overrides)
     if not out:
-        require_no_link_out(loaded.folder)
+        require_writable(loaded.folder)
         out = loaded.folder / "explain"
     broken = Broken()
     pieces, _ = read_inputs(inputs, loaded.fitted, _BATCH, broken.report)

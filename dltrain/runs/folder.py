@@ -20,7 +20,7 @@ from dltrain.errors import UserError
 from dltrain.runs.find import path_of
 from dltrain.runs.record import command_of, read_environment, read_or_warn, read_result
 from dltrain.system.extras import overwritten_files
-from dltrain.system.files import remove_unfinished, write_json, write_text
+from dltrain.system.files import kind_of, remove_unfinished, write_json, write_text
 from dltrain.system.machine import Lock
 
 log = logging.getLogger(__name__)
@@ -28,11 +28,12 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars", "pillow")
 _WRITTEN_BEFORE = {".hydra", "train.log"}  # in the folder of a run that has not begun
 _OF_SWEEP = ("sweep.json", "multirun.yaml")
-_WRITTEN = (
-    *("config.yaml", "environment.json", "metrics.csv", "result.json", "report.html", "curves.png", "*.log"),
-    *(".hydra", "checkpoints", "logs", "profile", "tensorboard", "wandb", "explain"),
-    *("multirun.yaml", "sweep.*", "study.db*", ".submitit"),  # of a sweep
+_FILES = (
+    *("config.yaml", "environment.json", "metrics.csv", "result.json", "report.html", "curves.png", "train.log"),
+    *("multirun.yaml", "sweep.json", "sweep.csv", "sweep.html", "study.db"),  # of a sweep
 )
+_FOLDERS = (".hydra", "checkpoints", "logs", "profile", "tensorboard", "wandb", "explain", ".submitit")
+_WRITTEN = (*_FILES, *_FOLDERS, "*.log", "sweep.*", "study.db*")
 
 
 class RunFolder:
@@ -69,7 +70,7 @@ class RunFolder:
             unless_held.callback(lock.release)
             try:
                 lock.take()
-                require_no_link_out(self.path)
+                require_writable(self.path)
                 # Where there are no locks, another process may have made the folder.
                 self._is_new = lock.is_held and {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE
                 self._before = {path: path.read_bytes() for path in self._of_hydra()}
@@ -207,19 +208,25 @@ class RunFolder:
         remove_empty(self.path)
 
 
-def require_no_link_out(path: Path) -> None:
-    """Raise :class:`UserError` where a name that a run or sweep in the folder ``path`` writes is a link out of it.
+def require_writable(path: Path) -> None:
+    """Raise :class:`UserError` where something in the folder ``path`` of a run or sweep keeps it from being written.
 
-    The folder may come from a stranger, and what is written to the name would end up where the link leads. The folder
-    itself may be a link, and so may what dltrain does not write.
+    That is a link out of the folder, which may come from a stranger: what is written to the name would end up where
+    the link leads. It is also a pipe or device, which keeps a writer waiting, and a folder in the place of a file. The
+    folder itself may be a link, and so may what dltrain does not write.
     """
     for written in path.iterdir():
         if not any(written.match(pattern) for pattern in _WRITTEN):
             continue
         _require_within(written, path)
+        is_file = written.name in _FILES
+        if written.exists() and written.name in (_FILES + _FOLDERS) and is_file == written.is_dir():
+            raise UserError(f"'{written}' must be a {'file' if is_file else 'folder'}: remove what is there")
         for folder, folders, files in os.walk(written):
             for name in (*folders, *files):
                 _require_within(Path(folder, name), path)
+            if os.path.basename(folder) == ".hydra" and folders:
+                raise UserError(f"'{Path(folder, folders[0])}' must be a file: remove what is there")
             if os.path.basename(folder) == "wandb":  # each of its runs gets a new folder, with a link to a log
                 folders.clear()
 
@@ -230,6 +237,8 @@ def _require_within(inner: Path, path: Path) -> None:
             f"'{inner}' is a link to '{target}', outside of this folder, where nothing may be written:"
             " put the file or folder itself in its place, or remove the link"
         )
+    if (kind := kind_of(inner)) not in ("", "a folder"):
+        raise UserError(f"'{inner}' is {kind}, to which no run can write: remove it")
 
 
 def remove_empty(path: Path) -> None:
@@ -267,7 +276,7 @@ def locked_sweep_folder(path: Path, job_links: bool) -> Iterator[None]:
         folder.require_no_run()
         for inner in path.iterdir():
             if inner.is_dir() and not inner.is_symlink():
-                require_no_link_out(inner)
+                require_writable(inner)
             elif inner.name.isdecimal() and not job_links:
                 _require_within(inner, path)
         try:
