@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dltrain import Run, check, compose, load, train
-from dltrain.config.values import overrides_of
+from dltrain.config.command_line import overrides_of_values
 from dltrain.data.bundled import _FILES
 from dltrain.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
 from dltrain.runs import checkpoint
@@ -189,7 +189,7 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_a_value_is_read_as_what_it_is(value):
-    (override,) = OverridesParser.create().parse_overrides(overrides_of({"key": value}))
+    (override,) = OverridesParser.create().parse_overrides(overrides_of_values({"key": value}))
     cfg = OmegaConf.create({"key": None})
     OmegaConf.update(cfg, override.key_or_group, override.value())
     assert not override.is_sweep_override()
@@ -206,7 +206,7 @@ def test_values_of_other_types_are_converted_or_refused():
         "e": Path("x y"),
         "f": np.float64(1),
     }
-    assert overrides_of(given) == ["a=[1,2]", "b=0.5", "c=3", "d=true", 'e="x y"', "f=1.0"]
+    assert overrides_of_values(given) == ["a=[1,2]", "b=0.5", "c=3", "d=true", 'e="x y"', "f=1.0"]
     wrong = {"a": np.ones(2), "b": {1}, "c": [torch.ones(2)], "d": {"x:y": 1}, "e": {True: 1}, "f": 1j}
     with pytest.raises(ConfigError) as raised:
         train(**wrong)

@@ -8,8 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from dltrain.config import sweeps
+from dltrain.config.command_line import parse_flags
 from dltrain.config.compose import Composer
-from dltrain.config.flags import parse_flags
 from dltrain.config.hydra_internals import ConfigLoaderImpl
 from dltrain.config.session import hydra_session
 from dltrain.errors import ConfigError

@@ -15,8 +15,8 @@ from dltrain import config
 from dltrain.cli import main
 from dltrain.config import limits, source
 from dltrain.config.arguments import described, fits
+from dltrain.config.origins import file_problems, key_lines
 from dltrain.config.rules import LATER, Choice, Either, Many, Number
-from dltrain.config.yaml_lines import file_problems, key_lines
 from dltrain.data.base import Facts
 from dltrain.data.stated import Stated, stated_by
 from dltrain.errors import ConfigError

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dltrain.build.make import make
-from dltrain.config.literal import escaped, runs_resolver
+from dltrain.config.interpolation import escaped, runs_resolver
 from dltrain.training.metrics import by_class
 
 SHORT = ("trainer.epochs=2", "dataset.limit=60")

@@ -250,7 +250,7 @@ def test_the_words_of_verbs_and_flags_are_those_that_there_are():
     from dltrain.commands.evaluate import _SPLITS
     from dltrain.commands.explain import _METHODS
     from dltrain.commands.export import _SUFFIXES
-    from dltrain.config.flags import parser
+    from dltrain.config.command_line import parser
 
     known = {"evaluate": ("split", _SPLITS), "explain": ("method", _METHODS), "export": ("format", _SUFFIXES)}
     for name, (key, words) in known.items():

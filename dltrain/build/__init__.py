@@ -23,7 +23,7 @@ from dltrain.build.network import (
     without_fused_kernel,
     wrapped,
 )
-from dltrain.config.literal import escaped
+from dltrain.config.interpolation import escaped
 from dltrain.config.nodes import WITHHELD
 from dltrain.config.relations import check_monitors
 from dltrain.config.rules import shown

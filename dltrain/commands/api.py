@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 from dltrain.commands.evaluate import evaluated, require_split
 from dltrain.commands.predict import Broken
 from dltrain.commands.train import Request
+from dltrain.config.command_line import overrides_of_values, parse_flags
 from dltrain.config.earlier import packages_of
-from dltrain.config.flags import parse_flags
 from dltrain.config.session import hydra_session, without_hydra
 from dltrain.config.translate import explained
-from dltrain.config.values import overrides_of
 from dltrain.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
 from dltrain.report.metrics import declared_metrics_restored
 from dltrain.runs.find import find_run
@@ -143,7 +142,7 @@ def train(overrides: Sequence[str] | str = (), /, **values: Any) -> Run:
             trust = packages_of(request.cfg)
             request.run()
         path = json.loads(answered.getvalue())["run"]
-    return Run(Path(path), path, overrides_of({"trust": trust}))
+    return Run(Path(path), path, overrides_of_values({"trust": trust}))
 
 
 def load(run: str | os.PathLike[str], overrides: Sequence[str] = (), *, trust: Sequence[str] = ()) -> Run:
@@ -156,7 +155,7 @@ def load(run: str | os.PathLike[str], overrides: Sequence[str] = (), *, trust: S
         UserError: there is no such run, or no network in it that can be read.
         ConfigError: it would run code of packages that are not in ``trust``.
     """
-    vouched = overrides_of({"trust": [trust] if isinstance(trust, str) else list(trust)}) if trust else []
+    vouched = overrides_of_values({"trust": [trust] if isinstance(trust, str) else list(trust)}) if trust else []
     loaded = Run(find_run(os.fspath(run))[0].resolve(), os.fspath(run), [*overrides, *vouched])
     with loaded._in_use():
         return loaded
@@ -188,7 +187,7 @@ def check(overrides: Sequence[str] | str = (), /, **values: Any) -> list[str]:
 @contextmanager
 def _requested(overrides: Sequence[str] | str, values: dict[str, Any]) -> Iterator[Request]:
     """The run that is asked for; within, Hydra is as it needs it."""
-    arguments = [*([overrides] if isinstance(overrides, str) else overrides), *overrides_of(values)]
+    arguments = [*([overrides] if isinstance(overrides, str) else overrides), *overrides_of_values(values)]
     with hydra_session():
         flags = parse_flags(arguments)
         if flags.shows or flags.sweeps:

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 
 from dltrain.config import sweeps
+from dltrain.config.command_line import Flags, parse_flags
 from dltrain.config.compose import Composer, show
-from dltrain.config.flags import Flags, parse_flags
 from dltrain.config.session import context_of, hydra_session, output_folder, without_hydra
 from dltrain.errors import UserError, quoted
 from dltrain.system import process

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dltrain.config.hydra_section import check_hydra, check_names
+from dltrain.config.interpolation import answered_by
 from dltrain.config.limits import CLOSED
 from dltrain.config.nodes import check_nodes
-from dltrain.config.of_hydra import answered_by
 from dltrain.config.relations import check_files
 from dltrain.config.rules import LATER, Problem, Where, complaint, distinct, shown
 from dltrain.config.targets import PLACES, stated_of, trust_at

@@ -19,11 +19,9 @@ from yaml import YAMLError
 
 from dltrain import config
 from dltrain.config import session, sweeps, translate
-from dltrain.config.complete import config_name
-from dltrain.config.flags import Flags
+from dltrain.config.command_line import Flags, chooses, problem_of, unknown_of_hydra
 from dltrain.config.loader import UNAPPLIED, Loader, note_overrides
-from dltrain.config.origins import Origins, file_of
-from dltrain.config.overrides import chooses, unknown_of_hydra, wrong
+from dltrain.config.origins import Origins, config_name, file_of
 from dltrain.errors import ConfigError, UserError, did_you_mean
 from dltrain.system.process import collection_paused
 
@@ -194,7 +192,7 @@ class Composer:
         """The overrides that are right by themselves; wrong ones are noted."""
         right = []
         for override in given:
-            if problem := wrong(override, self.repository):
+            if problem := problem_of(override, self.repository):
                 self.problems.append(f"{override.input_line} (command line): {problem}")
             else:
                 right.append(override)
@@ -322,7 +320,7 @@ class Composer:
         swept = [override for override in given if override.is_sweep_override()]
         empty = [override for override in swept if not any(sweeps.values(override))]
         for override in empty:
-            why = wrong(override, self.repository) or "this names no value"
+            why = problem_of(override, self.repository) or "this names no value"
             self.problems.append(f"{override.input_line} (command line): {why}")
         choices = sweeps.choices([override for override in given if override not in empty], sweeps.TRIED)
         first = [texts[0] for texts in choices]

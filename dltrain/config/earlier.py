@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain.config.literal import escaped, of_composed, of_resolved
+from dltrain.config.interpolation import escaped, of_composed, of_resolved
 from dltrain.config.targets import Trust, needs_trust, trust_at
 from dltrain.config.translate import too_deep
 from dltrain.errors import CheckpointError, ConfigError, did_you_mean

@@ -23,8 +23,8 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import hydra_internals
+from dltrain.config.command_line import chooses
 from dltrain.config.hydra_internals import ConfigLoaderImpl, create_automatic_config_search_path, get_overrides_dirname
-from dltrain.config.overrides import chooses
 from dltrain.errors import UserError
 from dltrain.system import yaml_text
 

@@ -6,8 +6,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config.arguments import check_arguments
+from dltrain.config.interpolation import escaped
 from dltrain.config.limits import SHARED, check_limits, check_shared
-from dltrain.config.literal import escaped
 from dltrain.config.relations import check_relations
 from dltrain.config.rules import LATER, Choice, Of, Problem, Rule, distinct, shown
 from dltrain.config.source import READ

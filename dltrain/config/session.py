@@ -21,7 +21,7 @@ from hydra.types import HydraContext, RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
-from dltrain.config.flags import Flags, parser_for_help
+from dltrain.config.command_line import Flags, parser_for_help
 from dltrain.config.hydra_internals import Callbacks, ConfigLoaderImpl, Hydra, SourcesRegistry
 from dltrain.config.hydra_section import NAMELESS
 from dltrain.config.loader import FileConfigSource, ImportlibResourcesConfigSource

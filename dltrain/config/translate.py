@@ -14,9 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from dltrain.config.complete import COMPLETE
+from dltrain.config.origins import COMPLETE, file_problems, hidden_header
 from dltrain.config.targets import near_path
-from dltrain.config.yaml_lines import file_problems, hidden_header
 from dltrain.errors import ConfigError, did_you_mean
 from dltrain.system.yaml_text import DEEPEST, TOO_DEEP
 

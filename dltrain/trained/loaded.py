@@ -15,7 +15,7 @@ from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_da
 from dltrain.build.make import make
 from dltrain.build.network import unfetched
 from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_trusted
-from dltrain.config.literal import escaped
+from dltrain.config.interpolation import escaped
 from dltrain.data.base import Data, Facts, Fitted, NamedBatch
 from dltrain.data.folders import part_folders
 from dltrain.data.images.transforms import transform_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.config.earlier import of_run
-from dltrain.config.literal import of_resolved
+from dltrain.config.interpolation import of_resolved
 from dltrain.data.base import Facts, names_of
 from dltrain.data.loader import Loader
 from dltrain.errors import DltrainError, RecordError

@@ -72,7 +72,7 @@ class SweepTask:
 
 
 def _train(cfg: Any, folder: RunFolder, stop: process.StopRequest, pruning: Pruning | None = None) -> float:
-    from dltrain.config.of_hydra import write_out
+    from dltrain.config.interpolation import write_out
     from dltrain.trained.resume import find_resumable  # imports torch: time enough for a signal
     from dltrain.trained.train import train
 
