@@ -278,7 +278,7 @@ def test_a_run_whose_network_draws_in_evaluation_too_goes_on_exactly(dltrain, in
     Path("conf/model").mkdir(parents=True)
     Path("conf/model/drawing.yaml").write_text("_target_: drawing.make\noutputs: ${data.num_outputs}\n")
     command = ("--config-dir", "conf", "model=drawing", *SHORT)
-    monkeypatch.setattr("dltrain.build.data._EVALUATION_BATCH", 32)
+    monkeypatch.setattr("dltrain.build.make._EVALUATION_BATCH", 32)
     assert dltrain(*command, "hydra.run.dir=undisturbed").code == 0
     real = Trainer._until_stopped
 

@@ -13,8 +13,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dltrain.build.data import evaluation_loader, read_data, training_loader
-from dltrain.build.make import added_metrics, make, module, optimizer, scheduler
+from dltrain.build.make import (
+    added_metrics,
+    evaluation_loader,
+    make,
+    module,
+    optimizer,
+    read_data,
+    scheduler,
+    training_loader,
+)
 from dltrain.build.network import (
     is_sharded,
     placed_network,

@@ -11,8 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from dltrain import config, losses
-from dltrain.build.data import evaluation_batch_size, evaluation_loader, read_data
-from dltrain.build.make import make
+from dltrain.build.make import evaluation_batch_size, evaluation_loader, make, read_data
 from dltrain.build.network import unfetched
 from dltrain.config.earlier import locate_files, of_checkpoint, of_run, require_trusted
 from dltrain.config.interpolation import escaped
