@@ -12,7 +12,7 @@ import pytest
 from made import write_images, write_table
 
 from dltrain.cli import main
-from dltrain.commands.writers import writing
+from dltrain.commands.predict import writing
 from dltrain.system.files import kind_of, remove_unfinished, write_text, written_whole
 from dltrain.system.machine import Lock
 

@@ -14,7 +14,7 @@ from optuna.pruners import BasePruner
 from PIL import Image
 
 from dltrain.build import build, start_loggers
-from dltrain.commands.list import list_options
+from dltrain.commands.help import list_options
 from dltrain.data.shard_files.writing import write_shards
 from dltrain.sweep.study import make_pruner
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -278,7 +279,7 @@ def test_a_run_whose_network_draws_in_evaluation_too_goes_on_exactly(dltrain, in
     Path("conf/model").mkdir(parents=True)
     Path("conf/model/drawing.yaml").write_text("_target_: drawing.make\noutputs: ${data.num_outputs}\n")
     command = ("--config-dir", "conf", "model=drawing", *SHORT)
-    monkeypatch.setattr("dltrain.build.make._EVALUATION_BATCH", 32)
+    monkeypatch.setattr(import_module("dltrain.build.make"), "_EVALUATION_BATCH", 32)
     assert dltrain(*command, "hydra.run.dir=undisturbed").code == 0
     real = Trainer._until_stopped
 

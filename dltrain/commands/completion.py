@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
-from dltrain.commands.list import groups, options, with_folder
+from dltrain.commands.help import groups, options, with_folder
 from dltrain.commands.verbs import TRAIN, VERBS, Verb, verb_of
 from dltrain.errors import UserError
 from dltrain.system.answer import stdout_reserved

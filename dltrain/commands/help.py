@@ -1,13 +1,81 @@
-"""What ``--help`` shows: the command on one screen, or one verb. Read from the groups' files; imports no torch."""
+"""What ``--help`` shows, the command on one screen or one verb; and ``dltrain list``: the options of groups.
+
+Read from the groups' files; imports no torch.
+"""
 
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from dltrain.commands.list import groups, options, with_folder
 from dltrain.commands.verbs import TRAIN, VERBS, verb_of
+from dltrain.errors import UserError, did_you_mean
+from dltrain.system.answer import say
+
+_FOLDER_FLAGS = ("--config-dir", "-cd")
+_NO_GROUPS = ("hydra",)  # groups of Hydra's under conf/
+
+
+def list_options(arguments: Sequence[str]) -> None:
+    """Print the options of one group, or of all; with ``--config-dir FOLDER`` those of the user as well.
+
+    Raises:
+        UserError: there is no such group or folder.
+    """
+    names, folder = with_folder(arguments)
+    known = groups(folder)
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no group '{name}'{did_you_mean(name, known) or '.'} Groups: {', '.join(known)}")
+    for number, name in enumerate(names or known):
+        say(f"{'' if number == 0 else chr(10)}{name}")
+        for option, line in options(known[name]):
+            say(f"  {option:<22}{line}".rstrip())
+
+
+def with_folder(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Split ``arguments`` into other words, and the folder of the user's options that ``--config-dir`` names.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    words: list[str] = []
+    folder: Path | None = None
+    left = iter(arguments)
+    for word in left:
+        flag, equals, value = word.partition("=")
+        if flag in _FOLDER_FLAGS:
+            value = value if equals else next(left, "")
+            folder = Path(value)
+            if not value or not folder.is_dir():
+                raise UserError(f"--config-dir={value}: there is no such folder")
+        else:
+            words.append(word)
+    return words, folder
+
+
+def groups(folder: Path | None = None) -> dict[str, list[Traversable]]:
+    """Return the folders of each group, in alphabetical order: dltrain's, and those of the user in ``folder``."""
+    folders: dict[str, list[Traversable]] = {}
+    for conf in (files("dltrain.conf"), *([folder] if folder else [])):
+        for entry in conf.iterdir():
+            if entry.is_dir() and entry.name[0] not in "_." and entry.name not in _NO_GROUPS:
+                folders.setdefault(entry.name, []).append(entry)
+    return {name: folders[name] for name in sorted(folders) if options(folders[name])}
+
+
+def options(folders: Sequence[Traversable]) -> list[tuple[str, str]]:
+    """Return names and header lines of the options of a group, in alphabetical order; the first folder wins."""
+    headers: dict[str, str] = {}
+    for entry in (entry for folder in folders for entry in folder.iterdir()):
+        if entry.name.endswith(".yaml"):
+            lines = entry.read_bytes().decode("utf-8", "replace").splitlines()
+            header = next((line for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
+            headers.setdefault(entry.name.removesuffix(".yaml"), header.removeprefix("# "))
+    return sorted(headers.items())
+
 
 _WIDTH = 100
 # The commonest keys, and the file that holds the default and the line of each.
@@ -25,12 +93,12 @@ _EXAMPLES = (
     "dltrain dataset=table dataset.path=customers.csv dataset.target=churned",
     "dltrain -m optim.lr=0.01,0.03,0.1 seed=1,2,3",
 )
-_SWITCHES = ("-h", "--help")
+_HELP_FLAGS = ("-h", "--help")
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether ``--help`` or ``-h`` is among the arguments."""
-    return any(word in _SWITCHES for word in arguments)
+    return any(word in _HELP_FLAGS for word in arguments)
 
 
 def help_text(arguments: Sequence[str]) -> str:

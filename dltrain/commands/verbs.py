@@ -210,7 +210,7 @@ group=option chooses one, group.key=value sets a key.
   dltrain list scheduler
   dltrain list --config-dir my_conf model
   dltrain scheduler=cosine --cfg job -p scheduler    the keys of an option""",
-        "dltrain.commands.list:list_options",
+        "dltrain.commands.help:list_options",
         completes="groups",
         words=("--config-dir",),
     ),
