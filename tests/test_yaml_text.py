@@ -1,11 +1,13 @@
 """YAML of others: what is refused, and that it is refused wherever such YAML is read."""
 
+import io
 from pathlib import Path
 
 import pytest
 import yaml
 
 from dltrain.config.earlier import of_checkpoint
+from dltrain.config.loader import OMEGACONF, load
 from dltrain.errors import CheckpointError, RecordError
 from dltrain.runs.record import choices_of, read_config
 from dltrain.system import yaml_text
@@ -49,3 +51,11 @@ def test_the_rest_is_read_as_it_was(text):
 def test_yaml_within_yaml_is_text_alone():
     with pytest.raises(CheckpointError, match="it is no mapping of keys to values"):
         of_checkpoint(Path("best.pt"), yaml.safe_dump(BOMB))
+
+
+@pytest.mark.parametrize("text", ["a: 1\n\tb: 2\n", "a: |# words\n  b\n", "a: >-2#\n  b\n", "a: 1\n\ufeff\n"])
+def test_the_fast_reader_of_configurations_takes_nothing_that_the_usual_one_refuses(text):
+    with pytest.raises(yaml.YAMLError):
+        yaml.load(text, OMEGACONF)
+    with pytest.raises(yaml.YAMLError):
+        load(io.StringIO(text))

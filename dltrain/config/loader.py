@@ -6,6 +6,7 @@ key.
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -47,6 +48,8 @@ def _fast_loader() -> Any:
 
 
 _FAST = _fast_loader()
+# What libyaml takes where PyYAML does not: tabs, byte order marks within, and a comment right after | or >.
+_LENIENT = re.compile(r"[\t\ufeff]|[|>][-+\d]*#")
 
 
 class FileConfigSource(hydra_internals.FileConfigSource):
@@ -82,7 +85,7 @@ def load(file: IO[str]) -> Any:
     """
     file.seek(0)
     text = file.read()
-    if "\t" not in text:  # libyaml takes tabs where PyYAML does not
+    if not _LENIENT.search(text):
         with contextlib.suppress(yaml.YAMLError):
             return _or_empty(yaml_text.load(text, _FAST))
     file.seek(0)
