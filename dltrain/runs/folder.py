@@ -225,8 +225,8 @@ def require_writable(path: Path) -> None:
         for folder, folders, files in os.walk(written):
             for name in (*folders, *files):
                 _require_within(Path(folder, name), path)
-            if os.path.basename(folder) == ".hydra" and folders:
-                raise UserError(f"'{Path(folder, folders[0])}' must be a file: remove what is there")
+                if name in folders and (os.path.basename(folder) == ".hydra" or name.endswith(".pt")):
+                    raise UserError(f"'{Path(folder, name)}' must be a file: remove what is there")
             if os.path.basename(folder) == "wandb":  # each of its runs gets a new folder, with a link to a log
                 folders.clear()
 
