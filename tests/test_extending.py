@@ -138,6 +138,34 @@ def test_a_metric_with_a_mistake_is_refused_before_training(dltrain, outside, ch
     assert fragment in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "overrides", "fragments"),
+    [
+        (
+            {},
+            ["dataset=diabetes"],
+            [
+                "metric.calibration: CalibrationError does not take the predicted and true values of this data set",
+                "calibration.py, line ",
+                "RuntimeError: stack expects",
+            ],
+        ),
+        (
+            {"(confidence - right).abs().sum() / samples.sum()": "samples"},
+            ["dataset=rings", "model=wide"],
+            ["compute() returns a Tensor of shape (10,), but a metric is a number"],
+        ),
+    ],
+)
+def test_a_metric_that_does_not_fit_the_data_is_refused_before_training(dltrain, outside, change, overrides, fragments):
+    path = outside / "my_code" / "calibration.py"
+    for old, new in change.items():
+        path.write_text(path.read_text().replace(old, new))
+    refused = dltrain("--config-dir", "my_conf", "metric=calibration", *overrides, "trainer.epochs=1")
+    assert refused.code == 2 and not list(outside.glob("outputs/*/*"))
+    assert all(fragment in refused.stderr for fragment in fragments), refused.stderr
+
+
 def test_a_sweep_is_ranked_by_the_metric_in_the_direction_that_it_says(dltrain, verb, outside):
     chosen = ["metric=calibration", "trainer.checkpoint.monitor=val/calibration", "trainer.epochs=1"]
     sweep = dltrain("-m", "--config-dir", "my_conf", "dataset=rings", "model=wide", *chosen, "optim.lr=0.5,0.001")

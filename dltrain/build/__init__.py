@@ -49,7 +49,7 @@ from dltrain.system.machine import CoreWatch
 from dltrain.training.metrics import Metric, metrics_for
 from dltrain.training.monitor import Best, EarlyStopping
 from dltrain.training.progress import View, make_view
-from dltrain.training.shapes import require_shapes
+from dltrain.training.shapes import require_metrics, require_shapes
 from dltrain.training.state import ExponentialMovingAverage
 from dltrain.training.trainer import Trainer
 
@@ -130,6 +130,7 @@ def build(
         without_fused_kernel(optim)
     declare(cfg.get("metric"))
     added = added_metrics(cfg, process_group.size)
+    require_metrics(added, data.facts, device)
     metric_names = _metric_names(data, device, added)
     _require_metrics(cfg, metric_names)
     schedule = _schedule(cfg, optim, metric_names)

@@ -1,6 +1,9 @@
 """Checks with two samples whether network, loss and data fit each other, before a run writes anything."""
 
-from collections.abc import Callable, Iterator
+import copy
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from dltrain.data.base import Facts
 from dltrain.data.loader import Loader
 from dltrain.errors import ConfigError, MismatchError
-from dltrain.system.device import Precision
+from dltrain.system.device import Precision, random_states_restored
+from dltrain.training.metrics import Metric, sum_dtype
 
 _SAMPLES = 2
 
@@ -51,6 +55,50 @@ def require_fitting(model: nn.Module, facts: Facts, device: torch.device) -> Non
     except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise MismatchError(f"model {name} does not take inputs of shape {tuple(inputs.shape)}: {error}") from error
     _require_outputs(outputs, inputs, facts, name)
+
+
+def require_metrics(added: Mapping[str, Metric], facts: Facts, device: torch.device) -> None:
+    """Try the metrics of the group ``metric`` on two samples; they themselves stay empty.
+
+    Raises:
+        MismatchError: one does not take in what it gets of this task, or computes anything but a number.
+    """
+    values = torch.zeros(_SAMPLES, facts.num_outputs, dtype=sum_dtype(device), device=device)
+    predicted, targets, kind = values, values.clone(), "predicted and true values"
+    if facts.task == "classification":
+        predicted, targets = values + 1 / facts.num_outputs, values.new_zeros(_SAMPLES, dtype=torch.int64)
+        kind = "probabilities and classes"
+    for name, metric in added.items():
+        shapes = f"{tuple(predicted.shape)} and {tuple(targets.shape)}"
+        problem = f"metric.{name}: {type(metric).__name__} does not take the {kind} of this data set, {shapes}"
+        with random_states_restored(), torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of so few samples
+            tried: Any = copy.deepcopy(metric)
+            tried = tried.to(device) if isinstance(tried, nn.Module) else tried
+            try:
+                tried.update(predicted.clone(), targets.clone())
+            except Exception as error:
+                raise MismatchError(f"{problem}: {_where(error)}{type(error).__name__}: {error}") from error
+            _require_number(tried, f"metric.{name}: {type(metric).__name__}")
+
+
+def _require_number(metric: Metric, name: str) -> None:
+    try:
+        value = metric.compute()
+    except Exception:
+        return  # two samples of a class may be too few for it
+    try:
+        float(value)
+    except (RuntimeError, ValueError, TypeError) as error:
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        problem = f"compute() returns a {type(value).__name__}{shape}, but a metric is a number"
+        raise MismatchError(f"{name}: {problem}") from error
+
+
+def _where(error: Exception) -> str:
+    """The file and the line that raised ``error``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}, line {frames[-1].lineno}, " if frames else ""
 
 
 @contextmanager
