@@ -110,6 +110,11 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
+def in_one_line(text: str) -> str:
+    """A name without line breaks, so that none looks like a message."""
+    return text.replace("\n", "\\n")
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'lstm'?"`` for the closest of ``choices``, or an empty string when none is close."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -11,8 +11,9 @@ import pytest
 from made import on_terminal, write_images, write_table
 from rich.table import Table
 
+from dltrain.errors import in_one_line
 from dltrain.system.console import Console
-from dltrain.system.log import in_one_line, log_to, printable
+from dltrain.system.log import log_to, printable
 from dltrain.system.process import process_restored
 from tests.test_cli import SHORT
 

@@ -188,7 +188,7 @@ def test_a_link_that_leads_out_of_a_sweep_is_refused(dltrain, tmp_path, name, la
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "metrics.csv", "train.log", "report.html", ".hydra/config.yaml", "checkpoints/best.pt"]
+    "name", ["config.yaml", "metrics.csv", "train.log", ".hydra/config.yaml", "checkpoints/best.pt"]
 )
 def test_a_run_whose_files_cannot_be_written_does_not_go_on(dltrain, tmp_path, places, name, make):
     run = tmp_path / "place"

@@ -9,13 +9,12 @@ from typing import Any
 from rich.table import Table
 
 from dltrain.build import Parts, build
-from dltrain.errors import UserError
+from dltrain.errors import UserError, in_one_line
 from dltrain.report.figures import duration, plot
 from dltrain.system.answer import on_terminal, print_json, stdout
 from dltrain.system.console import Console
 from dltrain.system.device import defer_compiler, process_state
 from dltrain.system.extras import DISTRIBUTION, overwritten_files
-from dltrain.system.log import in_one_line
 from dltrain.training.preflight import at_epochs, checkpoint_bytes, learning_rates, measure
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dltrain.commands.arguments import inputs_of, run_of, take_keys
-from dltrain.errors import DataError, DltrainError, UserError
+from dltrain.errors import DataError, DltrainError, UserError, in_one_line
 from dltrain.runs.find import path_of
 from dltrain.system import process
 from dltrain.system.answer import give, on_terminal, print_json, stdout
 from dltrain.system.files import written_whole
-from dltrain.system.log import can_redraw, in_one_line, log_to
+from dltrain.system.log import can_redraw, log_to
 from dltrain.trained.launch.start import launched
 
 log = logging.getLogger(__name__)

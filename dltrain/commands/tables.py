@@ -7,12 +7,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from dltrain.errors import to_type
+from dltrain.errors import in_one_line, to_type
 from dltrain.report.figures import confusions, figure
 from dltrain.report.metrics import labelled
 from dltrain.system.answer import stdout
 from dltrain.system.console import Console, styled
-from dltrain.system.log import in_one_line
 
 _WIDEST_MATRIX = 20  # classes; of more, the most frequent confusions are listed
 _CONFUSIONS = 15

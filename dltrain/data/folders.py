@@ -17,9 +17,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dltrain.errors import DataError, cause_of, did_you_mean, listed
+from dltrain.errors import DataError, cause_of, did_you_mean, in_one_line, listed
 from dltrain.system.files import kind_of
-from dltrain.system.log import in_one_line
 
 log = logging.getLogger(__name__)
 

@@ -29,11 +29,12 @@ _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "polars
 _WRITTEN_BEFORE = {".hydra", "train.log"}  # in the folder of a run that has not begun
 _OF_SWEEP = ("sweep.json", "multirun.yaml")
 _FILES = (
-    *("config.yaml", "environment.json", "metrics.csv", "result.json", "report.html", "curves.png", "train.log"),
-    *("multirun.yaml", "sweep.json", "sweep.csv", "sweep.html", "study.db"),  # of a sweep
+    *("config.yaml", "environment.json", "metrics.csv", "result.json", "train.log"),
+    *("multirun.yaml", "sweep.json", "sweep.csv"),  # of a sweep
 )
+_PAGES = ("report.html", "curves.png", "sweep.html")  # a run that cannot write these is done nevertheless
 _FOLDERS = (".hydra", "checkpoints", "logs", "profile", "tensorboard", "wandb", "explain", ".submitit")
-_WRITTEN = (*_FILES, *_FOLDERS, "*.log", "sweep.*", "study.db*")
+_WRITTEN = (*_FILES, *_PAGES, *_FOLDERS, "*.log", "sweep.*", "study.db*")
 
 
 class RunFolder:

@@ -252,7 +252,7 @@ class Board:
             return
         from rich.table import Table
 
-        from dltrain.system.log import in_one_line
+        from dltrain.errors import in_one_line
 
         table = Table(box=None, pad_edge=False)
         for name in ("job", "seconds", "epoch", "", ""):

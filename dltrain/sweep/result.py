@@ -278,7 +278,7 @@ def _table(names: Sequence[str]) -> Any:
 
 
 def _cells(settings: Mapping[str, str], keys: Sequence[str]) -> list[str]:
-    from dltrain.system.log import in_one_line
+    from dltrain.errors import in_one_line
 
     return [in_one_line(_rounded(settings.get(key, ""))) for key in keys]
 

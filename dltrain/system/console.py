@@ -5,7 +5,8 @@ from typing import Any
 from rich import console
 from rich.text import Text
 
-from dltrain.system.log import in_one_line, printable
+from dltrain.errors import in_one_line
+from dltrain.system.log import printable
 
 
 class Console(console.Console):

@@ -26,11 +26,6 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-def in_one_line(text: str) -> str:
-    """A name without line breaks, so that none looks like a message."""
-    return text.replace("\n", "\\n")
-
-
 def on_any_streams(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """``main`` with streams that are always there and write what they can.
 

@@ -12,10 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
+from dltrain.errors import in_one_line
 from dltrain.report.figures import figure, short
 from dltrain.report.metrics import labelled
 from dltrain.system.console import Console
-from dltrain.system.log import EPOCHS, can_redraw, in_one_line
+from dltrain.system.log import EPOCHS, can_redraw
 from dltrain.training.metrics import MeanLoss
 from dltrain.training.monitor import Best
 

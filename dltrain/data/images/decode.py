@@ -14,8 +14,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from dltrain.data.folders import IMAGE_FORMATS
 from dltrain.data.workers import forked
-from dltrain.errors import ConfigError, DataError, cause_of, did_you_mean
-from dltrain.system.log import in_one_line
+from dltrain.errors import ConfigError, DataError, cause_of, did_you_mean, in_one_line
 from dltrain.system.machine import core_count
 
 log = logging.getLogger(__name__)
