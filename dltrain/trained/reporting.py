@@ -28,7 +28,7 @@ from dltrain.runs.record import (
 )
 from dltrain.system.device import Precision
 from dltrain.system.files import flat, write_text
-from dltrain.trained.loaded import original, predictions
+from dltrain.trained.loaded import load_run, original, predictions
 from dltrain.training.inference import Loss, predict
 from dltrain.training.metrics import by_class
 
@@ -81,8 +81,6 @@ def report_run(folder: Path, overrides: list[str], out: Path) -> None:
 
 def _network_of(folder: Path, overrides: list[str]) -> tuple[Network, str]:
     """The network of a finished run, and a note where its test part cannot be read."""
-    from dltrain.trained.loaded import load_run
-
     loaded = load_run(str(folder), overrides)
     loader, note = None, ""
     try:

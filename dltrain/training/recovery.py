@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import TrainingError
+from dltrain.errors import TrainingError, cause_of
 from dltrain.system.device import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Recovery:
             least = f" even for {smallest if are_smallest else f'a batch in {parts} parts'}" if is_least else ""
             hint = ", trainer.on_oom=halve" if self.is_alone and not is_least else ""
             raise TrainingError(
-                f"out of memory{least} at step {step}: {_first_line(error)}; try a smaller"
+                f"out of memory{least} at step {step}: {cause_of(error)}; try a smaller"
                 f" dataset.batch_size or model{hint}, or trainer.precision=bf16"
             ) from error
         torch.cuda.empty_cache()
@@ -145,7 +145,7 @@ class Recovery:
             raise error
         if not self.halves or size <= max(whole // _MOST_PARTS, 1):
             raise TrainingError(
-                f"out of memory in an evaluation, in batches of {size}: {_first_line(error)}; try a smaller"
+                f"out of memory in an evaluation, in batches of {size}: {cause_of(error)}; try a smaller"
                 " dataset.batch_size or model, or trainer.precision=bf16"
             ) from error
         torch.cuda.empty_cache()
@@ -163,10 +163,6 @@ def put_back(copies: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 def _rollbacks(events: Sequence[Mapping[str, Any]]) -> int:
     return sum(event["event"] == "rollback" for event in events)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 class FiniteWatch:
