@@ -205,9 +205,8 @@ class Trainer(State):
     def evaluate(self, loader: Loader) -> Metrics:
         """Metrics of the evaluated weights over ``loader``, in smaller batches if memory is short."""
         if self.process_group.size > 1 and not self.sharded:
-            self.process_group.broadcast_tensors(
-                self.evaluated.buffers()
-            )  # statistics, which each process has of other rows
+            # Statistics of layers, which each process has of other rows.
+            self.process_group.broadcast_tensors(self.evaluated.buffers())
         while True:
             try:
                 batches = self._until_stopped(loader)
